@@ -1,0 +1,1 @@
+"""Augmentation: parameters are drawn first, then applied, so that any patch can be made again."""

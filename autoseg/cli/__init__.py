@@ -1,0 +1,54 @@
+"""The command line: arguments to one pipeline call each. Only this package reads the environment, prints and exits.
+
+Nothing heavy is imported before a command runs, so that ``--help`` is instant.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from autoseg import __version__
+from autoseg.cli.data import plan, preprocess
+from autoseg.cli.demo import demo
+from autoseg.cli.models import evaluate, predict, train
+from autoseg.errors import AutosegError
+
+__all__ = ["autoseg", "main"]
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="autoseg")
+def autoseg() -> None:
+    """Segment medical images: plan, train and predict, configured by your own data.
+
+    \b
+    autoseg plan DATASET              look at the data, plan networks that fit it
+    autoseg train 3d_fullres 0        train one fold
+    autoseg predict -i DIR -o DIR     segment new images with the best model
+    autoseg evaluate -p DIR -r DIR    score against references
+    """
+
+
+for command in (plan, preprocess, train, predict, evaluate, demo):
+    autoseg.add_command(command)
+
+
+def main() -> None:
+    """Entry point: runs a command and turns its errors into one message and an exit code.
+
+    Exit codes: 0 done, 1 some cases failed, 2 wrong input, 130 interrupted (repeat the command to go on).
+    """
+    try:
+        autoseg.main(prog_name="autoseg", standalone_mode=False)
+    except AutosegError as error:
+        click.secho("error: " if error.exit_code != 130 else "stopped: ", fg="red", bold=True, nl=False, err=True)
+        click.echo(str(error), err=True)
+        sys.exit(error.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(2)
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("stopped: what is done is kept; repeat the command to go on", err=True)
+        sys.exit(130)

@@ -1,0 +1,86 @@
+"""``autoseg plan`` and ``autoseg preprocess``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from autoseg.cli import options
+
+__all__ = ["plan", "preprocess"]
+
+
+@click.command()
+@click.argument("dataset", type=click.Path(path_type=Path))
+@options.workspace
+@click.option("--preset", default="default", show_default=True, help="The planner: default, or nnunet for its plans.")
+@click.option("--name", help="Name of the plan; the preset's by default.")
+@click.option(
+    "--gpu-memory", "memory_gib", type=click.FloatRange(min=1), help="GiB to plan for; what is free by default."
+)
+@click.option("-c", "--configuration", "configurations", multiple=True, help="Plan only this one; may be repeated.")
+@click.option("--seed", default=12345, show_default=True, help="From which everything random derives.")
+@options.as_json
+def plan(
+    dataset: Path,
+    workspace_path: Path,
+    preset: str,
+    name: str | None,
+    memory_gib: float | None,
+    configurations: tuple[str, ...],
+    seed: int,
+    as_json: bool,
+) -> None:
+    """Look at DATASET, check it, and plan how to segment it.
+
+    DATASET is a folder with dataset.json, imagesTr/ and labelsTr/ (nnU-Net's layout). It is never written to.
+
+    Example: autoseg plan Dataset004_Hippocampus
+    """
+    from autoseg.cli.session import session
+    from autoseg.cli.tables import plan_text
+    from autoseg.pipeline import plan_dataset
+
+    with session(workspace_path, "plan", quiet=as_json) as (workspace, logger):
+        planned = plan_dataset(
+            dataset,
+            workspace,
+            preset=preset,
+            name=name,
+            memory_gib=memory_gib,
+            configurations=configurations,
+            seed=seed,
+            logger=logger,
+        )
+    if as_json:
+        return options.print_json(planned.plan)
+    for finding in planned.findings:
+        click.echo(str(finding))
+    click.echo(plan_text(planned.plan))
+    cases, unlabelled = len(planned.dataset.annotated_cases), len(planned.dataset.cases)
+    click.echo(
+        f"\n{cases} annotated cases of {unlabelled}, {len(planned.split)} folds. Written: "
+        f"{planned.folder.path / 'plan.json'}\nNext: autoseg train {planned.plan.names[-1]} 0"
+    )
+
+
+@click.command()
+@click.argument("configurations", nargs=-1)
+@options.workspace
+@options.plan_name
+def preprocess(configurations: tuple[str, ...], workspace_path: Path, plan_name: str | None) -> None:
+    """Bring all cases to the grid of CONFIGURATIONS (all of the plan by default).
+
+    ``train`` does this by itself; what is there and has not changed is left alone.
+
+    Example: autoseg preprocess 2d 3d_fullres
+    """
+    from autoseg import pipeline
+    from autoseg.cli.session import session
+
+    with session(workspace_path, "preprocess") as (workspace, logger):
+        keys = pipeline.preprocess(workspace.existing(), configurations, plan_name=plan_name, logger=logger)
+    for name, cases in keys.items():
+        click.echo(f"{name}: {len(cases)} cases are ready in {workspace.path / 'preprocessed'}")
+    click.echo(f"Next: autoseg train {list(keys)[-1]} 0")

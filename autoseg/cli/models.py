@@ -1,0 +1,152 @@
+"""``autoseg train``, ``autoseg predict`` and ``autoseg evaluate``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from autoseg.cli import options
+
+__all__ = ["evaluate", "predict", "train"]
+
+
+@click.command()
+@click.argument("configuration")
+@click.argument("fold")
+@options.workspace
+@options.plan_name
+@click.option("--epochs", type=click.IntRange(min=1), help="Length of the training; the plan's by default.")
+@click.option("--iterations", type=click.IntRange(min=1), help="Length in iterations, instead of --epochs.")
+@options.device
+@options.as_json
+def train(
+    configuration: str,
+    fold: str,
+    workspace_path: Path,
+    plan_name: str | None,
+    epochs: int | None,
+    iterations: int | None,
+    device: str,
+    as_json: bool,
+) -> None:
+    """Train one FOLD of CONFIGURATION and score it on the fold's held-out cases.
+
+    FOLD is a number, "all" (every fold in turn) or "full" (one model on all cases). Repeating the command goes on where
+    it stopped, exactly; Ctrl-C saves and stops.
+
+    Example: autoseg train 3d_fullres 0 --iterations 500
+    """
+    from autoseg import pipeline
+    from autoseg.cli.session import session, stop_on_signals
+    from autoseg.cli.tables import summary_text
+
+    if epochs and iterations:
+        raise click.UsageError("give --epochs or --iterations, not both")
+    with session(workspace_path, "train", quiet=as_json) as (workspace, logger), stop_on_signals() as stop:
+        if epochs:
+            plan = workspace.model(plan_name).plan()
+            iterations = epochs * plan.configuration(configuration).training.iterations_per_epoch
+        results = pipeline.train(
+            workspace.existing(),
+            configuration,
+            fold,
+            plan_name=plan_name,
+            iterations=iterations,
+            device=device,
+            logger=logger,
+            stop=stop,
+        )
+    if as_json:
+        return options.print_json({f"{result.configuration}/{result.fold}": result.summary for result in results})
+    for result in results:
+        click.echo(f"\n{result.configuration}, fold {result.fold}: {result.folder / 'model.safetensors'}")
+        if result.summary is not None:
+            click.echo(summary_text(result.summary))
+            click.echo(f"Held-out cases, on their original grids: {result.folder / 'validation'}")
+    click.echo("Next: autoseg predict -i IMAGES -o PREDICTIONS")
+
+
+@click.command()
+@click.option("-i", "source", required=True, type=click.Path(path_type=Path), help="A folder of images, or one image.")
+@click.option("-o", "target", required=True, type=click.Path(file_okay=False, path_type=Path), help="For label maps.")
+@options.workspace
+@click.option("-m", "--model", "model_path", type=click.Path(path_type=Path), help="A model folder (has plan.json).")
+@options.plan_name
+@click.option("-c", "--configuration", help="Its model; the best trained one by default.")
+@click.option("-f", "--fold", "folds", multiple=True, help="Only this fold; may be repeated. All trained by default.")
+@click.option("--no-mirroring", is_flag=True, help="Do not average over flips: 4 to 8 times faster, a little worse.")
+@options.device
+@options.as_json
+def predict(
+    source: Path,
+    target: Path,
+    workspace_path: Path,
+    model_path: Path | None,
+    plan_name: str | None,
+    configuration: str | None,
+    folds: tuple[str, ...],
+    no_mirroring: bool,
+    device: str,
+    as_json: bool,
+) -> None:
+    """Segment new images.
+
+    Files are named CASE_0000.nii.gz, CASE_0001.nii.gz, … (one per channel); with one channel, any name will do. Label maps
+    lie on the grid of their image. Repeating the command skips what is done.
+
+    Example: autoseg predict -i imagesTs -o predictions
+    """
+    from autoseg import pipeline
+    from autoseg.cli.session import session
+    from autoseg.workspace import ModelFolder
+
+    with session(workspace_path, "predict", quiet=as_json) as (workspace, logger):
+        predicted = pipeline.predict(
+            source,
+            target,
+            model=ModelFolder(model_path) if model_path else workspace.model(plan_name),
+            configuration=configuration,
+            folds=folds,
+            device=device,
+            mirroring=not no_mirroring,
+            logger=logger,
+        )
+    choice = predicted.choice
+    if as_json:
+        return options.print_json({case: str(file) for case, file in predicted.files.items()})
+    dice = "not validated" if choice.dice is None else f"validation Dice {choice.dice:.4f}"
+    click.echo(
+        f"{len(predicted.files)} label maps in {target}, by {choice.configuration}, fold "
+        f"{', '.join(choice.folds)} ({dice})"
+    )
+    click.echo(f"Next: autoseg evaluate -p {target} -r LABELS")
+
+
+@click.command()
+@click.option("-p", "predictions", required=True, type=click.Path(path_type=Path), help="Folder of label maps.")
+@click.option("-r", "references", required=True, type=click.Path(path_type=Path), help="Folder of references.")
+@options.workspace
+@options.as_json
+def evaluate(predictions: Path, references: Path, workspace_path: Path, as_json: bool) -> None:
+    """Score label maps against references of the same names.
+
+    What the integers mean is taken from the predictions' record, a dataset.json beside the references, or the workspace.
+
+    Example: autoseg evaluate -p predictions -r Dataset004_Hippocampus/labelsTr
+    """
+    from autoseg import pipeline
+    from autoseg.cli.session import session
+    from autoseg.cli.tables import summary_text
+
+    with session(workspace_path, "evaluate", quiet=as_json) as (workspace, logger):
+        summary, alone = pipeline.evaluate(predictions, references, workspace=workspace, logger=logger)
+    if as_json:
+        return options.print_json(summary)
+    click.echo(summary_text(summary))
+    if alone:
+        named = ", ".join(alone[:5]) + (" …" if len(alone) > 5 else "")
+        click.echo(f"{len(alone)} cases stand in one of the folders only and are not scored: {named}")
+    click.echo(
+        f"Written: {predictions / 'summary.json'}, with every case\nNext: look at the cases of lowest Dice there"
+    )

@@ -1,0 +1,49 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+__all__ = ["as_json", "device", "plan_name", "print_json", "seconds", "workspace"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+workspace: Callable[[F], F] = click.option(
+    "-w",
+    "--workspace",
+    "workspace_path",
+    envvar="AUTOSEG_WORKSPACE",
+    default="autoseg-workspace",
+    show_default=True,
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder that keeps everything made from one data set.",
+)
+plan_name: Callable[[F], F] = click.option(
+    "--plan", "plan_name", help="Name of the plan; the last one made by default."
+)
+device: Callable[[F], F] = click.option(
+    "--device",
+    type=click.Choice(["auto", "cpu", "cuda", "mps"]),
+    default="auto",
+    show_default=True,
+    help="Where to compute.",
+)
+as_json: Callable[[F], F] = click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON.")
+
+
+def print_json(value: object) -> None:
+    """Prints a value's JSON form."""
+    from autoseg.values import encode
+
+    click.echo(encode(value).decode(), nl=False)
+
+
+def seconds(duration: float) -> str:
+    """A duration for people: ``45 s``, ``12 min``, ``3.5 h``."""
+    if duration < 90:
+        return f"{duration:.0f} s"
+    return f"{duration / 60:.0f} min" if duration < 90 * 60 else f"{duration / 3600:.1f} h"

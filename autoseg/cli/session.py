@@ -1,0 +1,61 @@
+"""What every command runs within: a workspace, an event log on disk, and a terminal."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import click
+
+from autoseg import __version__
+from autoseg.cli.terminal import TerminalLogger
+from autoseg.errors import AutosegError
+from autoseg.logs import JsonLinesLogger, Logger, Loggers
+from autoseg.workspace import Workspace
+
+__all__ = ["session", "stop_on_signals"]
+
+
+@contextlib.contextmanager
+def session(path: Path, command: str, *, quiet: bool = False) -> Iterator[tuple[Workspace, Logger]]:
+    """The workspace and a logger; errors and the end of the command are logged, too."""
+    workspace = Workspace(path)
+    signal.signal(signal.SIGTERM, _as_interrupt)
+    logger = Loggers(TerminalLogger(quiet=quiet), JsonLinesLogger(workspace.log_path(command), home=path))
+    logger.event("command", arguments=sys.argv[1:], version=__version__)
+    try:
+        yield workspace, logger
+        logger.event("done")
+    except AutosegError as error:
+        logger.event("error", error=str(error))
+        raise
+    finally:
+        logger.close()
+
+
+def _as_interrupt(number: int, frame: object) -> None:
+    """SIGTERM is treated like Ctrl-C."""
+    raise KeyboardInterrupt
+
+
+@contextlib.contextmanager
+def stop_on_signals() -> Iterator[Callable[[], bool]]:
+    """Yields a function that tells whether Ctrl-C or SIGTERM came; a second Ctrl-C stops at once."""
+    asked = threading.Event()
+
+    def ask(number: int, frame: object) -> None:
+        if asked.is_set():
+            raise KeyboardInterrupt
+        asked.set()
+        click.echo("\nstopping after this step; press Ctrl-C again to stop at once", err=True)
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield asked.is_set
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

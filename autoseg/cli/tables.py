@@ -1,0 +1,104 @@
+"""Plain tables for the terminal."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+
+from autoseg.planning import GIBIBYTE
+from autoseg.values import Configuration, Plan, Summary
+
+__all__ = ["plan_text", "summary_text", "table"]
+
+
+def table(rows: Sequence[Sequence[str]], *, header: bool = True) -> str:
+    """Rows as aligned columns, numbers to the right, with a line under the header."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    numeric = [all(_is_number(row[column]) for row in rows[header:]) for column in range(len(widths))]
+
+    def line(row: Sequence[str]) -> str:
+        cells = [
+            cell.rjust(width) if right else cell.ljust(width)
+            for cell, width, right in zip(row, widths, numeric, strict=True)
+        ]
+        return "  ".join(cells).rstrip()
+
+    lines = [line(row) for row in rows]
+    if header:
+        lines.insert(1, "  ".join("─" * width for width in widths))
+    return "\n".join(lines)
+
+
+def _is_number(text: str) -> bool:
+    return text.replace(".", "", 1).replace("-", "", 1).isdigit() or text in ("", "–")
+
+
+def plan_text(plan: Plan) -> str:
+    """The plan with the reason of every choice."""
+    parts = [
+        f"Plan {plan.name!r} for {plan.dataset} (planner {plan.planner}, {plan.budget_bytes / GIBIBYTE:.3g} GiB)",
+        _choices(
+            [("orientation", plan.orientation.replace("_", " "), plan.reasons.get("orientation", ""))]
+            + [("axis order", " ".join(map(str, plan.axis_order)), plan.reasons.get("axis order", ""))]
+            + [
+                (f"channel {name}", spec.scheme + (" in mask" if spec.use_mask else ""), spec.reason)
+                for name, spec in zip(plan.channels, plan.normalization, strict=True)
+            ]
+            + [(name, "", reason) for name, reason in plan.reasons.items() if name not in ("orientation", "axis order")]
+        ),
+    ]
+    for configuration in plan.configurations:
+        parts.append(f"{configuration.name}\n{_choices(_configuration_rows(configuration))}")
+    return "\n\n".join(parts)
+
+
+def _configuration_rows(configuration: Configuration) -> list[tuple[str, str, str]]:
+    reasons, network, training = configuration.reasons, configuration.network, configuration.training
+    spacing = " x ".join("own" if step is None else f"{step:.4g}" for step in configuration.spacing)
+    iterations = training.epochs * training.iterations_per_epoch
+    features = "-".join(map(str, network.features))
+    pooled = " x ".join(str(_halvings(network.strides, axis)) for axis in range(network.dimensions))
+    return [
+        ("spacing", f"{spacing} mm", reasons.get("spacing", "")),
+        ("median size", " x ".join(f"{size:g}" for size in configuration.median_shape), reasons.get("anisotropy", "")),
+        ("patch size", " x ".join(map(str, configuration.patch_size)), reasons.get("patch size", "")),
+        ("pooling", pooled, reasons.get("pooling", "")),
+        ("features", features, f"{len(network.features)} stages, {network.architecture}"),
+        ("batch size", str(configuration.batch_size), reasons.get("batch size", "")),
+        ("memory", f"{configuration.expected_memory_bytes / GIBIBYTE:.1f} GiB", reasons.get("memory", "")),
+        ("training", f"{iterations} iterations", f"{training.optimizer}; {reasons.get('length', '')}"),
+    ]
+
+
+def _halvings(strides: Sequence[Sequence[int]], axis: int) -> int:
+    return sum(stride[axis] > 1 for stride in strides)
+
+
+def _choices(rows: Sequence[tuple[str, str, str]]) -> str:
+    """Name, value and reason; long reasons wrap in their column."""
+    name_width = max(len(name) for name, _, _ in rows)
+    value_width = max(len(value) for _, value, _ in rows)
+    indent = " " * (name_width + value_width + 6)
+    lines = []
+    for name, value, reason in rows:
+        wrapped = textwrap.wrap(reason, max(40, 110 - len(indent))) or [""]
+        lines.append(f"  {name.ljust(name_width)}  {value.ljust(value_width)}  {wrapped[0]}".rstrip())
+        lines.extend(indent + rest for rest in wrapped[1:])
+    return "\n".join(lines)
+
+
+def summary_text(summary: Summary) -> str:
+    """Mean scores per label, and over labels, with the number of cases behind them."""
+    rows = [["label", "Dice", "IoU", "cases"]]
+    for key, mean in summary.mean.items():
+        rows.append([f"{summary.label_names[key]} ({key})", _score(mean.dice), _score(mean.iou), str(mean.cases)])
+    overall = summary.foreground_mean
+    rows.append(["mean of labels", _score(overall.dice), _score(overall.iou), ""])
+    text = table(rows)
+    if summary.absent_labels:
+        text += f"\nnever in reference or prediction, so not in the mean: {', '.join(summary.absent_labels)}"
+    return text
+
+
+def _score(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4f}"

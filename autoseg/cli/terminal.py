@@ -1,0 +1,115 @@
+"""What a person sees while a stage runs: a bar on a terminal, heartbeat lines in a log."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from typing import Any
+
+import click
+
+from autoseg.cli.options import seconds
+
+__all__ = ["TerminalLogger"]
+
+HEARTBEAT_SECONDS = 20.0
+
+
+class TerminalLogger:
+    """Shows events on standard error.
+
+    Args:
+        quiet: show nothing.
+    """
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self._quiet = quiet
+        self._bar: Any = None
+        self._stage, self._begin, self._last_line = "", 0.0, time.monotonic()
+        self._state = ""
+        self._lock = threading.RLock()
+        self._closed = threading.Event()
+        self._interactive = sys.stderr.isatty()
+        if not quiet and not self._interactive:
+            threading.Thread(target=self._heartbeat, name="autoseg-heartbeat", daemon=True).start()
+
+    def event(self, kind: str, **fields: Any) -> None:
+        """Shows the event if it is one for people."""
+        if self._quiet:
+            return
+        with self._lock:
+            if kind == "progress":
+                self._progress(fields["stage"], fields["done"], fields["total"], str(fields.get("detail", "")))
+            elif kind == "message":
+                self._line(str(fields["text"]))
+            elif kind == "iterations" and not self._interactive:
+                left = seconds(fields["seconds_left"])
+                self._line(
+                    f"train: iteration {fields['iteration']} of {fields['of']}, loss {fields['loss']:.3f}, "
+                    f"{fields['seconds_per_iteration']:.2f} s per iteration, {left} left"
+                )
+            elif kind == "estimate":
+                dice = ", ".join("–" if value is None else f"{value:.3f}" for value in fields["patch_dice"])
+                self._line(f"train: iteration {fields['iteration']}, Dice on patches of held-out cases {dice}")
+            elif kind == "execution":
+                self._line(f"runs in {_path(fields)} ({fields['reason']})")
+            elif kind == "resumed":
+                self._line(f"goes on from iteration {fields['iteration']}")
+            elif kind == "case_failed":
+                self._line(f"case {fields['case']} failed in {fields['stage']}: {fields['error']}")
+
+    def close(self) -> None:
+        """Ends the bar."""
+        self._closed.set()
+        with self._lock:
+            self._end_bar()
+
+    def _progress(self, stage: str, done: int, total: int, detail: str) -> None:
+        if stage != self._stage:
+            self._end_bar()
+            self._stage, self._begin = stage, time.monotonic()
+            self._last_line = self._begin if not self._interactive else self._last_line
+        self._state = f"{stage}: {done} of {total}" + (f", {detail}" if detail else "")
+        if self._interactive:
+            self._advance_bar(stage, done, total, detail)
+        elif done == total:
+            self._line(f"{stage}: {total} of {total} in {seconds(time.monotonic() - self._begin)}")
+            self._stage, self._state = "", ""
+
+    def _advance_bar(self, stage: str, done: int, total: int, detail: str) -> None:
+        from tqdm import tqdm
+
+        if self._bar is None:
+            self._bar = tqdm(total=total, desc=stage, file=sys.stderr, dynamic_ncols=True, initial=max(0, done - 1))
+        self._bar.set_postfix_str(detail, refresh=False)
+        self._bar.update(done - self._bar.n)
+
+    def _end_bar(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+    def _line(self, text: str) -> None:
+        self._last_line = time.monotonic()
+        if self._bar is not None:
+            self._bar.write(text, file=sys.stderr)
+        else:
+            click.echo(text, err=True)
+
+    def _heartbeat(self) -> None:
+        """In a log, says every now and then that the work goes on, even while one case takes long."""
+        while not self._closed.wait(1.0):
+            with self._lock:
+                if self._state and time.monotonic() - self._last_line > HEARTBEAT_SECONDS:
+                    self._line(f"{self._state} after {seconds(time.monotonic() - self._begin)}")
+
+
+def _path(fields: dict[str, Any]) -> str:
+    parts = [
+        fields["device"],
+        fields["precision"],
+        *(["channels-last"] if fields["channels_last"] else []),
+        *(["compiled"] if fields["compiled"] else []),
+    ]
+    return " ".join(parts)

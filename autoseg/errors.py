@@ -1,0 +1,135 @@
+"""Errors: each says which case, what was found, what was expected and what to do.
+
+AutosegError                      anything that autoseg reports on purpose
+├── InputError (ValueError)       the user's input is wrong; exit code 2, nothing was changed
+│   ├── DocumentError             a JSON document does not have its form; names the path of the field
+│   ├── UnknownNameError          a configuration, fold, plug or option that does not exist
+│   ├── UnreadableFileError       a file that cannot be read as what it should be
+│   └── FindingsError             several findings of one pass over a data set, all listed
+├── MissingPartError              an optional package or a plug's code is not installed; exit code 2
+├── CasesFailedError              some cases failed, the others are done; exit code 1
+└── InterruptedRunError           stopped by the user or the system, resumable; exit code 130
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+__all__ = [
+    "AutosegError",
+    "CasesFailedError",
+    "DocumentError",
+    "FindingsError",
+    "InputError",
+    "InterruptedRunError",
+    "MissingPartError",
+    "UnknownNameError",
+    "UnreadableFileError",
+]
+
+
+class AutosegError(Exception):
+    """An error that autoseg reports on purpose, with the exit code of the command."""
+
+    exit_code = 1
+
+
+class InputError(AutosegError, ValueError):
+    """The user's input is wrong.
+
+    Args:
+        what: one sentence: what is wrong.
+        case: the case id, where one is concerned.
+        file: the file that was read.
+        found: what was found.
+        expected: what was expected instead.
+        remedy: what to do.
+    """
+
+    exit_code = 2
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        case: str | None = None,
+        file: Path | str | None = None,
+        found: object = None,
+        expected: object = None,
+        remedy: str | None = None,
+    ) -> None:
+        self.what, self.case, self.file = what, case, file
+        self.found, self.expected, self.remedy = found, expected, remedy
+        super().__init__(describe(what, case=case, file=file, found=found, expected=expected, remedy=remedy))
+
+
+class DocumentError(InputError):
+    """A JSON document that does not have its form."""
+
+
+class UnknownNameError(InputError):
+    """A configuration, fold, plug or option that does not exist."""
+
+
+class UnreadableFileError(InputError):
+    """A file that cannot be read as what it should be."""
+
+
+class FindingsError(InputError):
+    """Several findings of one pass over a data set, all listed together."""
+
+    def __init__(self, what: str, findings: Iterable[object]) -> None:
+        self.findings = tuple(findings)
+        lines = "\n".join(f"  - {finding}" for finding in self.findings)
+        super().__init__(f"{what}\n{lines}")
+
+
+class MissingPartError(AutosegError):
+    """An optional package or a plug's code is not installed."""
+
+    exit_code = 2
+
+
+class CasesFailedError(AutosegError):
+    """Some cases failed; the others are done.
+
+    Args:
+        stage: what was being done, "preprocess" or "predict" for example.
+        failures: case id to its error.
+        done: how many cases succeeded.
+    """
+
+    def __init__(self, stage: str, failures: Mapping[str, BaseException], done: int) -> None:
+        self.stage, self.failures, self.done = stage, dict(failures), done
+        lines = "\n".join(f"  - {case}: {error or type(error).__name__}" for case, error in self.failures.items())
+        super().__init__(
+            f"{stage}: {len(self.failures)} of {len(self.failures) + done} cases failed, the others are done:\n{lines}\n"
+            f"  Mend or remove these cases and repeat the command: what is done is kept."
+        )
+
+
+class InterruptedRunError(AutosegError):
+    """Stopped by the user or the system; the same command goes on from here."""
+
+    exit_code = 130
+
+
+def describe(
+    what: str,
+    *,
+    case: str | None = None,
+    file: Path | str | None = None,
+    found: object = None,
+    expected: object = None,
+    remedy: str | None = None,
+) -> str:
+    """One readable text of an error or a finding; parts that are not known are left out."""
+    text = f"case {case}: {what}" if case else what
+    if found is not None:
+        text += f"; found {found}"
+    if expected is not None:
+        text += f", expected {expected}" if found is not None else f"; expected {expected}"
+    if file is not None:
+        text += f" [{file}]"
+    return f"{text}. {remedy}" if remedy else text

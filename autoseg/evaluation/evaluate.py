@@ -1,0 +1,92 @@
+"""Scoring a folder of predictions against a folder of references."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from autoseg.errors import CasesFailedError, InputError
+from autoseg.evaluation.overlap import overlap_scores
+from autoseg.evaluation.summarize import summarize
+from autoseg.executors import Executor
+from autoseg.io.cases import grid_conflict, read_labels
+from autoseg.io.formats import split_ending
+from autoseg.logs import Logger
+from autoseg.values import CaseScore, Labels, Summary
+
+__all__ = ["evaluate_case", "evaluate_folders", "label_files"]
+
+
+def label_files(folder: Path) -> dict[str, Path]:
+    """Case id to label file of a folder.
+
+    Raises:
+        InputError: there is no such folder, or no image file in it.
+    """
+    if not folder.is_dir():
+        raise InputError("there is no such folder", file=folder)
+    files = {
+        split_ending(file.name)[0]: file
+        for file in sorted(folder.iterdir())
+        if file.is_file() and not file.name.startswith(".") and split_ending(file.name)[1]
+    }
+    if not files:
+        raise InputError("there is no label file here", file=folder)
+    return files
+
+
+def evaluate_case(case_id: str, prediction: Path, reference: Path, labels: Labels) -> CaseScore:
+    """Scores one label map against its reference.
+
+    Raises:
+        InputError: a file is unreadable, or the two lie on different grids.
+    """
+    wanted, predicted = read_labels(reference, case_id), read_labels(prediction, case_id)
+    problem = grid_conflict(wanted.geometry, predicted.geometry)
+    if problem:
+        raise InputError(
+            f"prediction and reference lie on different grids: {problem}",
+            case=case_id,
+            file=prediction,
+            remedy="Score on the reference's grid.",
+        )
+    return CaseScore(
+        metrics=overlap_scores(wanted.array[0], predicted.array[0], labels),
+        prediction_file=str(prediction),
+        reference_file=str(reference),
+    )
+
+
+def evaluate_folders(
+    predictions: Path, references: Path, labels: Labels, executor: Executor, logger: Logger
+) -> tuple[Summary, list[str]]:
+    """Scores every prediction that has a reference.
+
+    Returns:
+        The summary, and the ids that stand in one folder only.
+
+    Raises:
+        InputError: no id stands in both folders.
+        CasesFailedError: some pairs could not be scored; nothing is summarized, for a mean without them would mislead.
+    """
+    predicted, wanted = label_files(predictions), label_files(references)
+    both = sorted(predicted.keys() & wanted.keys())
+    if not both:
+        raise InputError(
+            "no prediction has a reference of the same name",
+            found=f"{next(iter(predicted.values())).name} and {next(iter(wanted.values())).name}, for example",
+            expected=f"equal file names in {predictions} and {references}",
+        )
+    scores, failures = [], {}
+
+    def work(case_id: str) -> CaseScore:
+        return evaluate_case(case_id, predicted[case_id], wanted[case_id], labels)
+
+    for done, outcome in enumerate(executor.run(work, both), start=1):
+        logger.event("progress", stage="evaluate", done=done, total=len(both), detail=outcome.item)
+        if outcome.result is None:
+            failures[outcome.item] = outcome.error or InputError("unknown failure")
+        else:
+            scores.append(outcome.result)
+    if failures:
+        raise CasesFailedError("evaluate", failures, len(scores))
+    return summarize(scores, labels), sorted(predicted.keys() ^ wanted.keys())

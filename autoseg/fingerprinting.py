@@ -1,0 +1,209 @@
+"""The fingerprint: one pass over all cases that checks them and measures sizes, spacings and intensities.
+
+Intensities are those of foreground voxels (ignore label excluded), every case with equal weight. nnU-Net draws equally
+many voxels of each case at random; here each case gives its exact mean and deviation and a fixed number of its quantiles,
+which is what those draws estimate, without randomness and in bounded memory.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save as to_bytes
+
+from autoseg.errors import DocumentError, FindingsError, InputError
+from autoseg.executors import Executor
+from autoseg.io.cases import check_case
+from autoseg.logs import Logger
+from autoseg.values import (
+    Case,
+    CaseFingerprint,
+    Dataset,
+    Finding,
+    Fingerprint,
+    IntensityProperties,
+    Labels,
+    Volume,
+    decode,
+    encode,
+)
+from autoseg.volume.crop import bounding_box
+from autoseg.workspace import Workspace, write_atomically
+
+__all__ = ["CaseMeasurement", "fingerprint_dataset", "measure_case", "pool_fingerprint"]
+
+QUANTILES = 4096
+#: Raise this when measurements change for equal files: cached ones are then made anew.
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaseMeasurement:
+    """What one case adds to the fingerprint.
+
+    Attributes:
+        case: sizes and label counts.
+        moments: ``(channels, 4)``: mean, variance, minimum, maximum of foreground intensities; empty ``(0, 4)`` for a
+            case without foreground.
+        quantiles: ``(channels, QUANTILES)`` of foreground intensities, or ``(0, QUANTILES)``.
+    """
+
+    case: CaseFingerprint
+    moments: np.ndarray
+    quantiles: np.ndarray
+
+
+def fingerprint_dataset(
+    dataset: Dataset, known: Sequence[Finding], workspace: Workspace, executor: Executor, logger: Logger
+) -> tuple[Fingerprint, list[Finding]]:
+    """The fingerprint of a data set and all findings about it; what was measured before and has not changed is reused.
+
+    Args:
+        dataset: what to read.
+        known: findings from looking at its folders.
+        workspace: keeps the measurements.
+        executor: runs the cases.
+        logger: for progress.
+
+    Raises:
+        FindingsError: any finding is an error; all findings are listed.
+    """
+    findings, measurements = list(known), []
+    cases = dataset.annotated_cases
+
+    def measured(case: Case) -> tuple[CaseMeasurement | None, list[Finding]]:
+        return _measured(dataset, case, workspace)
+
+    for done, outcome in enumerate(executor.run(measured, cases), start=1):
+        logger.event("progress", stage="check and measure", done=done, total=len(cases), detail=outcome.item.id)
+        if outcome.result is None:
+            findings.append(Finding(severity="error", what=str(outcome.error), case=outcome.item.id))
+            continue
+        measurement, seen = outcome.result
+        findings.extend(seen)
+        if measurement is not None:
+            measurements.append(measurement)
+    workspace.contents.save()
+    findings.sort(key=lambda finding: (finding.severity, finding.case or "", finding.what))
+    errors = [finding for finding in findings if finding.severity == "error"]
+    if errors:
+        raise FindingsError(f"{dataset.name} cannot be used as it is; {len(errors)} problem(s):", findings)
+    if not measurements:
+        raise InputError("the data set has no annotated case", file=dataset.root, expected="images with label files")
+    return pool_fingerprint(dataset, measurements), findings
+
+
+def _measured(dataset: Dataset, case: Case, workspace: Workspace) -> tuple[CaseMeasurement | None, list[Finding]]:
+    files = [Path(dataset.root, name) for name in (*case.images, case.label or "")]
+    if not all(file.is_file() for file in files):
+        return measure_case(dataset, case)  # which says what is missing
+    content = [workspace.contents.sha256(file) for file in files]
+    stated = [str(FORMAT_VERSION), encode(dataset.labels).decode(), *dataset.channels, *content]
+    key = hashlib.sha256("\n".join(stated).encode()).hexdigest()
+    path = workspace.case_fingerprint_path(case.id)
+    kept = _load_measurement(path, key)
+    if kept is not None:
+        return kept
+    measurement, findings = measure_case(dataset, case)
+    if measurement is not None:
+        arrays = {"moments": measurement.moments, "quantiles": measurement.quantiles}
+        texts = {"key": key, "case": encode(measurement.case).decode(), "findings": encode(findings).decode()}
+        write_atomically(path, to_bytes(arrays, texts))
+    return measurement, findings
+
+
+def _load_measurement(path: Path, key: str) -> tuple[CaseMeasurement, list[Finding]] | None:
+    """A kept measurement, or None if there is none for this content."""
+    if not path.is_file():
+        return None
+    try:
+        with safe_open(path, framework="np") as file:
+            texts = file.metadata() or {}
+            if texts.get("key") != key:
+                return None
+            measurement = CaseMeasurement(
+                case=decode(CaseFingerprint, texts["case"], source=path),
+                moments=file.get_tensor("moments"),
+                quantiles=file.get_tensor("quantiles"),
+            )
+            return measurement, decode(list[Finding], texts["findings"], source=path)
+    except (OSError, SafetensorError, KeyError, DocumentError):  # a damaged cache is as good as none
+        return None
+
+
+def measure_case(dataset: Dataset, case: Case) -> tuple[CaseMeasurement | None, list[Finding]]:
+    """Reads, checks and measures one annotated case.
+
+    Returns:
+        The measurement, None if a finding is an error, and all findings.
+    """
+    image, labels, findings = check_case(dataset, case)
+    if image is None or labels is None or any(finding.severity == "error" for finding in findings):
+        return None, findings
+    return _measure(image, labels, dataset.labels, case.id), findings
+
+
+def _measure(image: Volume, labels: Volume, declared: Labels, case_id: str) -> CaseMeasurement:
+    box = bounding_box(image.array)
+    integers, counts = np.unique(labels.array, return_counts=True)
+    foreground = labels.array[0] > 0
+    if declared.ignore is not None:
+        foreground &= labels.array[0] != declared.ignore
+    values = image.array[:, foreground].astype(np.float64)
+    case = CaseFingerprint(
+        id=case_id,
+        spacing=image.geometry.spacing,
+        shape=image.geometry.shape,
+        shape_after_crop=(
+            box[0].stop - box[0].start,
+            box[1].stop - box[1].start,
+            box[2].stop - box[2].start,
+        ),
+        to_canonical=image.geometry.to_canonical(),
+        planar=image.geometry.planar,
+        label_counts={str(integer): int(count) for integer, count in zip(integers, counts, strict=True)},
+    )
+    if values.shape[1] == 0:
+        return CaseMeasurement(case=case, moments=np.empty((0, 4)), quantiles=np.empty((0, QUANTILES), np.float32))
+    values.sort(axis=1)
+    count = values.shape[1]
+    ranks = ((np.arange(QUANTILES) + 0.5) / QUANTILES * count).astype(int)
+    moments = np.stack([values.mean(1), values.var(1), values[:, 0], values[:, -1]], axis=1)
+    return CaseMeasurement(case=case, moments=moments, quantiles=values[:, ranks].astype(np.float32))
+
+
+def pool_fingerprint(dataset: Dataset, measurements: Sequence[CaseMeasurement]) -> Fingerprint:
+    """The fingerprint of a data set from the measurements of its annotated cases."""
+    ordered = sorted(measurements, key=lambda measurement: measurement.case.id)
+    return Fingerprint(
+        dataset=dataset.name,
+        channels=dataset.channels,
+        labels=dataset.labels,
+        file_ending=dataset.file_ending,
+        cases=tuple(measurement.case for measurement in ordered),
+        intensities=tuple(_pool_channel(ordered, channel) for channel in range(len(dataset.channels))),
+    )
+
+
+def _pool_channel(measurements: Sequence[CaseMeasurement], channel: int) -> IntensityProperties | None:
+    present = [measurement for measurement in measurements if len(measurement.moments)]
+    if not present:
+        return None
+    moments = np.stack([measurement.moments[channel] for measurement in present])
+    quantiles = np.concatenate([measurement.quantiles[channel] for measurement in present])
+    low, middle, high = (float(value) for value in np.percentile(quantiles, (0.5, 50, 99.5)))
+    means, variances = moments[:, 0], moments[:, 1]
+    return IntensityProperties(
+        mean=float(means.mean()),
+        median=middle,
+        std=float(np.sqrt(variances.mean() + means.var())),
+        min=float(moments[:, 2].min()),
+        max=float(moments[:, 3].max()),
+        percentile_00_5=low,
+        percentile_99_5=high,
+    )

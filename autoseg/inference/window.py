@@ -1,0 +1,63 @@
+"""The sliding window: where tiles lie and how much each voxel of a tile counts."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from scipy import ndimage
+
+__all__ = ["importance_map", "padding_to", "tile_positions", "tiles"]
+
+#: Tiles overlap by half; weights fall off as a Gaussian of an eighth of the edge.
+STEP, SIGMA, PEAK = 0.5, 1 / 8, 10.0
+
+
+def tile_positions(size: int, patch: int, step: float = STEP) -> list[int]:
+    """First voxels of the tiles along one axis, evenly spread from the first to the last possible place.
+
+    Args:
+        size: of the image, at least ``patch``.
+        patch: edge of a tile.
+        step: largest distance between tiles, as a share of the edge.
+    """
+    assert size >= patch, (size, patch)
+    count = math.ceil((size - patch) / (patch * step)) + 1
+    if count == 1:
+        return [0]
+    return [round(index * (size - patch) / (count - 1)) for index in range(count)]
+
+
+def tiles(shape: Sequence[int], patch: Sequence[int], step: float = STEP) -> Iterator[tuple[int, int, int]]:
+    """First voxels of all tiles of a volume; an axis with a patch of one voxel (2D) is taken slice by slice."""
+    axes = [
+        list(range(size)) if edge == 1 else tile_positions(size, edge, step)
+        for size, edge in zip(shape, patch, strict=True)
+    ]
+    for first, second, third in itertools.product(*axes):
+        yield (first, second, third)
+
+
+def padding_to(shape: Sequence[int], patch: Sequence[int]) -> list[tuple[int, int]]:
+    """Voxels to add before and after each axis so that a patch fits; the odd one goes to the end."""
+    missing = [max(0, edge - size) for size, edge in zip(shape, patch, strict=True)]
+    return [(each // 2, each - each // 2) for each in missing]
+
+
+@functools.lru_cache(maxsize=8)
+def importance_map(patch: tuple[int, ...]) -> np.ndarray:
+    """Weights of a tile's voxels: a Gaussian around its centre with maximum 10; no voxel counts nothing.
+
+    A tile of one slice has the weights of its plane.
+    """
+    impulse = np.zeros(patch)
+    impulse[tuple(edge // 2 for edge in patch)] = 1
+    sigma = [edge * SIGMA if edge > 1 else 0 for edge in patch]
+    weights = ndimage.gaussian_filter(impulse, sigma, mode="constant", cval=0, truncate=4)
+    weights = (weights * (PEAK / weights.max())).astype(np.float32)
+    weights[weights == 0] = weights[weights > 0].min()
+    weights.setflags(write=False)  # it is cached
+    return weights

@@ -1,0 +1,270 @@
+"""Understanding the user's folders: a data set in nnU-Net's layout, and inputs for prediction."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from autoseg.errors import DocumentError, FindingsError, InputError
+from autoseg.io.formats import known_endings, split_ending
+from autoseg.values import Case, Dataset, Finding, Label, Labels, Split, decode
+
+__all__ = ["read_dataset", "read_inputs", "read_labels_of", "read_split"]
+
+_CHANNEL_SUFFIX = re.compile(r"^(?P<id>.+)_(?P<channel>\d{4})$")
+
+
+class _DatasetFile(msgspec.Struct):
+    """``dataset.json`` as users write it: other fields (licence, description, …) are free and not read."""
+
+    labels: dict[str, int | list[int]]
+    file_ending: str
+    channel_names: dict[str, str] = {}
+    modality: dict[str, str] = {}
+    numTraining: int | None = None  # noqa: N815  the name in the file
+    regions_class_order: list[int] = []
+    dataset: dict[str, _TableEntry] = {}
+
+
+class _TableEntry(msgspec.Struct):
+    images: list[str]
+    label: str | None = None
+
+
+def read_dataset(folder: Path) -> tuple[Dataset, list[Finding]]:
+    """The data set in a folder with ``dataset.json``, ``imagesTr`` and ``labelsTr``.
+
+    Returns:
+        The data set with the cases that are complete, and findings about the others.
+
+    Raises:
+        InputError: the folder or its ``dataset.json`` cannot be understood at all.
+    """
+    folder = folder.absolute()
+    description = folder / "dataset.json"
+    if not folder.is_dir():
+        raise InputError("there is no such folder", file=folder, remedy="Name the folder that holds dataset.json.")
+    if not description.is_file():
+        raise InputError(
+            "the folder has no dataset.json",
+            file=folder,
+            expected="dataset.json, imagesTr/ and labelsTr/ (nnU-Net's layout)",
+            remedy='A minimal one: {"channel_names": {"0": "MRI"}, "labels": {"background": 0, "liver": 1}, '
+            '"file_ending": ".nii.gz"}',
+        )
+    stated = decode(_DatasetFile, description.read_bytes(), source=description)
+    channels = _channels(stated.channel_names or stated.modality, description)
+    if stated.file_ending.lower() not in known_endings():
+        raise DocumentError(
+            "unknown file_ending",
+            file=description,
+            found=stated.file_ending,
+            expected=f"one of {', '.join(sorted(known_endings()))}",
+        )
+    labels = _labels(stated, description)
+    cases, findings = _tabled(stated) if stated.dataset else _discovered(folder, stated.file_ending, len(channels))
+    annotated = sum(case.label is not None for case in cases)
+    if stated.numTraining is not None and stated.numTraining != annotated:
+        findings.append(
+            Finding(
+                severity="warning",
+                what="numTraining in dataset.json differs from the cases that are here",
+                found=str(annotated),
+                expected=str(stated.numTraining),
+                remedy="Complete the folder if files are missing; else correct the number.",
+            )
+        )
+    dataset = Dataset(
+        name=folder.name,
+        root=str(folder),
+        channels=channels,
+        labels=labels,
+        file_ending=stated.file_ending,
+        cases=tuple(sorted(cases, key=lambda case: case.id)),
+    )
+    return dataset, findings
+
+
+def read_labels_of(description: Path) -> Labels:
+    """The labels that a ``dataset.json`` declares.
+
+    Raises:
+        DocumentError: it cannot be understood.
+    """
+    return _labels(decode(_DatasetFile, description.read_bytes(), source=description), description)
+
+
+def _channels(names: dict[str, str], source: Path) -> tuple[str, ...]:
+    if not names or sorted(names) != sorted(str(index) for index in range(len(names))):
+        raise DocumentError(
+            "channel_names must name every channel by its number",
+            file=source,
+            found=names or "nothing",
+            expected='for example {"0": "T1", "1": "T2"}',
+        )
+    return tuple(names[str(index)] for index in range(len(names)))
+
+
+def _labels(stated: _DatasetFile, source: Path) -> Labels:
+    entries: dict[str, tuple[int, ...]] = {
+        name: (value,) if isinstance(value, int) else tuple(value) for name, value in stated.labels.items()
+    }
+    ignore = entries.pop("ignore", None)
+    if entries.pop("background", None) != (0,):
+        raise DocumentError("labels must declare background as 0", file=source, expected='"background": 0')
+    try:
+        if ignore is not None and len(ignore) != 1:
+            raise ValueError("ignore must be one integer")
+        foreground = tuple(Label(name=name, values=values) for name, values in entries.items())
+        has_regions = any(len(label.values) > 1 for label in foreground)
+        return Labels(
+            foreground=foreground,
+            ignore=None if ignore is None else ignore[0],
+            region_values=tuple(stated.regions_class_order) if has_regions else (),
+        )
+    except ValueError as error:
+        raise DocumentError(f"the labels are not usable: {error}", file=source) from error
+
+
+def _tabled(stated: _DatasetFile) -> tuple[list[Case], list[Finding]]:
+    cases = [Case(id=id_, images=tuple(entry.images), label=entry.label) for id_, entry in stated.dataset.items()]
+    return cases, []
+
+
+def _discovered(folder: Path, ending: str, channels: int) -> tuple[list[Case], list[Finding]]:
+    for name in ("imagesTr", "labelsTr"):
+        if not (folder / name).is_dir():
+            raise InputError(f"the folder has no {name}/", file=folder, remedy="See nnU-Net's layout in the README.")
+    images: dict[str, dict[int, str]] = defaultdict(dict)
+    findings = []
+    for file in _files(folder / "imagesTr"):
+        stem, found = split_ending(file.name)
+        match = _CHANNEL_SUFFIX.match(stem)
+        if found.lower() != ending.lower() or match is None:
+            findings.append(
+                Finding(
+                    severity="warning",
+                    what="a file in imagesTr/ is not named like an image and is left out",
+                    file=f"imagesTr/{file.name}",
+                    expected=f"CASE_0000{ending}",
+                )
+            )
+        else:
+            images[match["id"]][int(match["channel"])] = f"imagesTr/{file.name}"
+    labels = {split_ending(file.name)[0]: f"labelsTr/{file.name}" for file in _files(folder / "labelsTr")}
+    cases = []
+    for id_ in sorted({*images, *labels}):
+        files, label = images.get(id_, {}), labels.get(id_)
+        problem = _channel_problem(id_, files, label, channels)
+        if problem is not None:
+            findings.append(problem)
+            continue
+        cases.append(_case(id_, _in_order(files), label))
+        if label is None:
+            findings.append(
+                Finding(severity="note", what="an image without a label file: it is not trained on", case=id_)
+            )
+    return cases, findings
+
+
+def _channel_problem(id_: str, files: dict[int, str], label: str | None, channels: int) -> Finding | None:
+    """What is wrong with the channel files of a case; one file alone may hold all channels, which reading will tell."""
+    if not files:
+        return Finding(
+            severity="error",
+            what="a label file has no image",
+            case=id_,
+            file=label,
+            remedy="Add the image (imagesTr/CASE_0000 with its ending), or remove the label file.",
+        )
+    wanted = set(range(channels))
+    if set(files) == wanted or set(files) == {0}:
+        return None
+    missing = wanted - set(files)
+    return Finding(
+        severity="error",
+        what="channel files are missing" if missing else "there are too many channel files",
+        case=id_,
+        found=", ".join(f"_{index:04d}" for index in sorted(files)),
+        expected=", ".join(f"_{index:04d}" for index in sorted(wanted)),
+        remedy="Every case needs exactly the channels that dataset.json names.",
+    )
+
+
+def _in_order(files: dict[int, str]) -> tuple[str, ...]:
+    return tuple(files[index] for index in sorted(files))
+
+
+def _case(id_: str, images: tuple[str, ...], label: str | None) -> Case:
+    try:
+        return Case(id=id_, images=images, label=label)
+    except ValueError as error:
+        raise InputError(str(error), file=images[0], remedy="Rename the file.") from error
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+
+
+def read_inputs(path: Path, channels: Sequence[str]) -> tuple[Case, ...]:
+    """The cases to predict in a folder (or one image file), with paths relative to ``path``'s folder.
+
+    Files are ``CASE_0000.ENDING``, one per channel; with a single channel ``CASE.ENDING`` will do.
+
+    Raises:
+        InputError: nothing to predict, or cases whose channels are not complete; all of them are listed.
+    """
+    if not path.exists():
+        raise InputError("there is no such file or folder", file=path)
+    files = [path] if path.is_file() else [file for file in _files(path) if split_ending(file.name)[1]]
+    if not files:
+        raise InputError(
+            "there is no image here", file=path, expected=f"files with {', '.join(sorted(known_endings()))}"
+        )
+    suffixed: dict[str, dict[int, str]] = defaultdict(dict)
+    plain: dict[str, str] = {}
+    for file in files:
+        stem = split_ending(file.name)[0]
+        match = _CHANNEL_SUFFIX.match(stem)
+        if match is not None:
+            suffixed[match["id"]][int(match["channel"])] = file.name
+        else:
+            plain[stem] = file.name
+    if len(channels) == 1:  # a number without a channel 0 beside it belongs to the name: scan_2024.nii.gz
+        for id_ in [id_ for id_, found in suffixed.items() if 0 not in found]:
+            plain.update({split_ending(name)[0]: name for name in suffixed.pop(id_).values()})
+        for id_, name in plain.items():
+            suffixed[id_][0] = name if 0 not in suffixed[id_] else suffixed[id_][0]
+    elif plain:
+        raise FindingsError(
+            f"these files do not say which of the {len(channels)} channels they are ({', '.join(channels)}):",
+            [f"{name}: expected a name like CASE_0000{split_ending(name)[1]}" for name in plain.values()],
+        )
+    problems = [_channel_problem(id_, found, None, len(channels)) for id_, found in sorted(suffixed.items())]
+    if any(problems):
+        raise FindingsError(
+            "these inputs cannot be predicted as they are:", [finding for finding in problems if finding]
+        )
+    return tuple(_case(id_, _in_order(found), None) for id_, found in sorted(suffixed.items()))
+
+
+def read_split(path: Path, cases: Sequence[str]) -> Split:
+    """Folds from a ``splits_final.json`` that somebody wrote.
+
+    Raises:
+        InputError: not its form, or cases that the data set does not have.
+    """
+    split: Split = decode(Split, path.read_bytes(), source=path)  # type: ignore[arg-type]
+    surplus = sorted({case for fold in split for case in (*fold.train, *fold.val)} - set(cases))
+    if surplus:
+        raise InputError(
+            "the split names cases that are not in the data set",
+            file=path,
+            found=", ".join(surplus[:5]) + (" …" if len(surplus) > 5 else ""),
+            remedy="Correct the file, or remove it and let autoseg make the folds.",
+        )
+    return split

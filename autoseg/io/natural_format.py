@@ -1,0 +1,47 @@
+"""PNG images: planar volumes without physical spacing."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+
+from autoseg.errors import UnreadableFileError
+from autoseg.values import Geometry, Volume
+from autoseg.workspace import replacing
+
+__all__ = ["NaturalFormat"]
+
+
+class NaturalFormat:
+    """Photographs and micrographs: grey or colour pixels, spacing one pixel."""
+
+    endings = (".png",)
+
+    def read(self, path: Path) -> Volume:
+        """The pixels as ``(channels, 1, y, x)``; colours are channels."""
+        from skimage import io
+
+        if not path.is_file():
+            raise UnreadableFileError("there is no such file", file=path)
+        try:
+            pixels = np.asarray(io.imread(path))
+        except Exception as error:  # the libraries behind raise whatever they like
+            raise UnreadableFileError(
+                f"cannot read this as an image: {error}", file=path, remedy="Restore or remove the file."
+            ) from error
+        if pixels.ndim not in (2, 3) or pixels.size == 0:
+            raise UnreadableFileError("this is not a single 2D image", file=path, found=f"shape {pixels.shape}")
+        channels = pixels[None] if pixels.ndim == 2 else np.moveaxis(pixels, -1, 0)
+        array = channels[:, None].astype(np.uint8 if pixels.dtype == bool else pixels.dtype)
+        return Volume(array=array, geometry=Geometry(shape=array.shape[1:], spacing=(1.0, 1.0, 1.0), planar=True))
+
+    def write(self, path: Path, volume: Volume) -> None:
+        """Writes the label map as grey values, 8 or 16 bits."""
+        from skimage import io
+
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as beside, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # "low contrast image": label maps are
+            io.imsave(beside, volume.array[0, 0], check_contrast=False)

@@ -1,0 +1,105 @@
+"""Events of a run: JSON lines that survive a kill, and whoever else listens (the terminal).
+
+Stages never print. They call ``logger.event(kind, **fields)``; a stage that counts uses the kind ``progress`` with
+``stage``, ``done`` and ``total``.
+"""
+
+from __future__ import annotations
+
+import datetime
+import threading
+from pathlib import Path
+from typing import IO, Protocol
+
+import msgspec
+
+__all__ = ["JsonLinesLogger", "Logger", "Loggers", "SilentLogger"]
+
+
+class Logger(Protocol):
+    """Listens to the events of a run."""
+
+    def event(self, kind: str, **fields: object) -> None:
+        """Takes one event; may be called from several threads."""
+        ...
+
+    def close(self) -> None:
+        """No more events come."""
+        ...
+
+
+class SilentLogger:
+    """Listens to nothing."""
+
+    def event(self, kind: str, **fields: object) -> None:
+        """Does nothing."""
+
+    def close(self) -> None:
+        """Does nothing."""
+
+
+class JsonLinesLogger:
+    """Appends every event except progress as one JSON line, flushed at once: a killed run leaves whole lines.
+
+    Args:
+        path: the file.
+        home: a folder that somebody else makes; until it is there, lines wait in memory, so that a command that fails at
+            once leaves nothing behind. None: the file's folder is made on the first event.
+    """
+
+    def __init__(self, path: Path, home: Path | None = None) -> None:
+        self.path, self.home = path, home
+        self._file: IO[bytes] | None = None
+        self._waiting: list[bytes] = []
+        self._lock = threading.Lock()
+
+    def event(self, kind: str, **fields: object) -> None:
+        """Writes the line, with the time (UTC) and the kind first."""
+        if kind == "progress":
+            return
+        time = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
+        line = msgspec.json.encode({"time": time, "event": kind, **fields}, enc_hook=str) + b"\n"
+        with self._lock:
+            self._waiting.append(line)
+            self._write()
+
+    def _write(self) -> None:
+        if self._file is None and (self.home is None or self.home.is_dir()):
+            self._file = self._open()
+        if self._file is not None:
+            self._file.write(b"".join(self._waiting))
+            self._file.flush()
+            self._waiting.clear()
+
+    def _open(self) -> IO[bytes]:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        torn = self.path.is_file() and not self.path.read_bytes().endswith(b"\n")
+        file = self.path.open("ab")
+        if torn and file.tell():  # a kill within a write: end that line, so that the next one is whole
+            file.write(b"\n")
+        return file
+
+    def close(self) -> None:
+        """Closes the file."""
+        with self._lock:
+            self._write()
+            if self._file is not None:
+                self._file.close()
+                self._file = None
+
+
+class Loggers:
+    """Hands every event to several loggers."""
+
+    def __init__(self, *loggers: Logger) -> None:
+        self.loggers = loggers
+
+    def event(self, kind: str, **fields: object) -> None:
+        """Hands the event on."""
+        for logger in self.loggers:
+            logger.event(kind, **fields)
+
+    def close(self) -> None:
+        """Closes all."""
+        for logger in self.loggers:
+            logger.close()

@@ -1,0 +1,1 @@
+"""Networks from a NetworkSpec, their weights, how they run on a device, and what they cost in memory."""

@@ -1,0 +1,84 @@
+"""Convolution blocks with the module names of nnU-Net's networks, so that weights can be exchanged."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+__all__ = ["ConvBlock", "InstanceNorm", "StackedConvBlocks", "convolution", "transposed_convolution"]
+
+NEGATIVE_SLOPE, EPSILON = 0.01, 1e-5
+
+
+def convolution(dimensions: int) -> type[nn.Conv2d] | type[nn.Conv3d]:
+    """``Conv2d`` or ``Conv3d``."""
+    return {2: nn.Conv2d, 3: nn.Conv3d}[dimensions]  # type: ignore[return-value]
+
+
+def transposed_convolution(dimensions: int) -> type[nn.ConvTranspose2d] | type[nn.ConvTranspose3d]:
+    """``ConvTranspose2d`` or ``ConvTranspose3d``."""
+    return {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}[dimensions]  # type: ignore[return-value]
+
+
+class InstanceNorm(nn.Module):
+    """Zero mean and unit variance per sample and channel, then a learned scale and shift.
+
+    Written as a group norm with one channel per group: the same numbers as torch's own instance norm, which copies
+    channels-last tensors to another layout and back.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Normalizes ``(batch, channels, *spatial)``."""
+        return F.group_norm(x, len(self.weight), self.weight, self.bias, EPSILON)
+
+
+class ConvBlock(nn.Module):
+    """Convolution (same padding, bias), instance norm, leaky ReLU."""
+
+    def __init__(
+        self, input_channels: int, output_channels: int, kernel_size: Sequence[int], stride: Sequence[int]
+    ) -> None:
+        super().__init__()
+        self.conv = convolution(len(kernel_size))(
+            input_channels,
+            output_channels,
+            tuple(kernel_size),  # type: ignore[arg-type]
+            tuple(stride),  # type: ignore[arg-type]
+            padding=tuple((edge - 1) // 2 for edge in kernel_size),  # type: ignore[arg-type]
+        )
+        self.norm = InstanceNorm(output_channels)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """``(batch, input_channels, *spatial)`` to ``(batch, output_channels, *spatial / stride)``."""
+        return F.leaky_relu(self.norm(self.conv(x)), NEGATIVE_SLOPE, inplace=True)
+
+
+class StackedConvBlocks(nn.Module):
+    """Several blocks in a row; the first one changes channels and resolution."""
+
+    def __init__(
+        self,
+        count: int,
+        input_channels: int,
+        output_channels: int,
+        kernel_size: Sequence[int],
+        stride: Sequence[int] | None = None,
+    ) -> None:
+        super().__init__()
+        ones = (1,) * len(kernel_size)
+        self.convs = nn.Sequential(
+            ConvBlock(input_channels, output_channels, kernel_size, stride or ones),
+            *(ConvBlock(output_channels, output_channels, kernel_size, ones) for _ in range(count - 1)),
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Through all blocks."""
+        return self.convs(x)

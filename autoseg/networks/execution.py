@@ -1,0 +1,187 @@
+"""How a network runs on this device: precision, memory format, compilation. Measured once, then kept.
+
+Fast paths differ between machines and versions of torch, and some are wrong on some machines. So candidates are timed on
+the planned network, and bf16 is used only if its output agrees with fp32.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import shutil
+import time
+from collections.abc import Callable, Sequence
+
+import msgspec
+import torch
+from torch import nn
+
+from autoseg.errors import InputError
+from autoseg.executors import usable_cpus
+from autoseg.values import ExecutionPath
+
+__all__ = [
+    "autocast",
+    "choose_execution",
+    "compiled",
+    "default_execution",
+    "memory_format",
+    "place",
+    "resolve_device",
+    "usable_here",
+]
+
+#: Largest difference of bf16 and fp32 logits that is taken for rounding, relative to the largest logit.
+AGREEMENT = 0.1
+#: Compiling costs about a minute; it is tried only for trainings that take many times longer.
+WORTH_COMPILING_SECONDS = 1200.0
+COMPILED_GAIN = 0.95
+
+
+def resolve_device(wanted: str) -> str:
+    """The device to use: "auto" takes a GPU if there is one.
+
+    Raises:
+        InputError: a device that is not here.
+    """
+    here = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if wanted == "auto":
+        return next(device for device in ("cuda", "mps", "cpu") if here[device])
+    if not here.get(wanted, False):
+        raise InputError(
+            f"the device {wanted!r} is not available here",
+            expected=" or ".join(device for device, present in here.items() if present),
+        )
+    return wanted
+
+
+def memory_format(path: ExecutionPath, dimensions: int) -> torch.memory_format:
+    """Layout of activations and weights."""
+    if not path.channels_last:
+        return torch.contiguous_format
+    return torch.channels_last_3d if dimensions == 3 else torch.channels_last
+
+
+def place(network: nn.Module, path: ExecutionPath, dimensions: int) -> nn.Module:
+    """Moves a network to the path's device and layout, and sets torch's threads."""
+    if path.device == "cpu":
+        torch.set_num_threads(path.threads)
+    return network.to(path.device).to(memory_format=memory_format(path, dimensions))  # type: ignore[call-overload]
+
+
+def autocast(path: ExecutionPath) -> contextlib.AbstractContextManager[object]:
+    """The precision of the path as a context."""
+    if path.precision == "fp32":
+        return contextlib.nullcontext()
+    return torch.autocast(path.device, torch.bfloat16)
+
+
+def compiled(network: nn.Module, path: ExecutionPath) -> Callable[[torch.Tensor], list[torch.Tensor]]:
+    """The network's forward, compiled if the path says so."""
+    return torch.compile(network, dynamic=False) if path.compiled else network
+
+
+def default_execution(device: str) -> ExecutionPath:
+    """A path that is right everywhere, for where nothing was measured: fp32, channels-last on a CPU."""
+    return ExecutionPath(device=device, channels_last=device == "cpu", threads=usable_cpus(), reason="not measured")
+
+
+def usable_here(path: ExecutionPath) -> bool:
+    """Whether this machine runs that precision at speed; a path may come from another machine."""
+    if path.precision == "fp32":
+        return True
+    return _has_fast_bf16() if path.device == "cpu" else torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+
+
+def choose_execution(
+    network: nn.Module, channels: int, patch_size: Sequence[int], batch_size: int, *, device: str, iterations: int
+) -> ExecutionPath:
+    """Times the candidates on the planned network and takes the fastest that is right.
+
+    Args:
+        network: with fresh weights, on the CPU; it is not changed.
+        channels: of the input.
+        patch_size: voxels per axis.
+        batch_size: planned; a part of it is timed on a CPU.
+        device: cpu, cuda or mps.
+        iterations: of the training; decides whether compiling is worth its time.
+    """
+    threads = usable_cpus()
+    if device != "cpu":
+        bf16 = device == "cuda" and torch.cuda.is_bf16_supported()
+        return ExecutionPath(
+            device=device, precision="bf16" if bf16 else "fp32", threads=threads, reason="by the device's kind"
+        )
+    dimensions = len(patch_size)
+    part = max(1, batch_size // 8)
+    example = torch.randn(part, channels, *patch_size, generator=torch.Generator().manual_seed(0))
+    candidates = [
+        ExecutionPath(device=device, threads=threads),
+        ExecutionPath(device=device, threads=threads, channels_last=True),
+    ]
+    if _has_fast_bf16():
+        candidates.append(ExecutionPath(device=device, threads=threads, channels_last=True, precision="bf16"))
+    seconds: dict[str, float] = {}
+    reference: torch.Tensor | None = None
+    best, best_time, notes = candidates[0], float("inf"), []
+    for path in candidates:
+        took, logits = _time_step(network, path, example, dimensions)
+        reference = logits if reference is None else reference
+        difference = float((logits - reference).abs().max() / reference.abs().max().clamp_min(1e-6))
+        seconds[_name(path)] = took
+        if not difference < AGREEMENT:
+            notes.append(f"{_name(path)} disagrees with fp32 by {difference:.2g} and is not used")
+        elif took < best_time:
+            best, best_time = path, took
+    step = best_time * batch_size / part
+    if _compiler_found() and step * iterations > WORTH_COMPILING_SECONDS:
+        best, note = _try_compiled(network, best, example, dimensions, best_time)
+        notes.append(note)
+    timings = ", ".join(f"{name} {took:.2f} s" for name, took in seconds.items())
+    reason = "; ".join([f"{timings} for forward and backward of {part} patches", *notes])
+    return msgspec.structs.replace(best, reason=reason)
+
+
+def _has_fast_bf16() -> bool:
+    """Whether the processor multiplies bf16 in hardware; elsewhere it is emulated, many times slower than fp32."""
+    checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(getattr(torch.cpu, check, lambda: False)() for check in checks)
+
+
+def _compiler_found() -> bool:
+    return any(shutil.which(name) for name in ("c++", "g++", "clang++", "cl"))
+
+
+def _name(path: ExecutionPath) -> str:
+    return path.precision + (" channels-last" if path.channels_last else "")
+
+
+def _time_step(
+    network: nn.Module, path: ExecutionPath, example: torch.Tensor, dimensions: int
+) -> tuple[float, torch.Tensor]:
+    """Seconds of the second forward and backward pass, and the logits."""
+    trial = place(copy.deepcopy(network), path, dimensions)
+    forward = compiled(trial, path)
+    batch = example.to(memory_format=memory_format(path, dimensions))
+    for _ in range(2):
+        begin = time.perf_counter()
+        with autocast(path):
+            outputs = forward(batch)
+        sum(output.float().square().mean() for output in outputs).backward()  # type: ignore[union-attr]
+        took = time.perf_counter() - begin
+    return took, outputs[0].detach().float()
+
+
+def _try_compiled(
+    network: nn.Module, path: ExecutionPath, example: torch.Tensor, dimensions: int, eager_seconds: float
+) -> tuple[ExecutionPath, str]:
+    fast = msgspec.structs.replace(path, compiled=True)
+    try:
+        took, _ = _time_step(network, fast, example, dimensions)
+    except Exception as error:  # no working compiler: whatever it raises, the eager path works
+        return path, f"torch.compile does not work here ({type(error).__name__})"
+    finally:
+        torch.compiler.reset()
+    if took < eager_seconds * COMPILED_GAIN:
+        return fast, f"compiled {took:.2f} s"
+    return path, f"compiled {took:.2f} s, not enough to be worth it"

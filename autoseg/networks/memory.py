@@ -1,0 +1,62 @@
+"""What a training step costs in memory, predicted from the numbers of a network; no torch needed.
+
+The largest parts are the activations that the backward pass needs: of every block the output of its convolution (the norm
+needs it) and its own output (the next convolution needs it), and at every step up the joined feature maps.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from autoseg.values import NetworkSpec
+
+__all__ = ["parameter_count", "training_bytes"]
+
+FLOAT_BYTES = 4
+#: Weights, gradients and two moments (AdamW), plus the moving average.
+COPIES_OF_WEIGHTS = 5
+#: Allocations are rounded up and leave holes.
+OVERHEAD = 1.1
+
+
+def parameter_count(spec: NetworkSpec) -> int:
+    """Trainable numbers of the plain U-Net with a head at every resolution."""
+    total, channels = 0, spec.input_channels
+    for stage, features in enumerate(spec.features):
+        kernel = math.prod(spec.kernel_sizes[stage])
+        total += _stack(channels, features, kernel, spec.encoder_convolutions[stage])
+        channels = features
+    for stage in range(len(spec.features) - 1):
+        below, features = spec.features[stage + 1], spec.features[stage]
+        total += below * features * math.prod(spec.strides[stage + 1]) + features
+        total += _stack(2 * features, features, math.prod(spec.kernel_sizes[stage]), spec.decoder_convolutions[stage])
+        total += (features + 1) * spec.output_channels
+    return total
+
+
+def _stack(channels: int, features: int, kernel: int, count: int) -> int:
+    first = channels * features * kernel
+    rest = (count - 1) * features * features * kernel
+    return first + rest + 3 * count * features  # bias, and scale and shift of the norm
+
+
+def training_bytes(spec: NetworkSpec, patch_size: Sequence[int], batch_size: int) -> int:
+    """Predicted peak memory of one training step in float32 with AdamW.
+
+    Args:
+        spec: the network.
+        patch_size: voxels per axis.
+        batch_size: patches.
+    """
+    size, elements, largest = list(patch_size), spec.input_channels * math.prod(patch_size), 0
+    for stage, features in enumerate(spec.features):
+        size = [edge // step for edge, step in zip(size, spec.strides[stage], strict=True)]
+        voxels = math.prod(size)
+        elements += 2 * spec.encoder_convolutions[stage] * features * voxels
+        if stage < len(spec.features) - 1:
+            elements += (2 * spec.decoder_convolutions[stage] + 2) * features * voxels  # 2: the joined maps
+            elements += 3 * spec.output_channels * voxels  # logits, probabilities, target
+        largest = max(largest, 2 * features * voxels)
+    step = (elements + 2 * largest) * batch_size + COPIES_OF_WEIGHTS * parameter_count(spec)
+    return int(step * FLOAT_BYTES * OVERHEAD)

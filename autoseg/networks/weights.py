@@ -1,0 +1,63 @@
+"""Weights on disk: safetensors, written atomically, never pickled; names as in nnU-Net's networks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as to_bytes
+from torch import nn
+
+from autoseg.errors import InputError, UnreadableFileError
+from autoseg.workspace import write_atomically
+
+__all__ = ["drop_aliases", "load_tensors", "load_weights", "save_tensors"]
+
+
+def save_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> None:
+    """Writes tensors and a few strings to one file, atomically."""
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    write_atomically(path, to_bytes(plain, dict(metadata)))
+
+
+def load_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """Reads tensors and strings back.
+
+    Raises:
+        UnreadableFileError: the file is missing or damaged.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except (OSError, SafetensorError, ValueError) as error:
+        raise UnreadableFileError(f"cannot read the weights: {error}", file=path) from error
+
+
+def load_weights(network: nn.Module, tensors: Mapping[str, torch.Tensor], *, source: Path) -> None:
+    """Puts weights into a network.
+
+    Raises:
+        InputError: names or shapes do not fit.
+    """
+    own = network.state_dict()
+    missing, surplus = sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys())
+    misfits = [name for name in own.keys() & tensors.keys() if own[name].shape != tensors[name].shape]
+    if missing or surplus or misfits:
+        raise InputError(
+            "the weights do not fit the network of the plan",
+            file=source,
+            found=f"{len(missing)} missing, {len(surplus)} unknown, {len(misfits)} of another shape "
+            f"(such as {(missing + surplus + misfits)[0]})",
+        )
+    network.load_state_dict(dict(tensors))
+
+
+def drop_aliases(state_dict: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """nnU-Net's state dict without its second names: it lists the encoder and every block's layers twice."""
+    return {
+        name: tensor
+        for name, tensor in state_dict.items()
+        if not name.startswith("decoder.encoder.") and ".all_modules." not in name
+    }

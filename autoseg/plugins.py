@@ -1,0 +1,79 @@
+"""The only lookup from a name to code: an entry point, or ``module:name`` for a file of the user's own.
+
+Groups are ``autoseg.<kind>``. Built-in parts are declared in ``setup.cfg`` like anybody else's; see docs/reference/plugs.md.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.metadata
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from autoseg.errors import MissingPartError, UnknownNameError
+
+__all__ = ["KINDS", "available", "load"]
+
+KINDS = (
+    "planner",
+    "network",
+    "normalizer",
+    "resampler",
+    "format",
+    "recipe",
+    "loss",
+    "schedule",
+    "metric",
+    "executor",
+    "logger",
+)
+
+
+@functools.cache
+def _entry_points(kind: str) -> Mapping[str, importlib.metadata.EntryPoint]:
+    return {point.name: point for point in importlib.metadata.entry_points(group=f"autoseg.{kind}")}
+
+
+def available(kind: str) -> tuple[str, ...]:
+    """Names of the installed plugs of a kind, sorted."""
+    assert kind in KINDS, kind
+    return tuple(sorted(_entry_points(kind)))
+
+
+def load(kind: str, name: str) -> Any:
+    """The object behind a plug's name.
+
+    Args:
+        kind: one of ``KINDS``.
+        name: an entry point's name, or ``module:name``; a module in the current folder is found, too.
+
+    Raises:
+        UnknownNameError: no such entry point, or the module has no such name.
+        MissingPartError: the code behind the name cannot be imported.
+    """
+    assert kind in KINDS, kind
+    points = _entry_points(kind)
+    try:
+        if name in points:
+            return points[name].load()
+        if ":" in name:
+            return _load_path(kind, name)
+    except ImportError as error:
+        raise MissingPartError(f"the {kind} {name!r} cannot be imported: {error}") from error
+    raise UnknownNameError(
+        f"there is no {kind} {name!r}",
+        expected=f"one of {', '.join(available(kind)) or 'none installed'}, or module:name",
+        remedy="If it comes with another package, install that first.",
+    )
+
+
+def _load_path(kind: str, path: str) -> Any:
+    module_name, _, attribute = path.partition(":")
+    if "" not in sys.path:
+        sys.path.insert(0, "")
+    module = importlib.import_module(module_name)
+    if not hasattr(module, attribute):
+        raise UnknownNameError(f"the module {module_name!r} has no {kind} {attribute!r}")
+    return getattr(module, attribute)

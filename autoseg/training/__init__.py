@@ -1,0 +1,1 @@
+"""Training of one fold: batches, losses, optimization, state and loop."""

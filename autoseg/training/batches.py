@@ -1,0 +1,196 @@
+"""Batches of patches: which case, where in it, and how it is changed, each from the sample's own random stream.
+
+The loader is batchgenerators' ``SlimDataLoaderBase``; its batches are dictionaries with ``data`` ``(batch, channels,
+*spatial)`` float32 and ``seg`` ``(batch, 1, *spatial)`` integers, so that any batchgenerators transform plugs in.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from batchgenerators.dataloading.data_loader import SlimDataLoaderBase
+
+from autoseg.augmentation.contract import Recipe
+from autoseg.augmentation.spatial import reach, sample_affine
+from autoseg.augmentation.streams import stream
+from autoseg.errors import AutosegError
+from autoseg.io.case_store import CaseStore, StoredCase
+
+__all__ = ["PatchLoader", "crop_padded", "forced_samples", "prefetched"]
+
+OUTSIDE = -1
+
+
+def forced_samples(batch_size: int, foreground_share: float) -> int:
+    """How many samples of a batch must hold foreground; the last ones do."""
+    return batch_size - round(batch_size * (1 - foreground_share))
+
+
+def crop_padded(array: np.ndarray, start: Sequence[int], shape: Sequence[int], fill: float) -> np.ndarray:
+    """A copy of a box of the last axes of ``array``; where the box lies outside, it holds ``fill``."""
+    leading = array.ndim - len(shape)
+    result = np.full((*array.shape[:leading], *shape), fill, array.dtype)
+    source, target = [slice(None)] * leading, [slice(None)] * leading
+    for begin, size, limit in zip(start, shape, array.shape[leading:], strict=True):
+        low, high = max(0, begin), min(limit, begin + size)
+        if low >= high:
+            return result
+        source.append(slice(low, high))
+        target.append(slice(low - begin, high - begin))
+    result[tuple(target)] = array[tuple(source)]
+    return result
+
+
+class PatchLoader(SlimDataLoaderBase):  # type: ignore[misc]
+    """Makes the batch of any iteration, always the same one.
+
+    Args:
+        store: of preprocessed cases.
+        keys: case id to content key, of the cases to draw from.
+        patch_size: of the network; two entries take slices of axis 0.
+        batch_size: patches.
+        foreground_share: share of each batch that is forced to hold foreground.
+        recipe: augmentation.
+        seed: of the plan.
+        purpose: first part of every stream's key.
+        masked_channels: channels that are 0 outside the non-zero region and stay so.
+    """
+
+    def __init__(
+        self,
+        store: CaseStore,
+        keys: dict[str, str],
+        patch_size: Sequence[int],
+        batch_size: int,
+        *,
+        foreground_share: float,
+        recipe: Recipe,
+        seed: int,
+        purpose: int,
+        masked_channels: Sequence[int] = (),
+    ) -> None:
+        super().__init__(keys, batch_size)
+        self.patch_size = tuple(patch_size)
+        self._store, self._cases = store, sorted(keys)
+        self._forced = forced_samples(batch_size, foreground_share)
+        self._recipe, self._steps = recipe, recipe.steps()
+        self._seed, self._purpose = seed, purpose
+        self._masked_channels = list(masked_channels)
+        self._open: dict[str, StoredCase] = {}
+        self.iteration = 0
+
+    def generate_train_batch(self) -> dict[str, Any]:
+        """The batch of the current iteration; moves on to the next."""
+        batch = self.batch(self.iteration)
+        self.iteration += 1
+        return batch
+
+    def batch(self, iteration: int) -> dict[str, Any]:
+        """The batch of an iteration: ``data``, ``seg`` and ``keys`` (the case ids)."""
+        samples = [self._sample(iteration, position) for position in range(self.batch_size)]
+        images, segmentations, cases = zip(*samples, strict=True)
+        return {"data": np.stack(images), "seg": np.stack(segmentations)[:, None], "keys": list(cases)}
+
+    def _sample(self, iteration: int, position: int) -> tuple[np.ndarray, np.ndarray, str]:
+        random = stream(self._seed, self._purpose, iteration, position)
+        case_id = self._cases[int(random.integers(len(self._cases)))]
+        case = self._case(case_id)
+        forced = position >= self.batch_size - self._forced
+        image, segmentation = self._patch(case, random, forced)
+        for step in self._steps:
+            parameters = step.draw(random, image.shape)
+            if parameters is not None:
+                image, segmentation = step.apply(image, segmentation, parameters)
+        image = np.ascontiguousarray(image, np.float32)
+        if self._masked_channels:
+            image[self._masked_channels] *= segmentation >= 0
+        return image, np.maximum(segmentation, 0), case_id
+
+    def _case(self, case_id: str) -> StoredCase:
+        if case_id not in self._open:
+            self._open[case_id] = self._store.open(case_id, self._data[case_id])
+        return self._open[case_id]
+
+    def _patch(self, case: StoredCase, random: np.random.Generator, forced: bool) -> tuple[np.ndarray, np.ndarray]:
+        full = (1,) * (3 - len(self.patch_size)) + self.patch_size
+        corner = _corner(case, full, random, forced)
+        image, segmentation = case.image, case.segmentation
+        if len(self.patch_size) == 2:
+            image, segmentation, corner = image[:, corner[0]], segmentation[corner[0]], corner[1:]
+        matrix = self._recipe.spatial.draw(random, self.patch_size) if self._recipe.spatial else None
+        if matrix is None:
+            return (
+                crop_padded(image, corner, self.patch_size, 0),
+                crop_padded(segmentation, corner, self.patch_size, OUTSIDE),
+            )
+        centre = np.array(corner) + (np.array(self.patch_size) - 1) / 2
+        far = reach(matrix, self.patch_size)
+        start = np.floor(centre - far).astype(int) - 1
+        shape = np.ceil(centre + far).astype(int) + 2 - start
+        return sample_affine(
+            crop_padded(image, start, shape, 0),
+            crop_padded(segmentation, start, shape, OUTSIDE),
+            matrix,
+            centre - start,
+            self.patch_size,
+        )
+
+
+def _corner(case: StoredCase, patch: Sequence[int], random: np.random.Generator, forced: bool) -> tuple[int, ...]:
+    """First voxel of a patch: within the image where it fits, centred where the image is smaller."""
+    shape = case.segmentation.shape
+    lowest = [-((edge - size) // 2) if edge > size else 0 for edge, size in zip(patch, shape, strict=True)]
+    highest = [max(low, size - edge) for low, size, edge in zip(lowest, shape, patch, strict=True)]
+    corner = [int(random.integers(low, high + 1)) for low, high in zip(lowest, highest, strict=True)]
+    foreground = sorted(label for label in case.locations if label > 0)
+    wanted = None
+    if forced and foreground:
+        wanted = foreground[int(random.integers(len(foreground)))]
+    elif 0 in case.locations:  # with an ignore label: somewhere where there is an annotation
+        wanted = 0
+    if wanted is not None:
+        positions = case.locations[wanted]
+        voxel = positions[int(random.integers(len(positions)))]
+        corner = [int(at) - edge // 2 for at, edge in zip(voxel, patch, strict=True)]
+        corner = [min(max(at, low), high) for at, low, high in zip(corner, lowest, highest, strict=True)]
+    return tuple(corner)
+
+
+def prefetched(loader: PatchLoader, first: int, last: int, *, ahead: int = 3) -> Iterator[dict[str, Any]]:
+    """The batches of iterations ``first`` to ``last - 1``, made in a thread up to ``ahead`` before they are wanted."""
+    ready: queue.Queue[dict[str, Any] | Exception] = queue.Queue(ahead)
+    ended = threading.Event()
+
+    def put(item: dict[str, Any] | Exception) -> None:
+        while not ended.is_set():
+            try:
+                return ready.put(item, timeout=0.2)
+            except queue.Full:
+                continue
+
+    def work() -> None:
+        for iteration in range(first, last):
+            if ended.is_set():
+                return
+            try:
+                put(loader.batch(iteration))
+            except Exception as error:  # raised where the batch is wanted
+                return put(error)
+
+    thread = threading.Thread(target=work, name="autoseg-batches", daemon=True)
+    thread.start()
+    try:
+        for _ in range(first, last):
+            batch = ready.get()
+            if isinstance(batch, AutosegError):
+                raise batch
+            if isinstance(batch, Exception):
+                raise RuntimeError("making a training batch failed") from batch
+            yield batch
+    finally:
+        ended.set()
+        thread.join()

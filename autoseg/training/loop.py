@@ -1,0 +1,261 @@
+"""The training loop of one fold: from a job and a store of cases to a model file, resumable at any instant."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from autoseg import plugins
+from autoseg.augmentation.contract import Recipe
+from autoseg.augmentation.streams import TRAINING, VALIDATION
+from autoseg.errors import AutosegError, InputError, InterruptedRunError
+from autoseg.io.case_store import CaseStore
+from autoseg.logs import Logger
+from autoseg.networks.build import build_network
+from autoseg.networks.execution import autocast, choose_execution, compiled, memory_format, place
+from autoseg.networks.weights import load_weights, save_tensors
+from autoseg.training.batches import PatchLoader, prefetched
+from autoseg.training.losses import Loss, deeply_supervised
+from autoseg.training.optimization import WeightAverage, make_optimizer
+from autoseg.training.state import TrainState
+from autoseg.values import Configuration, ExecutionPath, Plan, TrainJob
+from autoseg.workspace import keep
+
+__all__ = ["FoldTrainer", "train_fold"]
+
+#: Shortest time between two checkpoints; with slow disks longer, so that saving costs at most a twentieth.
+CHECKPOINT_SECONDS = 60.0
+LOG_SECONDS = 10.0
+
+
+def train_fold(
+    job: TrainJob,
+    plan: Plan,
+    store: CaseStore,
+    folder: Path,
+    logger: Logger,
+    *,
+    device: str,
+    stop: Callable[[], bool] = lambda: False,
+) -> Path:
+    """Trains one fold, or goes on where an interrupted run of the same job stopped.
+
+    Args:
+        job: what to train.
+        plan: that the job belongs to.
+        store: of the preprocessed cases.
+        folder: of this training; holds checkpoint and model.
+        logger: for events.
+        device: cpu, cuda or mps.
+        stop: asked before every iteration; True saves and stops.
+
+    Returns:
+        The model file.
+
+    Raises:
+        InterruptedRunError: ``stop`` said so; the same call goes on.
+        AutosegError: the loss is not a number.
+    """
+    trainer = FoldTrainer(job, plan, store, folder, logger, device)
+    trainer.resume()
+    trainer.run(stop)
+    return trainer.save_model()
+
+
+class FoldTrainer:
+    """One training with all that it needs; see ``train_fold``."""
+
+    def __init__(self, job: TrainJob, plan: Plan, store: CaseStore, folder: Path, logger: Logger, device: str) -> None:
+        self.job, self.plan, self.store, self.folder, self.logger = job, plan, store, folder, logger
+        self.configuration: Configuration = plan.configuration(job.configuration)
+        self.spec = self.configuration.training
+        network = build_network(self.configuration.network, seed=job.seed)
+        self.execution = self._execution(network, device)
+        self.network: nn.Module = place(network, self.execution, self.configuration.dimensions)
+        self.forward = compiled(self.network, self.execution)
+        self.loss: Loss = plugins.load("loss", self.spec.loss)(plan.labels, batch_dice=self.spec.batch_dice)
+        self.schedule = plugins.load("schedule", self.spec.schedule)
+        average = None if self.spec.ema_decay is None else WeightAverage(self.network.state_dict(), self.spec.ema_decay)
+        self.state = TrainState(job, self.network, make_optimizer(self.spec, self.network.parameters()), average)
+
+    def _execution(self, network: nn.Module, device: str) -> ExecutionPath:
+        """How to run on this device: what an earlier run of this training chose, else measured now and kept."""
+
+        def choose() -> ExecutionPath:
+            self.logger.event("message", text=f"choosing the fastest way to run the network on {device}")
+            return choose_execution(
+                network,
+                self.configuration.network.input_channels,
+                self.configuration.patch_size,
+                self.configuration.batch_size,
+                device=device,
+                iterations=self.job.iterations,
+            )
+
+        path = keep(self.folder / "execution.json", ExecutionPath, choose, valid=lambda kept: kept.device == device)
+        self.logger.event("execution", **{name: getattr(path, name) for name in path.__struct_fields__})
+        return path
+
+    @property
+    def checkpoint(self) -> Path:
+        """The newest state."""
+        return self.folder / "checkpoint.safetensors"
+
+    def resume(self) -> None:
+        """Goes back to the checkpoint, if there is one."""
+        if self.checkpoint.is_file():
+            self.state.load(self.checkpoint)
+            self.logger.event("resumed", iteration=self.state.iteration)
+
+    def loader(self, *, train: bool) -> PatchLoader:
+        """Patches of the training cases, augmented, or of the held-out cases as they are."""
+        recipe: Recipe = Recipe()
+        if train:
+            recipe = plugins.load("recipe", self.configuration.augmentation.recipe)(self.configuration.augmentation)
+        cases = self.job.cases.train if train else self.job.cases.val
+        return PatchLoader(
+            self.store,
+            {case: self.job.case_keys[case] for case in cases},
+            self.configuration.patch_size,
+            self.configuration.batch_size,
+            foreground_share=self.spec.foreground_share,
+            recipe=recipe,
+            seed=self.job.seed,
+            purpose=TRAINING if train else VALIDATION,
+            masked_channels=[index for index, spec in enumerate(self.plan.normalization) if spec.use_mask],
+        )
+
+    def run(self, stop: Callable[[], bool]) -> None:
+        """All iterations that are left."""
+        self.network.train()
+        begin = last_log = last_save = time.monotonic()
+        saving = 0.0
+        first, losses = self.state.iteration, []
+        for batch in self._batches(first):
+            if stop():
+                self.state.save(self.checkpoint)
+                self.logger.event("interrupted", iteration=self.state.iteration)
+                raise InterruptedRunError(
+                    f"stopped after {self.state.iteration} of {self.job.iterations} iterations; "
+                    "the same command goes on from here"
+                )
+            losses.append(self.train_step(batch))
+            done, now = self.state.iteration, time.monotonic()
+            end_of_epoch = done % self.spec.iterations_per_epoch == 0 or done == self.job.iterations
+            if now - last_log > LOG_SECONDS or end_of_epoch:
+                rate = (now - begin) / (done - first)
+                self._log(losses, rate)
+                last_log, losses = now, []
+            if end_of_epoch:
+                self._estimate()
+            if now - last_save > max(CHECKPOINT_SECONDS, 20 * saving) or end_of_epoch:
+                self.state.save(self.checkpoint)
+                last_save = time.monotonic()
+                saving = last_save - now
+
+    def _batches(self, first: int) -> Iterator[dict[str, Any]]:
+        return prefetched(self.loader(train=True), first, self.job.iterations)
+
+    def train_step(self, batch: dict[str, Any]) -> float:
+        """One iteration: learning rate, forward and backward, clipping, optimizer step, weight average."""
+        optimizer = self.state.optimizer
+        for group in optimizer.param_groups:
+            group["lr"] = self.schedule(self.spec, self.state.iteration, self.job.iterations)
+        optimizer.zero_grad(set_to_none=True)
+        value = self.forward_backward(batch)
+        if not np.isfinite(value):
+            raise AutosegError(
+                f"the loss is not a number at iteration {self.state.iteration}; the batch held "
+                f"{', '.join(sorted(set(batch['keys'])))}. The last healthy checkpoint is {self.checkpoint}"
+            )
+        nn.utils.clip_grad_norm_(self.network.parameters(), self.spec.gradient_clip_norm)
+        optimizer.step()
+        if self.state.average is not None:
+            self.state.average.update(self.network.state_dict(), self.state.iteration)
+        self.state.iteration += 1
+        return value
+
+    def forward_backward(self, batch: dict[str, Any]) -> float:
+        """Loss of a batch, with gradients left in the network."""
+        image, target = self._to_device(batch)
+        with autocast(self.execution):
+            outputs = self.forward(image)
+        loss = deeply_supervised(self.loss, outputs, target)
+        loss.backward()
+        return float(loss.detach())
+
+    def _to_device(self, batch: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
+        layout = memory_format(self.execution, self.configuration.dimensions)
+        image = torch.from_numpy(batch["data"]).to(self.execution.device).contiguous(memory_format=layout)
+        target = torch.from_numpy(batch["seg"][:, 0]).to(self.execution.device, torch.long)
+        return image, target
+
+    def _log(self, losses: list[float], seconds_per_iteration: float) -> None:
+        done, total = self.state.iteration, self.job.iterations
+        rate = self.schedule(self.spec, done - 1, total)
+        loss = float(np.mean(losses))
+        self.logger.event("progress", stage="train", done=done, total=total, detail=f"loss {loss:.3f}")
+        self.logger.event(
+            "iterations",
+            iteration=done,
+            of=total,
+            loss=loss,
+            learning_rate=rate,
+            seconds_per_iteration=seconds_per_iteration,
+            seconds_left=(total - done) * seconds_per_iteration,
+        )
+
+    @torch.no_grad()
+    def _estimate(self) -> None:
+        """Dice of the averaged weights on patches of held-out cases, from counts over all of them together.
+
+        A rough guide while training runs: the score that counts comes from whole images at the end.
+        """
+        if not self.job.cases.val or not self.spec.validation_iterations:
+            return
+        network = build_network(self.configuration.network, seed=0)
+        load_weights(network, self.state.model_weights(), source=self.checkpoint)
+        network = place(network, self.execution, self.configuration.dimensions).eval()
+        network.deep_supervision = False  # type: ignore[assignment]
+        loader, counts = self.loader(train=False), torch.zeros(3, self.loss_outputs)
+        for index in range(self.spec.validation_iterations):
+            image, target = self._to_device(loader.batch(index))
+            with autocast(self.execution):
+                logits = network(image)[0]
+            counts += self._overlap(logits, target).cpu()
+        both, predicted, wanted = counts
+        dice = torch.where(predicted + wanted > 0, 2 * both / (predicted + wanted).clamp_min(1), torch.nan)
+        values = [None if np.isnan(value) else round(value, 4) for value in dice.tolist()]
+        self.logger.event("estimate", iteration=self.state.iteration, patch_dice=values)
+
+    @property
+    def loss_outputs(self) -> int:
+        """Number of foreground entries."""
+        return len(self.plan.labels.foreground)
+
+    def _overlap(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        labels = self.plan.labels
+        known = torch.ones_like(target, dtype=torch.bool) if labels.ignore is None else target != labels.ignore_index
+        rows = []
+        winner = logits.argmax(1)
+        for position, indices in enumerate(labels.region_indices):
+            wanted = torch.isin(target, torch.tensor(indices, device=target.device)) & known
+            guess = logits[:, position] > 0 if labels.has_regions else winner == indices[0]
+            guess = guess & known
+            rows.append(torch.stack([(guess & wanted).sum(), guess.sum(), wanted.sum()]))
+        return torch.stack(rows, 1).float()
+
+    def save_model(self) -> Path:
+        """Writes the model: the weights under nnU-Net's names, with the job they come from."""
+        if self.state.iteration < self.job.iterations:
+            raise InputError("the training has not ended", file=self.folder)
+        path = self.folder / "model.safetensors"
+        save_tensors(path, self.state.model_weights(), {"plan": self.job.plan_id, "fold": self.job.fold})
+        self.logger.event("trained", iterations=self.state.iteration, file=str(path))
+        return path

@@ -1,0 +1,57 @@
+"""What flows through autoseg: frozen, keyword-only, self-checking values with one strict JSON form each."""
+
+from autoseg.values.dataset import Case, Dataset, Label, Labels
+from autoseg.values.finding import Finding, Severity
+from autoseg.values.fingerprint import CaseFingerprint, Fingerprint, IntensityProperties, Orientation
+from autoseg.values.geometry import AxisMap, Geometry, Volume
+from autoseg.values.json_form import Value, decode, digest, encode
+from autoseg.values.plan import (
+    AugmentationSpec,
+    Configuration,
+    NetworkSpec,
+    NormalizationSpec,
+    Plan,
+    ResamplingSpec,
+    TrainingSpec,
+)
+from autoseg.values.preprocessing import PreprocessRecord
+from autoseg.values.scores import CaseScore, LabelScore, MeanScore, Summary
+from autoseg.values.training import ExecutionPath, Fold, Split, TrainJob, fold_folder, select_fold
+
+__all__ = [
+    "AugmentationSpec",
+    "AxisMap",
+    "Case",
+    "CaseFingerprint",
+    "CaseScore",
+    "Configuration",
+    "Dataset",
+    "ExecutionPath",
+    "Finding",
+    "Fingerprint",
+    "Fold",
+    "Geometry",
+    "IntensityProperties",
+    "Label",
+    "LabelScore",
+    "Labels",
+    "MeanScore",
+    "NetworkSpec",
+    "NormalizationSpec",
+    "Orientation",
+    "Plan",
+    "PreprocessRecord",
+    "ResamplingSpec",
+    "Severity",
+    "Split",
+    "Summary",
+    "TrainJob",
+    "TrainingSpec",
+    "Value",
+    "Volume",
+    "decode",
+    "digest",
+    "encode",
+    "fold_folder",
+    "select_fold",
+]

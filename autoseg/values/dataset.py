@@ -1,0 +1,147 @@
+"""What the user brought: Dataset, its Cases and Labels."""
+
+from __future__ import annotations
+
+import re
+
+from autoseg.values.json_form import Value, require
+
+__all__ = ["Case", "Dataset", "Label", "Labels"]
+
+_FORBIDDEN_IN_ID = re.compile(r'[\x00-\x1f\x7f/\\:*?"<>|]')
+
+
+class Label(Value, kw_only=True):
+    """A name and the integers of the label files that belong to it; more than one integer makes it a region."""
+
+    name: str
+    values: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        require(len(self.values) > 0, f"label {self.name!r} has no values")
+        require(len(set(self.values)) == len(self.values), f"label {self.name!r} repeats a value")
+        require(all(0 <= value < 2**15 for value in self.values), f"label {self.name!r} has a value outside 0..32767")
+
+
+class Labels(Value, kw_only=True):
+    """The labels of a data set.
+
+    Attributes:
+        foreground: every label or region except background, in the order of declaration.
+        ignore: the integer of voxels that nobody annotated, if there is one.
+        region_values: with regions, the integer that each foreground entry gets in a label map; later entries
+            overwrite earlier ones. Empty without regions.
+    """
+
+    foreground: tuple[Label, ...]
+    ignore: int | None = None
+    region_values: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        require(len(self.foreground) > 0, "there is no label besides background")
+        names = [label.name for label in self.foreground]
+        require(len(set(names)) == len(names), f"label names repeat: {names}")
+        values = [value for label in self.foreground for value in label.values]
+        require(self.ignore is None or self.ignore not in values, f"ignore value {self.ignore} is also a label")
+        require(self.ignore != 0, "ignore cannot be 0: that is background")
+        if self.has_regions:
+            require(
+                len(self.region_values) == len(self.foreground),
+                f"regions need one written value each: {len(self.foreground)} regions, "
+                f"{len(self.region_values)} values in regions_class_order",
+            )
+        else:
+            require(len(set(values)) == len(values), "two labels share a value")
+            require(0 not in values, "0 is background and cannot be another label")
+            require(not self.region_values, "region_values are given, but no label is a region")
+
+    @property
+    def has_regions(self) -> bool:
+        """True if any label joins several integers; the network then has one sigmoid output per entry."""
+        return any(len(label.values) > 1 for label in self.foreground)
+
+    @property
+    def integers(self) -> tuple[int, ...]:
+        """All integers that label files may hold, background first, ignore excluded.
+
+        Inside autoseg a voxel holds the position in this list, so that gaps between integers do not matter.
+        """
+        return tuple(sorted({0, *(value for label in self.foreground for value in label.values)}))
+
+    @property
+    def ignore_index(self) -> int | None:
+        """The integer that stands for the ignore label inside autoseg, or None."""
+        return None if self.ignore is None else len(self.integers)
+
+    @property
+    def region_indices(self) -> tuple[tuple[int, ...], ...]:
+        """For each foreground entry the internal integers (positions in ``integers``) that belong to it."""
+        position = {value: index for index, value in enumerate(self.integers)}
+        return tuple(tuple(position[value] for value in label.values) for label in self.foreground)
+
+    @property
+    def output_count(self) -> int:
+        """Output channels of a network: regions, or labels with background."""
+        return len(self.foreground) if self.has_regions else len(self.integers)
+
+    @property
+    def declared_count(self) -> int:
+        """Declared entries with background and ignore, as the memory estimate of nnU-Net counts them."""
+        return len(self.foreground) + 1 + (self.ignore is not None)
+
+    @property
+    def written_values(self) -> tuple[int, ...]:
+        """The integers that stand for the foreground entries in a label map that autoseg writes."""
+        return self.region_values if self.has_regions else tuple(label.values[0] for label in self.foreground)
+
+
+class Case(Value, kw_only=True):
+    """One image with its channels and, for training, its label map.
+
+    Attributes:
+        id: its name; names the files that are made from it.
+        images: one file per channel, relative to the data set's root, with forward slashes.
+        label: the label file, or None for an image without annotation.
+    """
+
+    id: str
+    images: tuple[str, ...]
+    label: str | None = None
+
+    def __post_init__(self) -> None:
+        require(bool(self.id) and len(self.id.encode()) <= 200, f"case id {self.id!r} is empty or too long")
+        require(
+            not _FORBIDDEN_IN_ID.search(self.id) and self.id[0] not in ". " and self.id[-1] not in ". ",
+            f'case id {self.id!r} is not usable as a file name (no / \\ : * ? " < > |, no leading or final dot or space)',
+        )
+        require(len(self.images) > 0, f"case {self.id} has no image")
+
+
+class Dataset(Value, kw_only=True, tag_field="schema", tag="autoseg.dataset/1"):
+    """The user's images and labels, as understood.
+
+    Attributes:
+        name: of the data set, usually its folder.
+        root: absolute folder that the files are relative to; autoseg never writes there.
+        channels: their names, in order; the name decides the normalization.
+        labels: names and integers.
+        file_ending: of images, labels and predictions, with its dot.
+        cases: sorted by id.
+    """
+
+    name: str
+    root: str
+    channels: tuple[str, ...]
+    labels: Labels
+    file_ending: str
+    cases: tuple[Case, ...]
+
+    def __post_init__(self) -> None:
+        require(len(self.channels) > 0, "a data set needs at least one channel")
+        ids = [case.id for case in self.cases]
+        require(ids == sorted(set(ids)), "cases must be sorted by id, each once")
+
+    @property
+    def annotated_cases(self) -> tuple[Case, ...]:
+        """The cases that have a label file."""
+        return tuple(case for case in self.cases if case.label is not None)

@@ -1,0 +1,93 @@
+"""Fingerprint: what a planner may know about a data set."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from autoseg.values.dataset import Labels
+from autoseg.values.geometry import AxisMap
+from autoseg.values.json_form import Value, require
+
+__all__ = ["CaseFingerprint", "Fingerprint", "IntensityProperties", "Orientation"]
+
+#: canonical: arrays are brought to (z, y, x) running to superior, posterior, left; as_stored: as the file has them.
+Orientation = Literal["canonical", "as_stored"]
+
+
+class IntensityProperties(Value, kw_only=True):
+    """Statistics of one channel over the foreground voxels of all cases, every case with equal weight."""
+
+    mean: float
+    median: float
+    std: float
+    min: float
+    max: float
+    percentile_00_5: float
+    percentile_99_5: float
+
+
+class CaseFingerprint(Value, kw_only=True):
+    """Size and place of one case, per array axis as stored.
+
+    Attributes:
+        id: of the case.
+        spacing: in millimetres.
+        shape: in voxels, before cropping.
+        shape_after_crop: in voxels, after cropping to the bounding box of non-zero voxels.
+        to_canonical: brings the stored axes to canonical orientation.
+        planar: a 2D image.
+        label_counts: voxels per integer of the label file.
+    """
+
+    id: str
+    spacing: tuple[float, float, float]
+    shape: tuple[int, int, int]
+    shape_after_crop: tuple[int, int, int]
+    to_canonical: AxisMap
+    planar: bool
+    label_counts: dict[str, int]
+
+    @property
+    def size_kept_by_crop(self) -> float:
+        """Voxels after cropping over voxels before."""
+        before, after = 1, 1
+        for axis in range(3):
+            before *= self.shape[axis]
+            after *= self.shape_after_crop[axis]
+        return after / before
+
+
+class Fingerprint(Value, kw_only=True, tag_field="schema", tag="autoseg.fingerprint/1"):
+    """What a planner may know about a data set: sizes, spacings, intensities, channels and labels.
+
+    Attributes:
+        dataset: name of the data set.
+        channels: their names.
+        labels: names and integers.
+        file_ending: of the files.
+        cases: the annotated cases.
+        intensities: one entry per channel; None where no case has any foreground.
+    """
+
+    dataset: str
+    channels: tuple[str, ...]
+    labels: Labels
+    file_ending: str
+    cases: tuple[CaseFingerprint, ...]
+    intensities: tuple[IntensityProperties | None, ...]
+
+    def __post_init__(self) -> None:
+        require(len(self.cases) > 0, "a fingerprint needs at least one annotated case")
+        require(len(self.intensities) == len(self.channels), "intensities and channels differ in number")
+
+    def spacings(self, orientation: Orientation) -> list[tuple[float, float, float]]:
+        """Spacing of every case in millimetres, in the array order of that orientation."""
+        return [self._axes(case, orientation).reorder(case.spacing) for case in self.cases]
+
+    def shapes_after_crop(self, orientation: Orientation) -> list[tuple[int, int, int]]:
+        """Voxels of every case after cropping, in the array order of that orientation."""
+        return [self._axes(case, orientation).reorder(case.shape_after_crop) for case in self.cases]
+
+    @staticmethod
+    def _axes(case: CaseFingerprint, orientation: Orientation) -> AxisMap:
+        return case.to_canonical if orientation == "canonical" else AxisMap()

@@ -1,0 +1,75 @@
+"""The strict JSON form of every value: what is written can be read, and nothing else can.
+
+A value is a frozen, keyword-only msgspec Struct that checks itself when it is made. Documents (values with a file of
+their own) carry a schema name with a version; unknown fields, wrong types and broken rules are refused with the path of
+the field.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+import msgspec
+
+from autoseg.errors import DocumentError
+
+__all__ = ["Value", "decode", "digest", "encode", "require"]
+
+
+class Value(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Root of all values: frozen, self-checking in ``__post_init__``, one strict JSON form.
+
+    Subclasses say ``kw_only=True`` themselves: msgspec does not inherit it. A test sees to it.
+    """
+
+
+T = TypeVar("T")
+
+
+def require(condition: bool, message: str) -> None:
+    """Raises ``ValueError`` with the message unless the condition holds; for the self-checks of values."""
+    if not condition:
+        raise ValueError(message)
+
+
+def encode(value: Any) -> bytes:
+    """The JSON form, indented, with a final newline; the same value always gives the same bytes."""
+    return msgspec.json.format(msgspec.json.encode(value), indent=1) + b"\n"
+
+
+def decode(kind: type[T], data: bytes | str, *, source: Path | str | None = None) -> T:
+    """Reads a value from its JSON form.
+
+    Args:
+        kind: the type to read.
+        data: the JSON text.
+        source: the file or object it came from, for the message.
+
+    Raises:
+        DocumentError: not JSON, an unknown or missing field, a wrong type, a broken rule or another schema.
+    """
+    try:
+        value = msgspec.json.decode(data, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise DocumentError(
+            f"this is not a valid {_name(kind)} document: {error}",
+            file=source,
+            remedy="Correct the field that is named, or let autoseg write the file anew.",
+        ) from error
+    tag = getattr(getattr(kind, "__struct_config__", None), "tag", None)
+    if tag is not None and msgspec.json.decode(data).get("schema") != tag:
+        raise DocumentError("the document does not name its schema", file=source, expected=f'"schema": "{tag}"')
+    return value
+
+
+def digest(value: Any) -> str:
+    """SHA-256 of the JSON form, in hexadecimal: equal values have equal digests, on every machine."""
+    return hashlib.sha256(msgspec.json.encode(value)).hexdigest()
+
+
+def _name(kind: Any) -> str:
+    arguments = " of ".join(_name(argument) for argument in get_args(kind) if argument is not ...)
+    name = getattr(kind, "__name__", str(kind))
+    return f"{name} of {arguments}" if arguments else name

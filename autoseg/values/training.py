@@ -1,0 +1,96 @@
+"""What a training was asked to do: Fold, Split, TrainJob, and the ExecutionPath that it chose on its device."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from autoseg.errors import UnknownNameError
+from autoseg.values.json_form import Value, require
+
+__all__ = ["ExecutionPath", "Fold", "Split", "TrainJob"]
+
+
+class Fold(Value, kw_only=True):
+    """One way to divide the cases: those trained on and those held out."""
+
+    train: tuple[str, ...]
+    val: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        require(len(self.train) > 0, "a fold needs at least one training case")
+        shared = sorted(set(self.train) & set(self.val))
+        require(not shared, f"cases stand in train and val of one fold: {', '.join(shared[:5])}")
+
+
+#: The folds, in order: the JSON form is nnU-Net's ``splits_final.json``.
+Split = tuple[Fold, ...]
+
+
+class ExecutionPath(Value, kw_only=True):
+    """How a network runs on a device; chosen once by measurement and kept, so that resuming is exact.
+
+    Attributes:
+        device: cpu, cuda or mps.
+        precision: fp32, or bf16 autocast.
+        channels_last: memory format of activations and weights.
+        compiled: through torch.compile.
+        threads: of torch on the CPU.
+        reason: what was measured.
+    """
+
+    device: str
+    precision: Literal["fp32", "bf16"] = "fp32"
+    channels_last: bool = False
+    compiled: bool = False
+    threads: int = 1
+    reason: str = ""
+
+
+class TrainJob(Value, kw_only=True, tag_field="schema", tag="autoseg.train-job/1"):
+    """One training, fully specified: the same job gives the same weights on the same machine.
+
+    Attributes:
+        plan_id: content hash of the plan.
+        configuration: its name.
+        fold: index, or "full" for one model on all cases.
+        iterations: in total.
+        seed: of all random streams.
+        cases: trained on and held out.
+        case_keys: content key of every preprocessed case; a changed case makes another job.
+    """
+
+    plan_id: str
+    configuration: str
+    fold: str
+    iterations: int
+    seed: int
+    cases: Fold
+    case_keys: dict[str, str]
+
+    def __post_init__(self) -> None:
+        require(self.iterations > 0, "iterations must be positive")
+
+    def fold_folder(self) -> str:
+        """Name of the folder of this training: ``fold_0``, or ``full``."""
+        return fold_folder(self.fold)
+
+
+def fold_folder(fold: str) -> str:
+    """``fold_0`` for fold "0", ``full`` for "full"."""
+    return fold if fold == "full" else f"fold_{fold}"
+
+
+def select_fold(split: Split, fold: str) -> Fold:
+    """The cases of a fold; "full" trains on everything and holds nothing out.
+
+    Raises:
+        UnknownNameError: the split has no such fold.
+    """
+    if fold == "full":
+        return Fold(train=tuple(sorted({case for each in split for case in (*each.train, *each.val)})), val=())
+    if fold.isdigit() and int(fold) < len(split):
+        return split[int(fold)]
+    raise UnknownNameError(
+        f"there is no fold {fold!r}",
+        expected=f"0 to {len(split) - 1}, all (each of them in turn) or full (one model on all cases)",
+    )

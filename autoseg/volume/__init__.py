@@ -1,0 +1,1 @@
+"""Pure functions on arrays: reorder axes, crop, normalize, resample."""
