@@ -18,7 +18,7 @@ from autoseg.errors import AutosegError, InputError, InterruptedRunError
 from autoseg.io.case_store import CaseStore
 from autoseg.logs import Logger
 from autoseg.networks.build import build_network
-from autoseg.networks.execution import autocast, choose_execution, compiled, memory_format, place
+from autoseg.networks.execution import autocast, choose_execution, compiled, keep_freed_memory, memory_format, place
 from autoseg.networks.weights import load_weights, save_tensors
 from autoseg.training.batches import PatchLoader, prefetched
 from autoseg.training.losses import Loss, deeply_supervised
@@ -62,6 +62,8 @@ def train_fold(
         InterruptedRunError: ``stop`` said so; the same call goes on.
         AutosegError: the loss is not a number.
     """
+    if device == "cpu":
+        keep_freed_memory()
     trainer = FoldTrainer(job, plan, store, folder, logger, device)
     trainer.resume()
     trainer.run(stop)
