@@ -5,6 +5,7 @@ Every stage takes values and gives values; where two rooms must meet, this modul
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,7 +91,7 @@ def plan_dataset(
     """
     from autoseg.fingerprinting import fingerprint_dataset
     from autoseg.io.dataset import read_dataset
-    from autoseg.networks.memory import training_bytes
+    from autoseg.networks.memory import FLOAT_BYTES, HALF_BYTES, training_bytes
 
     planner = plugins.load("planner", preset)()
     dataset, known = read_dataset(folder)
@@ -101,7 +102,8 @@ def plan_dataset(
     budget = Budget(
         memory_bytes=int(found_gib * GIBIBYTE), device=device, configurations=tuple(configurations), seed=seed
     )
-    plan = planner.plan(fingerprint, budget, training_bytes, name=name or preset.replace(":", "-"))
+    cost = functools.partial(training_bytes, activation_bytes=HALF_BYTES if device == "cuda" else FLOAT_BYTES)
+    plan = planner.plan(fingerprint, budget, cost, name=name or preset.replace(":", "-"))
     model = workspace.save(dataset, fingerprint, split, plan)
     logger.event("planned", plan=plan.id, file=str(model.path / "plan.json"))
     return Planned(plan=plan, folder=model, dataset=dataset, split=split, findings=tuple(findings))
@@ -126,7 +128,7 @@ def _folds(workspace: Workspace, dataset: Dataset) -> Split:
     cases = [case.id for case in dataset.annotated_cases]
     groups = group_by_patient(cases)
     if workspace.split_path.is_file():
-        return extend_split(read_document(Split, workspace.split_path), cases, groups)  # type: ignore[arg-type]
+        return extend_split(read_document(Split, workspace.split_path), cases, groups)
     brought = Path(dataset.root) / "splits_final.json"
     if brought.is_file():
         return read_split(brought, cases)
@@ -224,7 +226,7 @@ def train(
     model = workspace.model(plan_name)
     plan = model.plan()
     plan.configuration(configuration)
-    split: Split = read_document(Split, workspace.split_path)  # type: ignore[arg-type]
+    split: Split = read_document(Split, workspace.split_path)
     folds = [str(index) for index in range(len(split))] if fold == "all" else [fold]
     jobs = [(each, select_fold(split, each)) for each in folds]
     used = sorted({case for _, cases in jobs for case in (*cases.train, *cases.val)})

@@ -17,7 +17,7 @@ __all__ = ["GIBIBYTE", "Budget", "MemoryCost", "Planner"]
 GIBIBYTE = 2**30
 
 
-class Budget(Value, kw_only=True):
+class Budget(Value, frozen=True, kw_only=True):
     """What a plan may use.
 
     Attributes:

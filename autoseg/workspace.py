@@ -143,7 +143,7 @@ def content_hash(file: Path) -> str:
         raise UnreadableFileError(f"cannot read the file: {error.strerror or error}", file=file) from error
 
 
-class _Source(Value, kw_only=True):
+class _Source(Value, frozen=True, kw_only=True):
     size: int
     time_ns: int
     sha256: str
@@ -232,7 +232,7 @@ class ModelFolder:
         return any(self.path.glob("*/*/job.json"))
 
 
-class _WorkspaceRecord(Value, kw_only=True, tag_field="schema", tag="autoseg.workspace/1"):
+class _WorkspaceRecord(Value, frozen=True, kw_only=True, tag_field="schema", tag="autoseg.workspace/1"):
     active_plan: str
 
 

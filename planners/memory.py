@@ -26,7 +26,7 @@ FIRST_PATCH = {2: 2048**2, 3: 256**3}
 SMALLEST_BATCH = 2
 
 
-class FittedPatch(Value, kw_only=True):
+class FittedPatch(Value, frozen=True, kw_only=True):
     """A patch and batch within the budget.
 
     Attributes:
@@ -73,7 +73,8 @@ def fit_patch(
     label_count: int,
     memory_bytes: int,
     cap: float = 0.05,
-    scale_2d_elements: bool,
+    scale_2d_elements: bool = False,
+    cost: Callable[[Topology, int], int] | None = None,
 ) -> FittedPatch:
     """The largest patch with the image's proportions that fits the budget, and the batch that fills it.
 
@@ -86,19 +87,26 @@ def fit_patch(
         cap: see ``dataset_voxels``.
         scale_2d_elements: nnU-Net's rule for the plain network: the patch may grow until only a batch of two fits, where
             the batch is otherwise kept at its reference (12 in 2D).
+        cost: predicted bytes of a topology and batch; the plan keeps within the budget by it, too. None: by the count only.
     """
     dimensions = len(spacing)
     reference = REFERENCE_ELEMENTS[dimensions] * memory_bytes / REFERENCE_BYTES
     batch = REFERENCE_BATCH[dimensions]
     factor = 2 / batch if scale_2d_elements else 1.0
 
+    def over_budget(topology: Topology, batch_size: int) -> bool:
+        return cost is not None and cost(topology, batch_size) > memory_bytes
+
     def too_large(topology: Topology) -> bool:
-        return feature_elements(topology, topology.patch_size, label_count) * factor > reference
+        elements = feature_elements(topology, topology.patch_size, label_count)
+        return elements * factor > reference or over_budget(topology, SMALLEST_BATCH)
 
     largest = network_topology(spacing, _first_patch(spacing, shape))
     topology = _shrink(largest, spacing, shape, too_large)
     elements = feature_elements(topology, topology.patch_size, label_count)
-    by_memory = round(reference / elements * batch)
+    by_memory = max(SMALLEST_BATCH, round(reference / elements * batch))
+    while by_memory > SMALLEST_BATCH and over_budget(topology, by_memory):
+        by_memory -= 1
     by_dataset = round(dataset_voxels * cap / math.prod(topology.patch_size))
     batch_size = max(SMALLEST_BATCH, min(by_memory, by_dataset))
     return FittedPatch(
@@ -131,7 +139,9 @@ def _shrink(
     topology: Topology, spacing: Sequence[float], shape: Sequence[float], too_large: Callable[[Topology], bool]
 ) -> Topology:
     """Takes one pooling step off the axis that covers most of the image, until the patch fits."""
-    while too_large(topology):
+    while too_large(topology) and any(
+        edge > step for edge, step in zip(topology.patch_size, topology.divisor, strict=True)
+    ):
         patch = list(topology.patch_size)
         # of equal shares the highest axis shrinks
         axis = max(range(len(patch)), key=lambda axis: (patch[axis] / shape[axis], axis))

@@ -14,7 +14,7 @@ Triple = tuple[float, float, float]
 ANISOTROPY = 3
 
 
-class TargetSpacing(Value, kw_only=True):
+class TargetSpacing(Value, frozen=True, kw_only=True):
     """The spacing of full resolution in millimetres, per array axis, and why."""
 
     spacing: Triple

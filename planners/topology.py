@@ -15,7 +15,7 @@ SMALLEST_EDGE = 4
 SPACING_FACTOR = 2
 
 
-class Topology(Value, kw_only=True):
+class Topology(Value, frozen=True, kw_only=True):
     """The shape of a U-Net.
 
     Attributes:

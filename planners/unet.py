@@ -23,6 +23,7 @@ from planners.augmentation import augmentation, left_right_pairs
 from planners.intensity import normalization
 from planners.memory import CONVOLUTIONS, FittedPatch, features_per_stage, fit_patch
 from planners.spacing import axis_order, median_shape, target_spacing
+from planners.topology import Topology
 
 __all__ = ["DefaultPlanner", "NnunetPlanner"]
 
@@ -31,7 +32,7 @@ Triple = tuple[float, float, float]
 LEFT_RIGHT_AXIS = 2
 
 
-class _Grid(Value, kw_only=True):
+class _Grid(Value, frozen=True, kw_only=True):
     """What the configurations of one plan share, in the plan's axis order."""
 
     order: tuple[int, int, int]
@@ -42,7 +43,7 @@ class _Grid(Value, kw_only=True):
     blocked_axes: tuple[int, ...]
 
 
-class _Style(Value, kw_only=True):
+class _Style(Value, frozen=True, kw_only=True):
     """What makes one planner differ from the other."""
 
     name: Literal["default", "nnunet"]
@@ -124,6 +125,10 @@ def _configuration(
     style: _Style, name: str, grid: _Grid, fingerprint: Fingerprint, budget: Budget, cost: MemoryCost
 ) -> Configuration:
     first = 1 if name == "2d" else 0
+
+    def predicted(topology: Topology, batch_size: int) -> int:
+        return cost(_network(fingerprint, topology), topology.patch_size, batch_size)
+
     fitted = fit_patch(
         grid.spacing[first:],
         grid.shape[first:],
@@ -131,10 +136,29 @@ def _configuration(
         label_count=fingerprint.labels.declared_count,
         memory_bytes=budget.memory_bytes,
         scale_2d_elements=style.scale_2d_elements,
+        cost=None if style.name == "nnunet" else predicted,
     )
     topology = fitted.topology
+    return Configuration(
+        name=name,
+        spacing=(None, *grid.spacing[1:]) if name == "2d" else grid.spacing,
+        median_shape=grid.shape,
+        patch_size=topology.patch_size,
+        batch_size=fitted.batch_size,
+        network=_network(fingerprint, topology),
+        training=_training(style, batch_dice=name == "2d", device=budget.device),
+        augmentation=augmentation(
+            topology.patch_size, blocked_axes=[axis - first for axis in grid.blocked_axes if axis >= first]
+        ),
+        resampling=ResamplingSpec(separate_axis_order=style.separate_axis_order),
+        expected_memory_bytes=predicted(topology, fitted.batch_size),
+        reasons=_configuration_reasons(style, name, grid, fitted, budget),
+    )
+
+
+def _network(fingerprint: Fingerprint, topology: Topology) -> NetworkSpec:
     stages = len(topology.strides)
-    network = NetworkSpec(
+    return NetworkSpec(
         input_channels=len(fingerprint.channels),
         output_channels=fingerprint.labels.output_count,
         features=features_per_stage(stages, len(topology.patch_size)),
@@ -142,21 +166,6 @@ def _configuration(
         strides=topology.strides,
         encoder_convolutions=(CONVOLUTIONS,) * stages,
         decoder_convolutions=(CONVOLUTIONS,) * (stages - 1),
-    )
-    return Configuration(
-        name=name,
-        spacing=(None, *grid.spacing[1:]) if name == "2d" else grid.spacing,
-        median_shape=grid.shape,
-        patch_size=topology.patch_size,
-        batch_size=fitted.batch_size,
-        network=network,
-        training=_training(style, batch_dice=name == "2d", device=budget.device),
-        augmentation=augmentation(
-            topology.patch_size, blocked_axes=[axis - first for axis in grid.blocked_axes if axis >= first]
-        ),
-        resampling=ResamplingSpec(separate_axis_order=style.separate_axis_order),
-        expected_memory_bytes=cost(network, topology.patch_size, fitted.batch_size),
-        reasons=_configuration_reasons(style, name, grid, fitted, budget),
     )
 
 
@@ -208,7 +217,9 @@ def _configuration_reasons(
 ) -> dict[str, str]:
     pools = " x ".join(str(pool) for pool in fitted.topology.pools)
     coarse = max(grid.spacing) / min(grid.spacing)
-    if name == "2d":
+    if name == "2d" and grid.shape[0] == 1:
+        isotropy = "the images are 2D"
+    elif name == "2d":
         isotropy = "slices of the coarsest axis; each keeps its own thickness"
     elif coarse > 3:
         isotropy = f"spacings differ by a factor of {coarse:.2g}: the coarse axis is resampled apart and pooled later"
@@ -226,6 +237,7 @@ def _configuration_reasons(
         "patch size": fitted.patch_reason,
         "pooling": f"{pools} times per axis, until the smallest feature map has an edge of 4 to 7 voxels",
         "batch size": fitted.batch_reason,
-        "memory": f"planned for {budget.memory_bytes / GIBIBYTE:.3g} GiB",
+        "memory": f"predicted for a training step; planned for {budget.memory_bytes / GIBIBYTE:.3g} GiB"
+        + (" by nnU-Net's count, which supposes 16-bit training" if style.name == "nnunet" else ""),
         "length": length,
     }

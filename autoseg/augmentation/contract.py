@@ -88,7 +88,7 @@ class FromBatchgenerators:
         return np.ascontiguousarray(result["data"][0], np.float32), changed
 
 
-class AsBatchgenerators(AbstractTransform):  # type: ignore[misc]
+class AsBatchgenerators(AbstractTransform):
     """One of our transforms in a batchgenerators pipeline; it draws from NumPy's global state, as is the rule there."""
 
     def __init__(self, transform: Transform, data_key: str = "data", label_key: str = "seg") -> None:

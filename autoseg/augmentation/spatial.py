@@ -150,5 +150,5 @@ class Mirror:
         self, image: np.ndarray, segmentation: np.ndarray, parameters: Mapping[str, Any]
     ) -> tuple[np.ndarray, np.ndarray]:
         """Flips image and segmentation alike."""
-        axes = parameters["axes"]
-        return np.flip(image, [axis + 1 for axis in axes]), np.flip(segmentation, axes)
+        axes = tuple(parameters["axes"])
+        return np.flip(image, tuple(axis + 1 for axis in axes)), np.flip(segmentation, axes)

@@ -61,7 +61,8 @@ def plan(
     cases, unlabelled = len(planned.dataset.annotated_cases), len(planned.dataset.cases)
     click.echo(
         f"\n{cases} annotated cases of {unlabelled}, {len(planned.split)} folds. Written: "
-        f"{planned.folder.path / 'plan.json'}\nNext: autoseg train {planned.plan.names[-1]} 0"
+        f"{planned.folder.path / 'plan.json'}\n"
+        + options.next_command(f"train {planned.plan.names[-1]} 0", workspace_path)
     )
 
 
@@ -83,4 +84,4 @@ def preprocess(configurations: tuple[str, ...], workspace_path: Path, plan_name:
         keys = pipeline.preprocess(workspace.existing(), configurations, plan_name=plan_name, logger=logger)
     for name, cases in keys.items():
         click.echo(f"{name}: {len(cases)} cases are ready in {workspace.path / 'preprocessed'}")
-    click.echo(f"Next: autoseg train {list(keys)[-1]} 0")
+    click.echo(options.next_command(f"train {list(keys)[-1]} 0", workspace_path))

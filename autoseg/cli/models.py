@@ -64,7 +64,7 @@ def train(
         if result.summary is not None:
             click.echo(summary_text(result.summary))
             click.echo(f"Held-out cases, on their original grids: {result.folder / 'validation'}")
-    click.echo("Next: autoseg predict -i IMAGES -o PREDICTIONS")
+    click.echo(options.next_command("predict -i IMAGES -o PREDICTIONS", workspace_path))
 
 
 @click.command()

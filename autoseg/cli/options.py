@@ -8,7 +8,9 @@ from typing import Any, TypeVar
 
 import click
 
-__all__ = ["as_json", "device", "plan_name", "print_json", "seconds", "workspace"]
+__all__ = ["as_json", "device", "next_command", "plan_name", "print_json", "seconds", "workspace"]
+
+DEFAULT_WORKSPACE = "autoseg-workspace"
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -17,7 +19,7 @@ workspace: Callable[[F], F] = click.option(
     "--workspace",
     "workspace_path",
     envvar="AUTOSEG_WORKSPACE",
-    default="autoseg-workspace",
+    default=DEFAULT_WORKSPACE,
     show_default=True,
     type=click.Path(file_okay=False, path_type=Path),
     help="Folder that keeps everything made from one data set.",
@@ -33,6 +35,12 @@ device: Callable[[F], F] = click.option(
     help="Where to compute.",
 )
 as_json: Callable[[F], F] = click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON.")
+
+
+def next_command(command: str, workspace_path: Path) -> str:
+    """The line that tells what to type next; names the workspace if it is not the usual one."""
+    named = "" if str(workspace_path) == DEFAULT_WORKSPACE else f" -w {workspace_path}"
+    return f"Next: autoseg {command}{named}"
 
 
 def print_json(value: object) -> None:

@@ -76,7 +76,7 @@ def validate_cases(
     return summary
 
 
-class PredictionRecord(Value, kw_only=True, tag_field="schema", tag="autoseg.prediction/1"):
+class PredictionRecord(Value, frozen=True, kw_only=True, tag_field="schema", tag="autoseg.prediction/1"):
     """What made the label maps of a folder, so that they can be trusted, repeated and scored.
 
     Attributes:

@@ -18,7 +18,7 @@ from autoseg.workspace import ModelFolder, read_document
 __all__ = ["Choice", "choose_model", "load_predictor", "validation_dice"]
 
 
-class Choice(Value, kw_only=True):
+class Choice(Value, frozen=True, kw_only=True):
     """A trained model: a configuration and the folds that are averaged.
 
     ``dice`` is the mean validation Dice over these folds, None where none was scored.

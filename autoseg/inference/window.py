@@ -37,8 +37,7 @@ def tiles(shape: Sequence[int], patch: Sequence[int], step: float = STEP) -> Ite
         list(range(size)) if edge == 1 else tile_positions(size, edge, step)
         for size, edge in zip(shape, patch, strict=True)
     ]
-    for first, second, third in itertools.product(*axes):
-        yield (first, second, third)
+    yield from itertools.product(axes[0], axes[1], axes[2])
 
 
 def padding_to(shape: Sequence[int], patch: Sequence[int]) -> list[tuple[int, int]]:

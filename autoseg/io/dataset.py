@@ -238,7 +238,7 @@ def read_inputs(path: Path, channels: Sequence[str]) -> tuple[Case, ...]:
         for id_ in [id_ for id_, found in suffixed.items() if 0 not in found]:
             plain.update({split_ending(name)[0]: name for name in suffixed.pop(id_).values()})
         for id_, name in plain.items():
-            suffixed[id_][0] = name if 0 not in suffixed[id_] else suffixed[id_][0]
+            suffixed[id_].setdefault(0, name)
     elif plain:
         raise FindingsError(
             f"these files do not say which of the {len(channels)} channels they are ({', '.join(channels)}):",
@@ -258,7 +258,7 @@ def read_split(path: Path, cases: Sequence[str]) -> Split:
     Raises:
         InputError: not its form, or cases that the data set does not have.
     """
-    split: Split = decode(Split, path.read_bytes(), source=path)  # type: ignore[arg-type]
+    split: Split = decode(Split, path.read_bytes(), source=path)
     surplus = sorted({case for fold in split for case in (*fold.train, *fold.val)} - set(cases))
     if surplus:
         raise InputError(

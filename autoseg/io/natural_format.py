@@ -21,12 +21,12 @@ class NaturalFormat:
 
     def read(self, path: Path) -> Volume:
         """The pixels as ``(channels, 1, y, x)``; colours are channels."""
-        from skimage import io
+        from skimage.io import imread
 
         if not path.is_file():
             raise UnreadableFileError("there is no such file", file=path)
         try:
-            pixels = np.asarray(io.imread(path))
+            pixels = np.asarray(imread(path))
         except Exception as error:  # the libraries behind raise whatever they like
             raise UnreadableFileError(
                 f"cannot read this as an image: {error}", file=path, remedy="Restore or remove the file."
@@ -39,9 +39,9 @@ class NaturalFormat:
 
     def write(self, path: Path, volume: Volume) -> None:
         """Writes the label map as grey values, 8 or 16 bits."""
-        from skimage import io
+        from skimage.io import imsave
 
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as beside, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # "low contrast image": label maps are
-            io.imsave(beside, volume.array[0, 0], check_contrast=False)
+            imsave(beside, volume.array[0, 0], check_contrast=False)

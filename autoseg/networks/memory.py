@@ -13,7 +13,7 @@ from autoseg.values import NetworkSpec
 
 __all__ = ["parameter_count", "training_bytes"]
 
-FLOAT_BYTES = 4
+FLOAT_BYTES, HALF_BYTES = 4, 2
 #: Weights, gradients and two moments (AdamW), plus the moving average.
 COPIES_OF_WEIGHTS = 5
 #: Allocations are rounded up and leave holes.
@@ -41,13 +41,16 @@ def _stack(channels: int, features: int, kernel: int, count: int) -> int:
     return first + rest + 3 * count * features  # bias, and scale and shift of the norm
 
 
-def training_bytes(spec: NetworkSpec, patch_size: Sequence[int], batch_size: int) -> int:
-    """Predicted peak memory of one training step in float32 with AdamW.
+def training_bytes(
+    spec: NetworkSpec, patch_size: Sequence[int], batch_size: int, *, activation_bytes: int = FLOAT_BYTES
+) -> int:
+    """Predicted peak memory of one training step with AdamW.
 
     Args:
         spec: the network.
         patch_size: voxels per axis.
         batch_size: patches.
+        activation_bytes: of a feature-map element: 4, or 2 under 16-bit autocast.
     """
     size, elements, largest = list(patch_size), spec.input_channels * math.prod(patch_size), 0
     for stage, features in enumerate(spec.features):
@@ -58,5 +61,5 @@ def training_bytes(spec: NetworkSpec, patch_size: Sequence[int], batch_size: int
             elements += (2 * spec.decoder_convolutions[stage] + 2) * features * voxels  # 2: the joined maps
             elements += 3 * spec.output_channels * voxels  # logits, probabilities, target
         largest = max(largest, 2 * features * voxels)
-    step = (elements + 2 * largest) * batch_size + COPIES_OF_WEIGHTS * parameter_count(spec)
-    return int(step * FLOAT_BYTES * OVERHEAD)
+    activations = (elements + 2 * largest) * batch_size * activation_bytes
+    return int((activations + COPIES_OF_WEIGHTS * parameter_count(spec) * FLOAT_BYTES) * OVERHEAD)

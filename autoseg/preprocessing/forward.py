@@ -47,7 +47,7 @@ def working_axes(geometry: Geometry, plan: Plan) -> AxisMap:
     return orient.then(AxisMap(order=plan.axis_order))
 
 
-class _Parameters(Value, kw_only=True):
+class _Parameters(Value, frozen=True, kw_only=True):
     version: int
     orientation: str
     axis_order: tuple[int, int, int]

@@ -35,14 +35,14 @@ def draw_overlays(path: Path, cases: Sequence[Shown]) -> None:
     Each row shows the slice with most reference foreground, turned to the usual view (patient's right on the left), with
     the pixels stretched to equal millimetres.
     """
-    from skimage import io
+    from skimage.io import imsave
 
     rows = [_row(case) for case in cases]
     width = max(row.shape[1] for row in rows)
     padded = [np.pad(row, ((0, GAP), (0, width - row.shape[1]), (0, 0))) for row in rows]
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as beside:
-        io.imsave(beside, np.concatenate(padded)[:-GAP], check_contrast=False)
+        imsave(beside, np.concatenate(padded)[:-GAP], check_contrast=False)
 
 
 def _row(case: Shown) -> np.ndarray:

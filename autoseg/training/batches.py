@@ -6,6 +6,7 @@ The loader is batchgenerators' ``SlimDataLoaderBase``; its batches are dictionar
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 from collections.abc import Iterator, Sequence
@@ -45,7 +46,7 @@ def crop_padded(array: np.ndarray, start: Sequence[int], shape: Sequence[int], f
     return result
 
 
-class PatchLoader(SlimDataLoaderBase):  # type: ignore[misc]
+class PatchLoader(SlimDataLoaderBase):
     """Makes the batch of any iteration, always the same one.
 
     Args:
@@ -167,19 +168,18 @@ def prefetched(loader: PatchLoader, first: int, last: int, *, ahead: int = 3) ->
 
     def put(item: dict[str, Any] | Exception) -> None:
         while not ended.is_set():
-            try:
-                return ready.put(item, timeout=0.2)
-            except queue.Full:
-                continue
+            with contextlib.suppress(queue.Full):
+                ready.put(item, timeout=0.2)
+                break
 
     def work() -> None:
-        for iteration in range(first, last):
-            if ended.is_set():
-                return
-            try:
+        try:
+            for iteration in range(first, last):
+                if ended.is_set():
+                    break
                 put(loader.batch(iteration))
-            except Exception as error:  # raised where the batch is wanted
-                return put(error)
+        except Exception as error:  # raised where the batch is wanted
+            put(error)
 
     thread = threading.Thread(target=work, name="autoseg-batches", daemon=True)
     thread.start()

@@ -71,10 +71,9 @@ class DiceCrossEntropy:
         assert self.region_table is not None
         wanted = self.region_table.to(target.device)[target].movedim(-1, 1).to(logits.dtype)
         entropy = F.binary_cross_entropy_with_logits(logits, wanted, reduction="none").mean(1)
-        if known is None:
-            cross_entropy = entropy.mean()
-        else:
-            cross_entropy = (entropy * known).sum() / known.sum().clamp_min(1)
+        known_entropy = entropy if known is None else entropy * known
+        count = entropy.numel() if known is None else known.sum().clamp_min(1)
+        cross_entropy = known_entropy.sum() / count
         probabilities = logits.sigmoid()
         dice = [self._dice(probabilities[:, region], wanted[:, region], known) for region in range(self.outputs)]
         return cross_entropy - torch.stack(dice).mean()

@@ -11,7 +11,7 @@ __all__ = ["Case", "Dataset", "Label", "Labels"]
 _FORBIDDEN_IN_ID = re.compile(r'[\x00-\x1f\x7f/\\:*?"<>|]')
 
 
-class Label(Value, kw_only=True):
+class Label(Value, frozen=True, kw_only=True):
     """A name and the integers of the label files that belong to it; more than one integer makes it a region."""
 
     name: str
@@ -23,7 +23,7 @@ class Label(Value, kw_only=True):
         require(all(0 <= value < 2**15 for value in self.values), f"label {self.name!r} has a value outside 0..32767")
 
 
-class Labels(Value, kw_only=True):
+class Labels(Value, frozen=True, kw_only=True):
     """The labels of a data set.
 
     Attributes:
@@ -95,7 +95,7 @@ class Labels(Value, kw_only=True):
         return self.region_values if self.has_regions else tuple(label.values[0] for label in self.foreground)
 
 
-class Case(Value, kw_only=True):
+class Case(Value, frozen=True, kw_only=True):
     """One image with its channels and, for training, its label map.
 
     Attributes:
@@ -117,7 +117,7 @@ class Case(Value, kw_only=True):
         require(len(self.images) > 0, f"case {self.id} has no image")
 
 
-class Dataset(Value, kw_only=True, tag_field="schema", tag="autoseg.dataset/1"):
+class Dataset(Value, frozen=True, kw_only=True, tag_field="schema", tag="autoseg.dataset/1"):
     """The user's images and labels, as understood.
 
     Attributes:

@@ -12,7 +12,7 @@ __all__ = ["Finding", "Severity"]
 Severity = Literal["error", "warning", "note"]
 
 
-class Finding(Value, kw_only=True):
+class Finding(Value, frozen=True, kw_only=True):
     """One thing seen in the data: an error stops, a warning may matter, a note is for the record."""
 
     severity: Severity

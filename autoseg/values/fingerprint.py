@@ -14,7 +14,7 @@ __all__ = ["CaseFingerprint", "Fingerprint", "IntensityProperties", "Orientation
 Orientation = Literal["canonical", "as_stored"]
 
 
-class IntensityProperties(Value, kw_only=True):
+class IntensityProperties(Value, frozen=True, kw_only=True):
     """Statistics of one channel over the foreground voxels of all cases, every case with equal weight."""
 
     mean: float
@@ -26,7 +26,7 @@ class IntensityProperties(Value, kw_only=True):
     percentile_99_5: float
 
 
-class CaseFingerprint(Value, kw_only=True):
+class CaseFingerprint(Value, frozen=True, kw_only=True):
     """Size and place of one case, per array axis as stored.
 
     Attributes:
@@ -57,7 +57,7 @@ class CaseFingerprint(Value, kw_only=True):
         return after / before
 
 
-class Fingerprint(Value, kw_only=True, tag_field="schema", tag="autoseg.fingerprint/1"):
+class Fingerprint(Value, frozen=True, kw_only=True, tag_field="schema", tag="autoseg.fingerprint/1"):
     """What a planner may know about a data set: sizes, spacings, intensities, channels and labels.
 
     Attributes:

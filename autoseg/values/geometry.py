@@ -23,7 +23,7 @@ T = TypeVar("T")
 CANONICAL_DIRECTIONS: tuple[Triple, Triple, Triple] = ((0.0, 0.0, 1.0), (0.0, 1.0, 0.0), (1.0, 0.0, 0.0))
 
 
-class AxisMap(Value, kw_only=True):
+class AxisMap(Value, frozen=True, kw_only=True):
     """A reordering of three array axes with flips: axis ``i`` of the result is axis ``order[i]`` of the source.
 
     ``flipped[i]`` tells whether axis ``i`` of the result runs against its source axis. There are 48 of these; they form
@@ -52,7 +52,7 @@ class AxisMap(Value, kw_only=True):
         return AxisMap(order=order, flipped=_three(a != b for a, b in zip(flips, following.flipped, strict=True)))
 
 
-class Geometry(Value, kw_only=True):
+class Geometry(Value, frozen=True, kw_only=True):
     """Shape and place of a voxel grid, in array order.
 
     Attributes:

@@ -21,7 +21,7 @@ __all__ = ["Value", "decode", "digest", "encode", "require"]
 class Value(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Root of all values: frozen, self-checking in ``__post_init__``, one strict JSON form.
 
-    Subclasses say ``kw_only=True`` themselves: msgspec does not inherit it. A test sees to it.
+    Subclasses say ``frozen=True, kw_only=True`` themselves: msgspec does not hand ``kw_only`` down. A test sees to it.
     """
 
 

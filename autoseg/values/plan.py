@@ -23,7 +23,7 @@ __all__ = [
 Sizes = tuple[int, ...]
 
 
-class NetworkSpec(Value, kw_only=True):
+class NetworkSpec(Value, frozen=True, kw_only=True):
     """A U-Net in numbers; one entry per stage, highest resolution first.
 
     Attributes:
@@ -72,7 +72,7 @@ class NetworkSpec(Value, kw_only=True):
         return tuple(math.prod(stride[axis] for stride in self.strides) for axis in range(self.dimensions))
 
 
-class NormalizationSpec(Value, kw_only=True):
+class NormalizationSpec(Value, frozen=True, kw_only=True):
     """How one channel is normalized.
 
     Attributes:
@@ -88,7 +88,7 @@ class NormalizationSpec(Value, kw_only=True):
     reason: str = ""
 
 
-class ResamplingSpec(Value, kw_only=True):
+class ResamplingSpec(Value, frozen=True, kw_only=True):
     """How arrays change their grid.
 
     Attributes:
@@ -108,7 +108,7 @@ class ResamplingSpec(Value, kw_only=True):
     anisotropy_threshold: float = 3.0
 
 
-class AugmentationSpec(Value, kw_only=True):
+class AugmentationSpec(Value, frozen=True, kw_only=True):
     """What training may do to a patch.
 
     Attributes:
@@ -128,7 +128,7 @@ class AugmentationSpec(Value, kw_only=True):
         require(len(set(self.mirror_axes)) == len(self.mirror_axes), "mirror_axes repeats an axis")
 
 
-class TrainingSpec(Value, kw_only=True):
+class TrainingSpec(Value, frozen=True, kw_only=True):
     """How a network is trained.
 
     Attributes:
@@ -172,7 +172,7 @@ class TrainingSpec(Value, kw_only=True):
         require(0 <= self.foreground_share <= 1, "foreground_share must be within 0..1")
 
 
-class Configuration(Value, kw_only=True):
+class Configuration(Value, frozen=True, kw_only=True):
     """One way to look at the data: a grid, a patch, a network and its training.
 
     Attributes:
@@ -226,7 +226,7 @@ class Configuration(Value, kw_only=True):
         return (first, second, third)
 
 
-class Plan(Value, kw_only=True, tag_field="schema", tag="autoseg.plan/1"):
+class Plan(Value, frozen=True, kw_only=True, tag_field="schema", tag="autoseg.plan/1"):
     """Everything that makes an experiment; with weights beside it, everything that prediction needs.
 
     Attributes:

@@ -10,7 +10,7 @@ __all__ = ["PreprocessRecord"]
 Sizes = tuple[int, int, int]
 
 
-class PreprocessRecord(Value, kw_only=True, tag_field="schema", tag="autoseg.preprocess-record/1"):
+class PreprocessRecord(Value, frozen=True, kw_only=True, tag_field="schema", tag="autoseg.preprocess-record/1"):
     """What happened to one case on its way to the network, in order.
 
     Attributes:

@@ -13,7 +13,7 @@ __all__ = ["CaseScore", "LabelScore", "MeanScore", "Summary"]
 _NNUNET_NAMES = {"dice": "Dice", "iou": "IoU", "tp": "TP", "fp": "FP", "fn": "FN", "tn": "TN"}
 
 
-class LabelScore(Value, kw_only=True, rename=_NNUNET_NAMES):
+class LabelScore(Value, frozen=True, kw_only=True, rename=_NNUNET_NAMES):
     """Overlap of one label in one case; counts are voxels where the reference is known.
 
     ``dice`` and ``iou`` are None where the label is in neither the reference nor the prediction.
@@ -29,7 +29,7 @@ class LabelScore(Value, kw_only=True, rename=_NNUNET_NAMES):
     n_ref: int
 
 
-class MeanScore(Value, kw_only=True, rename=_NNUNET_NAMES):
+class MeanScore(Value, frozen=True, kw_only=True, rename=_NNUNET_NAMES):
     """Means over cases (or over labels), each over the cases where the value is defined.
 
     ``cases`` is the number of cases behind ``dice`` and ``iou``.
@@ -46,7 +46,7 @@ class MeanScore(Value, kw_only=True, rename=_NNUNET_NAMES):
     cases: int
 
 
-class CaseScore(Value, kw_only=True):
+class CaseScore(Value, frozen=True, kw_only=True):
     """One case: label integer (a region: its printed tuple of integers) to score."""
 
     metrics: dict[str, LabelScore]
@@ -54,7 +54,7 @@ class CaseScore(Value, kw_only=True):
     reference_file: str
 
 
-class Summary(Value, kw_only=True):
+class Summary(Value, frozen=True, kw_only=True):
     """All cases and their means.
 
     Attributes:

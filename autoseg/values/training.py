@@ -10,7 +10,7 @@ from autoseg.values.json_form import Value, require
 __all__ = ["ExecutionPath", "Fold", "Split", "TrainJob"]
 
 
-class Fold(Value, kw_only=True):
+class Fold(Value, frozen=True, kw_only=True):
     """One way to divide the cases: those trained on and those held out."""
 
     train: tuple[str, ...]
@@ -26,7 +26,7 @@ class Fold(Value, kw_only=True):
 Split = tuple[Fold, ...]
 
 
-class ExecutionPath(Value, kw_only=True):
+class ExecutionPath(Value, frozen=True, kw_only=True):
     """How a network runs on a device; chosen once by measurement and kept, so that resuming is exact.
 
     Attributes:
@@ -46,7 +46,7 @@ class ExecutionPath(Value, kw_only=True):
     reason: str = ""
 
 
-class TrainJob(Value, kw_only=True, tag_field="schema", tag="autoseg.train-job/1"):
+class TrainJob(Value, frozen=True, kw_only=True, tag_field="schema", tag="autoseg.train-job/1"):
     """One training, fully specified: the same job gives the same weights on the same machine.
 
     Attributes:
