@@ -9,9 +9,7 @@ import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
-
-import msgspec
+from typing import TYPE_CHECKING
 
 from autoseg import plugins
 from autoseg.errors import InputError
@@ -28,7 +26,7 @@ __all__ = ["Planned", "Predicted", "Trained", "evaluate", "plan_dataset", "predi
 
 SILENT = SilentLogger()
 NEVER: Callable[[], bool] = lambda: False  # noqa: E731
-DEFAULT_BUDGET_GIB = 8.0
+DEFAULT_BUDGET = 8 * GIBIBYTE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,16 +89,21 @@ def plan_dataset(
     """
     from autoseg.fingerprinting import fingerprint_dataset
     from autoseg.io.dataset import read_dataset
+    from autoseg.networks.execution import free_memory, resolve_device
     from autoseg.networks.memory import FLOAT_BYTES, HALF_BYTES, training_bytes
+    from autoseg.splitting import current_split
 
     planner = plugins.load("planner", preset)()
     dataset, known = read_dataset(folder)
     _check_same_dataset(workspace, dataset)
     fingerprint, findings = fingerprint_dataset(dataset, known, workspace, executor or ThreadExecutor(), logger)
-    split = _folds(workspace, dataset)
-    device, found_gib = _device_memory() if memory_gib is None else (_device_kind(), memory_gib)
+    split = current_split(workspace, dataset)
+    device = resolve_device("auto")
     budget = Budget(
-        memory_bytes=int(found_gib * GIBIBYTE), device=device, configurations=tuple(configurations), seed=seed
+        memory_bytes=int(memory_gib * GIBIBYTE) if memory_gib else free_memory(device) or DEFAULT_BUDGET,
+        device=device,
+        configurations=tuple(configurations),
+        seed=seed,
     )
     cost = functools.partial(training_bytes, activation_bytes=HALF_BYTES if device == "cuda" else FLOAT_BYTES)
     plan = planner.plan(fingerprint, budget, cost, name=name or preset.replace(":", "-"))
@@ -118,38 +121,6 @@ def _check_same_dataset(workspace: Workspace, dataset: Dataset) -> None:
             expected=dataset.name,
             remedy="Name another workspace with -w.",
         )
-
-
-def _folds(workspace: Workspace, dataset: Dataset) -> Split:
-    """The folds: those there are, extended by new cases; else those that came with the data set; else made now."""
-    from autoseg.io.dataset import read_split
-    from autoseg.splitting import extend_split, group_by_patient, split_cases
-
-    cases = [case.id for case in dataset.annotated_cases]
-    groups = group_by_patient(cases)
-    if workspace.split_path.is_file():
-        return extend_split(read_document(Split, workspace.split_path), cases, groups)
-    brought = Path(dataset.root) / "splits_final.json"
-    if brought.is_file():
-        return read_split(brought, cases)
-    return split_cases(cases, groups)
-
-
-def _device_kind() -> Literal["cpu", "cuda", "mps"]:
-    from autoseg.networks.execution import resolve_device
-
-    kind = resolve_device("auto")
-    return "cuda" if kind == "cuda" else "mps" if kind == "mps" else "cpu"
-
-
-def _device_memory() -> tuple[Literal["cpu", "cuda", "mps"], float]:
-    """The device that would train, and the GiB that it has free; without a GPU the default budget."""
-    kind = _device_kind()
-    if kind == "cuda":
-        import torch
-
-        return kind, torch.cuda.mem_get_info()[0] / GIBIBYTE
-    return kind, DEFAULT_BUDGET_GIB
 
 
 def preprocess(
@@ -222,6 +193,7 @@ def train(
         InterruptedRunError: ``stop`` said so.
     """
     from autoseg.networks.execution import resolve_device
+    from autoseg.training.job import job_to_do
 
     model = workspace.model(plan_name)
     plan = model.plan()
@@ -245,7 +217,7 @@ def train(
             case_keys={case: keys[case] for case in sorted((*cases.train, *cases.val))},
         )
         folder = model.fold(configuration, each)
-        job = _job_to_do(folder / "job.json", wanted, exact_length=iterations is not None)
+        job = job_to_do(folder / "job.json", wanted, exact_length=iterations is not None)
         results.append(_train_one(workspace, model, plan, job, folder, resolve_device(device), logger, stop))
     return results
 
@@ -253,36 +225,6 @@ def train(
 def _planned_iterations(plan: Plan, configuration: str) -> int:
     training = plan.configuration(configuration).training
     return training.epochs * training.iterations_per_epoch
-
-
-def _job_to_do(path: Path, wanted: TrainJob, *, exact_length: bool) -> TrainJob:
-    """The job that stands in the folder if it is the wanted one, else, if none stands there, the wanted one.
-
-    Without ``exact_length``, a training of any length is gone on with.
-
-    Raises:
-        InputError: another training stands there.
-    """
-    if not path.is_file():
-        return wanted
-    there = read_document(TrainJob, path)
-    if not exact_length:
-        wanted = msgspec.structs.replace(wanted, iterations=there.iterations)
-    changed = [name for name in there.__struct_fields__ if getattr(there, name) != getattr(wanted, name)]
-    if not changed:
-        return there
-    if changed == ["iterations"]:
-        found, expected = f"{there.iterations} iterations", str(wanted.iterations)
-    else:
-        named = {"case_keys": "the content of cases", "cases": "the folds", "plan_id": "the plan", "seed": "the seed"}
-        found, expected = ", ".join(named.get(name, name) for name in changed) + " changed since", "the same as then"
-    raise InputError(
-        "a training with other settings stands here",
-        file=path.parent,
-        found=found,
-        expected=expected,
-        remedy="Repeat it with its own settings to go on, or move its folder away to train anew.",
-    )
 
 
 def _train_one(
@@ -402,27 +344,9 @@ def evaluate(
     Returns:
         The summary, and the ids that stand in one of the folders only.
     """
-    from autoseg.evaluation.evaluate import evaluate_folders
+    from autoseg.evaluation.evaluate import evaluate_folders, find_labels
 
-    labels = labels or _find_labels(predictions, references, workspace)
+    labels = labels or find_labels(predictions, references, workspace)
     summary, alone = evaluate_folders(predictions, references, labels, executor or SerialExecutor(), logger)
     write_document(predictions / "summary.json", summary)
     return summary, alone
-
-
-def _find_labels(predictions: Path, references: Path, workspace: Workspace | None) -> Labels:
-    from autoseg.inference.cases import PREDICTION_RECORD, PredictionRecord
-    from autoseg.io.dataset import read_labels_of
-
-    if (predictions / PREDICTION_RECORD).is_file():
-        return read_document(PredictionRecord, predictions / PREDICTION_RECORD).labels
-    if (references.parent / "dataset.json").is_file():
-        return read_labels_of(references.parent / "dataset.json")
-    if workspace is not None and workspace.dataset_path.is_file():
-        return workspace.dataset().labels
-    raise InputError(
-        "it is not known what the labels mean",
-        file=references,
-        expected="a dataset.json beside the references, or a workspace",
-        remedy="Name the workspace with -w.",
-    )

@@ -5,16 +5,31 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 
 from autoseg.errors import InputError
-from autoseg.values import Fold, Split
+from autoseg.io.dataset import read_split
+from autoseg.values import Dataset, Fold, Split
+from autoseg.workspace import Workspace, read_document
 
-__all__ = ["extend_split", "group_by_patient", "split_cases"]
+__all__ = ["current_split", "extend_split", "group_by_patient", "split_cases"]
 
 FOLDS, SPLIT_SEED = 5, 12345
 _VISIT = re.compile(r"^(?P<stem>.*?[A-Za-z0-9])[_\-. ]+[A-Za-z]*\d+$")
+
+
+def current_split(workspace: Workspace, dataset: Dataset) -> Split:
+    """The folds: those there are, extended by new cases; else those that came with the data set; else made now."""
+    cases = [case.id for case in dataset.annotated_cases]
+    groups = group_by_patient(cases)
+    if workspace.split_path.is_file():
+        return extend_split(read_document(Split, workspace.split_path), cases, groups)
+    brought = Path(dataset.root) / "splits_final.json"
+    if brought.is_file():
+        return read_split(brought, cases)
+    return split_cases(cases, groups)
 
 
 def split_cases(cases: Sequence[str], groups: Mapping[str, str] | None = None, *, folds: int = FOLDS) -> Split:

@@ -9,11 +9,13 @@ from autoseg.evaluation.overlap import overlap_scores
 from autoseg.evaluation.summarize import summarize
 from autoseg.executors import Executor
 from autoseg.io.cases import grid_conflict, read_labels
+from autoseg.io.dataset import read_labels_of
 from autoseg.io.formats import split_ending
 from autoseg.logs import Logger
-from autoseg.values import CaseScore, Labels, Summary
+from autoseg.values import PREDICTION_RECORD, CaseScore, Labels, PredictionRecord, Summary
+from autoseg.workspace import Workspace, read_document
 
-__all__ = ["evaluate_case", "evaluate_folders", "label_files"]
+__all__ = ["evaluate_case", "evaluate_folders", "find_labels", "label_files"]
 
 
 def label_files(folder: Path) -> dict[str, Path]:
@@ -90,3 +92,23 @@ def evaluate_folders(
     if failures:
         raise CasesFailedError("evaluate", failures, len(scores))
     return summarize(scores, labels), sorted(predicted.keys() ^ wanted.keys())
+
+
+def find_labels(predictions: Path, references: Path, workspace: Workspace | None) -> Labels:
+    """What the integers mean: told by the predictions' record, else by the references' data set, else by the workspace.
+
+    Raises:
+        InputError: none of them is there.
+    """
+    if (predictions / PREDICTION_RECORD).is_file():
+        return read_document(PredictionRecord, predictions / PREDICTION_RECORD).labels
+    if (references.parent / "dataset.json").is_file():
+        return read_labels_of(references.parent / "dataset.json")
+    if workspace is not None and workspace.dataset_path.is_file():
+        return workspace.dataset().labels
+    raise InputError(
+        "it is not known what the labels mean",
+        file=references,
+        expected="a dataset.json beside the references, or a workspace",
+        remedy="Name the workspace with -w.",
+    )

@@ -16,13 +16,10 @@ from autoseg.io.cases import read_image
 from autoseg.io.formats import format_of, split_ending
 from autoseg.logs import Logger
 from autoseg.preprocessing.forward import preprocess_image
-from autoseg.values import Case, CaseScore, Labels, Plan, Summary, digest
-from autoseg.values.json_form import Value
+from autoseg.values import PREDICTION_RECORD, Case, CaseScore, Plan, PredictionRecord, Summary, digest
 from autoseg.workspace import content_hash, keep, read_document, write_document
 
-__all__ = ["PREDICTION_RECORD", "PredictionRecord", "predict_files", "validate_cases"]
-
-PREDICTION_RECORD = "autoseg-prediction.json"
+__all__ = ["predict_files", "validate_cases"]
 
 
 def validate_cases(
@@ -74,26 +71,6 @@ def validate_cases(
     summary = summarize(scores, plan.labels)
     write_document(folder / "summary.json", summary)
     return summary
-
-
-class PredictionRecord(Value, frozen=True, kw_only=True, tag_field="schema", tag="autoseg.prediction/1"):
-    """What made the label maps of a folder, so that they can be trusted, repeated and scored.
-
-    Attributes:
-        autoseg_version: that predicted.
-        plan: content hash.
-        model: configuration and folds.
-        labels: what the integers mean.
-        mirroring: whether flips were averaged.
-        cases: case id to digest of its inputs and of everything above.
-    """
-
-    autoseg_version: str
-    plan: str
-    model: str
-    labels: Labels
-    mirroring: bool
-    cases: dict[str, str]
 
 
 def predict_files(

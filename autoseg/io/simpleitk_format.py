@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,10 +39,13 @@ class SimpleITKFormat:
             raise UnreadableFileError("there is no such file", file=path)
         try:
             image = sitk.ReadImage(str(path))
-            return Volume(array=_channels_first(sitk, image), geometry=_geometry(image))
-        except (RuntimeError, ValueError) as error:
+            array = _channels_first(sitk, image)
+            if np.issubdtype(array.dtype, np.floating) and ".nii" in path.suffixes:
+                array = _with_nonfinite(array, path)
+            return Volume(array=array, geometry=_geometry(image))
+        except (RuntimeError, ValueError, OSError, EOFError) as error:
             raise UnreadableFileError(
-                f"cannot read this as an image: {_last_line(error)}", file=path, remedy="Restore or remove the file."
+                f"cannot read this as an image: {_reason(error, path)}", file=path, remedy="Restore or remove the file."
             ) from error
 
     def write(self, path: Path, volume: Volume) -> None:
@@ -97,6 +101,28 @@ def _geometry(image: SimpleITK.Image) -> Geometry:
     )
 
 
-def _last_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__
+#: NIfTI's codes of floating-point voxels.
+_NIFTI_FLOATS = {16: "f4", 64: "f8"}
+
+
+def _with_nonfinite(array: np.ndarray, path: Path) -> np.ndarray:
+    """The array with NaN and infinity as the file has them: ITK's NIfTI reader turns them into 0 without a word."""
+    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+        header = file.read(348)
+        order = "<" if header[:4] == (348).to_bytes(4, "little") else ">"
+        code = int(np.frombuffer(header, order + "i2", 1, 70)[0])
+        if code not in _NIFTI_FLOATS:
+            return array
+        begin = int(np.frombuffer(header, order + "f4", 1, 108)[0])
+        file.read(max(0, begin - len(header)))
+        stored = np.frombuffer(file.read(), order + _NIFTI_FLOATS[code], array.size).reshape(array.shape)
+    broken = ~np.isfinite(stored)
+    if broken.any():
+        array = array.copy()
+        array[broken] = stored[broken]
+    return array
+
+
+def _reason(error: Exception, path: Path) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return lines[-1].removeprefix("sitk::ERROR: ").replace(str(path), path.name)

@@ -12,6 +12,7 @@ import ctypes
 import shutil
 import time
 from collections.abc import Callable, Sequence
+from typing import Literal, cast
 
 import msgspec
 import torch
@@ -26,6 +27,7 @@ __all__ = [
     "choose_execution",
     "compiled",
     "default_execution",
+    "free_memory",
     "keep_freed_memory",
     "memory_format",
     "place",
@@ -33,6 +35,7 @@ __all__ = [
     "usable_here",
 ]
 
+Device = Literal["cpu", "cuda", "mps"]
 #: Largest difference of bf16 and fp32 logits that is taken for rounding, relative to the largest logit.
 AGREEMENT = 0.1
 #: Compiling costs about a minute; it is tried only for trainings that take many times longer.
@@ -40,7 +43,7 @@ WORTH_COMPILING_SECONDS = 1200.0
 COMPILED_GAIN = 0.95
 
 
-def resolve_device(wanted: str) -> str:
+def resolve_device(wanted: str) -> Device:
     """The device to use: "auto" takes a GPU if there is one.
 
     Raises:
@@ -48,13 +51,18 @@ def resolve_device(wanted: str) -> str:
     """
     here = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if wanted == "auto":
-        return next(device for device in ("cuda", "mps", "cpu") if here[device])
+        return "cuda" if here["cuda"] else "mps" if here["mps"] else "cpu"
     if not here.get(wanted, False):
         raise InputError(
             f"the device {wanted!r} is not available here",
             expected=" or ".join(device for device, present in here.items() if present),
         )
-    return wanted
+    return cast(Device, wanted)
+
+
+def free_memory(device: str) -> int | None:
+    """Bytes that a GPU has free; None for other devices."""
+    return int(torch.cuda.mem_get_info()[0]) if device == "cuda" else None
 
 
 def memory_format(path: ExecutionPath, dimensions: int) -> torch.memory_format:

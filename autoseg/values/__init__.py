@@ -14,11 +14,13 @@ from autoseg.values.plan import (
     ResamplingSpec,
     TrainingSpec,
 )
+from autoseg.values.prediction import PREDICTION_RECORD, PredictionRecord
 from autoseg.values.preprocessing import PreprocessRecord
 from autoseg.values.scores import CaseScore, LabelScore, MeanScore, Summary
 from autoseg.values.training import ExecutionPath, Fold, Split, TrainJob, fold_folder, select_fold
 
 __all__ = [
+    "PREDICTION_RECORD",
     "AugmentationSpec",
     "AxisMap",
     "Case",
@@ -40,6 +42,7 @@ __all__ = [
     "NormalizationSpec",
     "Orientation",
     "Plan",
+    "PredictionRecord",
     "PreprocessRecord",
     "ResamplingSpec",
     "Severity",

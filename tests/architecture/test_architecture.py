@@ -1,0 +1,85 @@
+"""The house keeps its shape: layers, light imports, deletable planners, no pickle, readable sizes."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import PROJECT
+
+SOURCES = sorted(path for package in ("autoseg", "planners") for path in (PROJECT / package).rglob("*.py"))
+HEAVY = {"torch", "numpy", "scipy", "SimpleITK", "skimage", "batchgenerators", "safetensors", "tqdm"}
+
+
+def loaded_after(statement: str) -> set[str]:
+    """Top-level modules that a fresh interpreter has after a statement."""
+    code = f"import sys\n{statement}\nprint(*sorted({{name.partition('.')[0] for name in sys.modules}}))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=PROJECT, check=True)
+    return set(done.stdout.splitlines()[-1].split())
+
+
+def test_layers_and_contracts():
+    """import-linter's contracts of setup.cfg."""
+    command = [str(Path(sys.executable).with_name("lint-imports")), "--config", "setup.cfg", "--no-cache"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=PROJECT, check=False)
+    assert done.returncode == 0, done.stdout
+
+
+def test_help_imports_nothing_heavy():
+    statement = "from autoseg.cli import autoseg\nautoseg.main(['--help'], standalone_mode=False)"
+    assert not loaded_after(statement) & HEAVY
+
+
+@pytest.mark.parametrize("command", ["plan", "preprocess", "train", "predict", "evaluate", "demo"])
+def test_help_of_commands_imports_nothing_heavy_and_has_an_example(command):
+    code = f"from autoseg.cli import autoseg\nautoseg.main(['{command}', '--help'], standalone_mode=False)"
+    assert not loaded_after(code) & HEAVY
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=PROJECT, check=True)
+    assert f"Example: autoseg {command}" in done.stdout
+
+
+def test_importing_autoseg_is_light():
+    assert not loaded_after("import autoseg") & (HEAVY | {"click", "msgspec"})
+
+
+@pytest.mark.parametrize("module", ["autoseg.values", "autoseg.planning", "planners.unet"])
+def test_values_and_planning_know_no_torch(module):
+    assert not loaded_after(f"import {module}") & {"torch", "SimpleITK", "scipy", "numpy"}
+
+
+@pytest.mark.parametrize(
+    "module", ["autoseg.training.loop", "autoseg.networks.unet", "autoseg.inference.predict", "autoseg.pipeline"]
+)
+def test_computing_needs_no_image_library(module):
+    """GPU machines may lack SimpleITK: these import, and do not load it, where it is blocked."""
+    assert "SimpleITK" not in loaded_after(
+        f"sys.modules['SimpleITK'] = None\nimport {module}\ndel sys.modules['SimpleITK']"
+    )
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(PROJECT)))
+def test_source_is_readable_and_safe(path):
+    """A module says what it is; files and functions have a readable size; nothing unpickles or evaluates."""
+    text = path.read_text()
+    tree = ast.parse(text)
+    assert ast.get_docstring(tree), "the module has no docstring"
+    assert len(text.splitlines()) <= 400
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            documented = len((ast.get_docstring(node, clean=False) or "").splitlines())
+            assert node.end_lineno is not None
+            assert node.end_lineno - node.lineno + 1 - documented <= 60, f"{node.name} is too long"
+    assert not re.search(
+        r"\bpickle\b(?!\s*(anywhere|in|,|\.|:))|weights_only\s*=\s*False|allow_pickle\s*=\s*True", text
+    )
+    assert not re.search(r"\b(eval|exec)\(", re.sub(r"\.eval\(\)", "", text))
+
+
+def test_nothing_names_machine_paths():
+    for path in SOURCES:
+        assert not re.search(r"/(home|root|work|Users)/", path.read_text()), path

@@ -1,0 +1,36 @@
+"""What several tests share: small phantoms, a plan whose network trains in seconds, and the real data if it is here."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from autoseg.phantom import write_phantom_dataset
+
+PROJECT = Path(__file__).parent.parent
+#: A planner plug of the tests' own: the default planner with a network of 8 and 16 features.
+TINY_PRESET = "tests.end_to_end.tiny:TinyPlanner"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Subprocesses of tests find the tests' own plugs, too."""
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(PROJECT), *filter(None, [os.environ.get("PYTHONPATH")])])
+
+
+@pytest.fixture(scope="session")
+def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data set of six small phantoms, each in another orientation; tests do not write to it."""
+    folder = tmp_path_factory.mktemp("data") / "Dataset001_Phantom"
+    write_phantom_dataset(folder, 6, shape=(8, 24, 24), spacing=(5.0, 2.0, 2.0))
+    return write_phantom_dataset(folder, 2, seed=100, train=False, shape=(8, 24, 24), spacing=(5.0, 2.0, 2.0))
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real data sets beside the checkout; the test is skipped where it is absent."""
+    folder = PROJECT.parent / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip("the real data sets are not here")
+    return folder

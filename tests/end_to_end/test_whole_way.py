@@ -1,0 +1,175 @@
+"""The main job from a folder of images to scored predictions, through the real commands, with a very small network."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK
+from click.testing import CliRunner
+
+from autoseg.cli import autoseg
+from tests.conftest import TINY_PRESET
+
+
+def run(*arguments: object) -> str:
+    """Runs a command in this process; its error, if any, is raised."""
+    result = CliRunner().invoke(autoseg, [str(argument) for argument in arguments])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+@pytest.fixture(scope="module")
+def trained(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A workspace with both configurations planned and trained on fold 0."""
+    workspace = tmp_path_factory.mktemp("whole") / "workspace"
+    run("plan", phantoms, "-w", workspace, "--preset", TINY_PRESET, "--name", "tiny")
+    for configuration in ("2d", "3d_fullres"):
+        run("train", configuration, "0", "-w", workspace, "--iterations", "12", "--device", "cpu")
+    return workspace
+
+
+def test_plan_is_printed_with_its_reasons(phantoms, tmp_path):
+    text = run("plan", phantoms, "-w", tmp_path / "workspace")
+    for word in (
+        "spacing",
+        "patch size",
+        "pooling",
+        "batch size",
+        "zscore",
+        "3d_fullres",
+        "6 annotated cases",
+        "5 folds",
+    ):
+        assert word in text
+    assert (tmp_path / "workspace" / "models" / "default" / "plan.json").is_file()
+    assert "Next: autoseg train 3d_fullres 0" in text
+
+
+def test_training_is_scored_on_original_grids(trained, phantoms):
+    for configuration in ("2d", "3d_fullres"):
+        folder = trained / "models" / "tiny" / configuration / "fold_0" / "validation"
+        summary = json.loads((folder / "summary.json").read_text())
+        assert summary.keys() >= {"foreground_mean", "mean", "metric_per_case"}
+        for case in summary["metric_per_case"]:
+            predicted = SimpleITK.ReadImage(str(folder / case["prediction_file"]))
+            reference = SimpleITK.ReadImage(str(phantoms / "labelsTr" / case["reference_file"]))
+            assert predicted.GetSize() == reference.GetSize()
+            np.testing.assert_allclose(predicted.GetDirection(), reference.GetDirection(), atol=1e-6)
+            both = SimpleITK.GetArrayFromImage(predicted), SimpleITK.GetArrayFromImage(reference)
+            assert case["metrics"]["1"]["TP"] == int(((both[0] == 1) & (both[1] == 1)).sum())
+
+
+def test_predict_and_evaluate(trained, phantoms, tmp_path):
+    """Best model by default; outputs on the input's own grid; scores of both paths agree."""
+    output = tmp_path / "predictions"
+    text = run("predict", "-i", phantoms / "imagesTs", "-o", output, "-w", trained)
+    assert "2 label maps" in text
+    assert "validation Dice" in text
+    for file in (phantoms / "imagesTs").iterdir():
+        image = SimpleITK.ReadImage(str(file))
+        label = SimpleITK.ReadImage(str(output / file.name.replace("_0000", "")))
+        assert label.GetSize() == image.GetSize()
+        np.testing.assert_allclose(label.GetOrigin(), image.GetOrigin(), atol=1e-4)
+        np.testing.assert_allclose(label.GetDirection(), image.GetDirection(), atol=1e-6)
+    assert "mean of labels" in run("evaluate", "-p", output, "-r", phantoms / "labelsTs", "-w", trained)
+    assert json.loads((output / "summary.json").read_text())["foreground_mean"]["Dice"] is not None
+
+
+def test_named_model_predicts_from_its_folder_alone(trained, phantoms, tmp_path):
+    """A model folder is complete in itself: moved elsewhere, without workspace and data, it predicts the same."""
+    moved = shutil.copytree(trained / "models" / "tiny", tmp_path / "moved")
+    images = phantoms / "imagesTs"
+    run("predict", "-i", images, "-o", tmp_path / "a", "-w", trained, "-c", "3d_fullres", "-f", "0")
+    run("predict", "-i", images, "-o", tmp_path / "b", "-m", moved, "-c", "3d_fullres", "-w", tmp_path / "none")
+    for file in (tmp_path / "a").glob("*.nii.gz"):
+        one, other = (
+            SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(folder / file.name)))
+            for folder in (tmp_path / "a", tmp_path / "b")
+        )
+        np.testing.assert_array_equal(one, other)
+
+
+def test_validation_equals_prediction_of_the_same_case(trained, phantoms, tmp_path):
+    """The path from files and the path from preprocessed cases give the same label map."""
+    validation = trained / "models" / "tiny" / "3d_fullres" / "fold_0" / "validation"
+    case = next(validation.glob("*.nii.gz")).name
+    image = phantoms / "imagesTr" / case.replace(".nii.gz", "_0000.nii.gz")
+    run("predict", "-i", image, "-o", tmp_path, "-w", trained, "-c", "3d_fullres", "-f", "0")
+    one, other = (
+        SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(f))) for f in (validation / case, tmp_path / case)
+    )
+    np.testing.assert_array_equal(one, other)
+
+
+def test_repeating_a_finished_training_changes_nothing(trained):
+    fold = trained / "models" / "tiny" / "2d" / "fold_0"
+    before = {path: path.stat().st_mtime_ns for path in fold.rglob("*") if path.is_file() and path.name != ".lock"}
+    run("train", "2d", "0", "-w", trained, "--device", "cpu")
+    after = {path: path.stat().st_mtime_ns for path in fold.rglob("*") if path.is_file() and path.name != ".lock"}
+    assert before == after
+
+
+def test_trained_plan_is_not_replaced(trained, phantoms):
+    """Plans do not change under their trainings; a new name makes a new plan, and the old one stays usable."""
+    with pytest.raises(Exception, match="--name NEW"):
+        run("plan", phantoms, "-w", trained, "--preset", "default", "--name", "tiny")
+    assert json.loads((trained / "models" / "tiny" / "plan.json").read_text())["planner"] == "tiny"
+
+
+def test_training_and_prediction_work_without_the_planners_package(trained, phantoms, tmp_path):
+    """With ``planners/`` blocked, an existing plan trains and predicts."""
+    workspace = shutil.copytree(trained, tmp_path / "workspace")
+    blocked = "import sys; sys.modules['planners'] = None; from autoseg.cli import main; main()"
+    for arguments in (
+        ["train", "2d", "1", "--iterations", "2", "--device", "cpu"],
+        ["predict", "-i", phantoms / "imagesTs", "-o", tmp_path / "out", "-c", "2d", "-f", "1"],
+    ):
+        command = [sys.executable, "-c", blocked, *map(str, arguments), "-w", str(workspace)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+    done = subprocess.run(
+        [sys.executable, "-c", blocked, "plan", str(phantoms), "-w", str(tmp_path / "new")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "cannot be imported" in done.stderr
+
+
+def test_training_runs_where_simpleitk_is_missing(trained, tmp_path):
+    """A machine with the preprocessed cases but without SimpleITK (and without the data set) trains and scores."""
+    workspace = shutil.copytree(trained, tmp_path / "workspace")
+    blocked = "import sys; sys.modules['SimpleITK'] = None; from autoseg.cli import main; main()"
+    command = [sys.executable, "-c", blocked, "train", "2d", "1", "--iterations", "2", "--device", "cpu"]
+    done = subprocess.run([*command, "-w", str(workspace)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert (workspace / "models" / "tiny" / "2d" / "fold_1" / "validation" / "summary.json").is_file()
+
+
+@pytest.mark.slow
+def test_killed_training_ends_in_the_same_weights(trained, tmp_path):
+    """SIGKILL at several moments, the command repeated: the same bytes as without a kill."""
+    weights = []
+    for name, kills in (("calm", []), ("killed", [6.0, 8.0, 10.0])):
+        workspace = shutil.copytree(trained, tmp_path / name)
+        arguments = ["train", "3d_fullres", "1", "-w", str(workspace), "--iterations", "60", "--device", "cpu"]
+        command = [sys.executable, "-c", "from autoseg.cli import main; main()", *arguments]
+        environment = os.environ | {"OMP_NUM_THREADS": "2"}
+        for seconds in kills:
+            try:
+                subprocess.run(command, timeout=seconds, capture_output=True, env=environment, check=False)
+            except subprocess.TimeoutExpired:  # run() has sent SIGKILL
+                continue
+        subprocess.run(command, capture_output=True, env=environment, check=True)
+        weights.append((workspace / "models" / "tiny" / "3d_fullres" / "fold_1" / "model.safetensors").read_bytes())
+    assert weights[0] == weights[1]

@@ -1,0 +1,31 @@
+"""A planner of the tests' own, in a few lines: the default one with a very small network, so that training takes seconds."""
+
+from __future__ import annotations
+
+import msgspec
+
+from autoseg.planning import Budget, MemoryCost
+from autoseg.values import Fingerprint, Plan
+from planners.unet import DefaultPlanner
+
+
+class TinyPlanner:
+    """Two stages of 8 and 16 features, batches of two."""
+
+    def plan(self, fingerprint: Fingerprint, budget: Budget, cost: MemoryCost, *, name: str) -> Plan:
+        """The default plan with every network cut to two stages."""
+        plan = DefaultPlanner().plan(fingerprint, budget, cost, name=name)
+        return msgspec.structs.replace(plan, planner="tiny", configurations=tuple(map(_tiny, plan.configurations)))
+
+
+def _tiny(configuration):
+    network = msgspec.structs.replace(
+        configuration.network,
+        features=(8, 16),
+        kernel_sizes=configuration.network.kernel_sizes[:2],
+        strides=configuration.network.strides[:2],
+        encoder_convolutions=(1, 1),
+        decoder_convolutions=(1,),
+    )
+    training = msgspec.structs.replace(configuration.training, iterations_per_epoch=10, validation_iterations=1)
+    return msgspec.structs.replace(configuration, network=network, training=training, batch_size=2)

@@ -1,0 +1,116 @@
+"""The default planner: laws that its plans keep."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import pytest
+
+from autoseg.errors import UnknownNameError
+from autoseg.networks.memory import training_bytes
+from autoseg.planning import GIBIBYTE, Budget
+from autoseg.values import AxisMap, Plan, decode, encode
+from planners.unet import DefaultPlanner, NnunetPlanner
+from tests.planners.synthetic import fingerprint
+
+GOLDEN = Path(__file__).parent / "golden"
+ISOTROPIC = [((1.0, 1.0, 1.0), (36, 50, 35), 200)]
+LARGE = [((1.0, 0.7676, 0.7676), (432, 512, 512), 131)]
+THICK = [((3.6, 0.625, 0.625), (20, 320, 320), 32)]
+
+
+def plan_of(groups, budget=None, **options):
+    return DefaultPlanner().plan(fingerprint(groups, **options), budget or Budget(), training_bytes, name="default")
+
+
+@pytest.mark.parametrize("planner", [DefaultPlanner, NnunetPlanner])
+def test_plan_equals_the_golden_document(planner):
+    """The whole plan.json; after an intended change, write it anew and read the difference."""
+    plan = planner().plan(fingerprint(THICK, labels=3), Budget(), training_bytes, name=planner.__name__)
+    expected = (GOLDEN / f"{planner.__name__}.json").read_bytes()
+    assert encode(plan) == expected
+    assert decode(Plan, expected) == plan
+
+
+@pytest.mark.parametrize("groups", [ISOTROPIC, LARGE, THICK])
+@pytest.mark.parametrize("gibibytes", [4, 8, 11, 24, 80])
+def test_no_plan_exceeds_its_budget(groups, gibibytes):
+    plan = plan_of(groups, Budget(memory_bytes=gibibytes * GIBIBYTE))
+    for configuration in plan.configurations:
+        assert configuration.expected_memory_bytes <= gibibytes * GIBIBYTE
+        assert configuration.batch_size >= 2
+
+
+@pytest.mark.parametrize("groups", [LARGE, THICK])
+def test_more_memory_never_means_less(groups):
+    """The voxels of a batch do not decrease with the budget."""
+
+    def voxels(gibibytes):
+        plan = plan_of(groups, Budget(memory_bytes=gibibytes * GIBIBYTE))
+        sizes = [configuration.patch_size for configuration in plan.configurations]
+        batches = [configuration.batch_size for configuration in plan.configurations]
+        products = [size[0] * size[1] * (size[2] if len(size) == 3 else 1) for size in sizes]
+        return [product * batch for product, batch in zip(products, batches, strict=True)]
+
+    steps = [voxels(gibibytes) for gibibytes in (4, 8, 16, 32, 64)]
+    assert all(
+        more >= less for fewer, greater in itertools.pairwise(steps) for less, more in zip(fewer, greater, strict=True)
+    )
+
+
+def test_every_patch_suits_its_network():
+    for groups, configuration in itertools.product([ISOTROPIC, LARGE, THICK], ["2d", "3d_fullres"]):
+        planned = plan_of(groups).configuration(configuration)
+        assert all(edge % step == 0 for edge, step in zip(planned.patch_size, planned.network.divisor, strict=True))
+
+
+def test_orientation_of_files_does_not_matter():
+    """Cases stored with their axes permuted give the same configurations as canonical ones."""
+    (spacing, shape, count) = THICK[0]
+    stored = AxisMap(order=(1, 2, 0), flipped=(True, False, True))  # canonical axis i is stored axis order[i]
+    back = stored.inverse()
+    permuted = [(back.reorder(spacing), back.reorder(shape), count)]
+    assert plan_of(permuted, to_canonical=stored).configurations == plan_of(THICK).configurations
+
+
+def test_left_and_right_are_not_exchanged():
+    paired = plan_of(ISOTROPIC, names=["left kidney", "right kidney"])
+    unpaired = plan_of(ISOTROPIC, names=["left atrium", "myocardium"])
+    for name, axis in (("2d", 1), ("3d_fullres", 2)):  # x is the last array axis
+        assert axis not in paired.configuration(name).augmentation.mirror_axes
+        assert axis in unpaired.configuration(name).augmentation.mirror_axes
+    assert "left kidney / right kidney" in paired.reasons["left and right"]
+
+
+def test_normalization_follows_the_channel_name():
+    plan = plan_of(ISOTROPIC, channels=["CT", "T1", "noNorm", "rescale_to_0_1", "RGB_to_0_1"])
+    schemes = [spec.scheme for spec in plan.normalization]
+    assert schemes == ["ct", "zscore", "none", "rescale_to_0_1", "rgb_to_0_1"]
+    assert plan.normalization[0].properties is not None
+
+
+def test_mask_is_used_where_cropping_removed_much():
+    assert plan_of(ISOTROPIC, crop=0.5).normalization[0].use_mask
+    assert not plan_of(ISOTROPIC, crop=0.9).normalization[0].use_mask
+
+
+def test_only_wanted_configurations_are_planned():
+    assert plan_of(ISOTROPIC, Budget(configurations=("2d",))).names == ("2d",)
+    with pytest.raises(UnknownNameError, match=r"3d_superres.*2d or 3d_fullres"):
+        plan_of(ISOTROPIC, Budget(configurations=("3d_superres",)))
+
+
+def test_flat_images_get_a_2d_plan_only():
+    plan = plan_of([((1.0, 1.0, 1.0), (1, 512, 512), 24)])
+    assert plan.names == ("2d",)
+    assert plan.configuration("2d").patch_size == (512, 512)
+    with pytest.raises(UnknownNameError, match="cannot be planned"):
+        plan_of([((1.0, 1.0, 1.0), (1, 512, 512), 24)], Budget(configurations=("3d_fullres",)))
+
+
+def test_every_choice_has_a_reason():
+    for configuration in plan_of(THICK).configurations:
+        expected = {"spacing", "anisotropy", "patch size", "pooling", "batch size", "memory", "length"}
+        assert expected <= configuration.reasons.keys()
+        assert all(configuration.reasons.values())
