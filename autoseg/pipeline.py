@@ -274,6 +274,7 @@ def predict(
     folds: Sequence[str] = (),
     device: str = "auto",
     mirroring: bool = True,
+    trust_code: bool = False,
     logger: Logger = SILENT,
 ) -> Predicted:
     """Predicts new images with a trained model: the best of the workspace, or the one that is named.
@@ -287,6 +288,7 @@ def predict(
         folds: to average; empty for all that are trained.
         device: cpu, cuda, mps or auto.
         mirroring: average over flips.
+        trust_code: let a model folder that is named, and so may come from elsewhere, run code that is no installed plug.
         logger: for events.
 
     Raises:
@@ -298,6 +300,8 @@ def predict(
     from autoseg.io.dataset import read_inputs
     from autoseg.networks.execution import resolve_device
 
+    if model is not None and not trust_code:
+        _check_no_foreign_code(model)
     model = model or (workspace or Workspace()).model()
     plan = model.plan()
     choice = choose_model(model, configuration, folds)
@@ -309,6 +313,17 @@ def predict(
     weights = [content_hash(model.fold(choice.configuration, fold) / "model.safetensors") for fold in choice.folds]
     files = predict_files(predictor, plan, digest(weights), cases, folder, target, logger)
     return Predicted(files=files, choice=choice, model=model)
+
+
+def _check_no_foreign_code(model: ModelFolder) -> None:
+    names = model.plan().code_paths
+    if names:
+        raise InputError(
+            "the model wants to run code that is not an installed plug",
+            file=model.path,
+            found=", ".join(names),
+            remedy="If you know this code and trust it, repeat the command with --trust-code.",
+        )
 
 
 def _check_outside(target: Path, source: Path, *, whole: bool) -> None:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from autoseg.cli import options
+
+if TYPE_CHECKING:
+    from autoseg.workspace import ModelFolder, Workspace
 
 __all__ = ["evaluate", "predict", "train"]
 
@@ -76,6 +80,7 @@ def train(
 @click.option("-c", "--configuration", help="Its model; the best trained one by default.")
 @click.option("-f", "--fold", "folds", multiple=True, help="Only this fold; may be repeated. All trained by default.")
 @click.option("--no-mirroring", is_flag=True, help="Do not average over flips: 4 to 8 times faster, a little worse.")
+@click.option("--trust-code", is_flag=True, help="With -m: let the model run code that is not an installed plug.")
 @options.device
 @options.as_json
 def predict(
@@ -87,6 +92,7 @@ def predict(
     configuration: str | None,
     folds: tuple[str, ...],
     no_mirroring: bool,
+    trust_code: bool,
     device: str,
     as_json: bool,
 ) -> None:
@@ -99,17 +105,18 @@ def predict(
     """
     from autoseg import pipeline
     from autoseg.cli.session import session
-    from autoseg.workspace import ModelFolder
 
     with session(workspace_path, "predict", quiet=as_json) as (workspace, logger):
         predicted = pipeline.predict(
             source,
             target,
-            model=ModelFolder(model_path) if model_path else workspace.model(plan_name),
+            workspace=workspace,
+            model=_named_model(workspace, model_path, plan_name),
             configuration=configuration,
             folds=folds,
             device=device,
             mirroring=not no_mirroring,
+            trust_code=trust_code or model_path is None,
             logger=logger,
         )
     choice = predicted.choice
@@ -121,6 +128,14 @@ def predict(
         f"{', '.join(choice.folds)} ({dice})"
     )
     click.echo(f"Next: autoseg evaluate -p {target} -r LABELS")
+
+
+def _named_model(workspace: Workspace, model_path: Path | None, plan_name: str | None) -> ModelFolder | None:
+    from autoseg.workspace import ModelFolder
+
+    if model_path is not None:
+        return ModelFolder(model_path)
+    return workspace.model(plan_name) if plan_name else None
 
 
 @click.command()

@@ -284,6 +284,15 @@ class Plan(Value, frozen=True, kw_only=True, tag_field="schema", tag="autoseg.pl
         """Hash of the content: two plans with the same id are the same experiment."""
         return digest(self)[:16]
 
+    @property
+    def code_paths(self) -> tuple[str, ...]:
+        """Names in the plan that are no entry points but ``module:name``: code that comes with somebody's files."""
+        names = {spec.scheme for spec in self.normalization}
+        for each in self.configurations:
+            names |= {each.network.architecture, each.resampling.resampler, each.augmentation.recipe}
+            names |= {each.training.loss, each.training.schedule}
+        return tuple(sorted(name for name in names if ":" in name))
+
     def configuration(self, name: str) -> Configuration:
         """The configuration of that name.
 

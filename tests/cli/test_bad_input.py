@@ -190,6 +190,18 @@ def test_damaged_plan_names_the_field(planned, tmp_path, capsys):
     assert "$.configurations[0]" in text
 
 
+def test_foreign_code_needs_trust(planned, phantoms, tmp_path, capsys):
+    """A model folder from elsewhere cannot make prediction import and call anything."""
+    train(planned)
+    model = shutil.copytree(planned / "models" / "tiny", tmp_path / "model")
+    plan = json.loads((model / "plan.json").read_text())
+    plan["configurations"][0]["network"]["architecture"] = "os:system"
+    (model / "plan.json").write_text(json.dumps(plan))
+    text = failure(capsys, "predict", "-i", phantoms / "imagesTs", "-o", tmp_path / "out", "-m", model)
+    assert "os:system" in text
+    assert "--trust-code" in text
+
+
 def test_other_settings_for_a_training_that_stands(planned, capsys):
     train(planned)
     text = failure(capsys, "train", "2d", "0", "-w", planned, "--iterations", "3")

@@ -1,0 +1,60 @@
+"""The documentation is true: its code blocks run, its links lead somewhere, its tables name what exists."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from autoseg import plugins
+from autoseg.cli import autoseg
+from tests.conftest import PROJECT
+
+PAGES = sorted((PROJECT / "docs").rglob("*.md"))
+BLOCK = re.compile(r"^```(?P<language>python|bash)(?P<options>[^\n]*)\n(?P<code>.*?)^```", re.MULTILINE | re.DOTALL)
+
+
+def runnable(page: Path) -> list[tuple[str, str]]:
+    """Language and code of the blocks of a page that are meant to run."""
+    return [(m["language"], m["code"]) for m in BLOCK.finditer(page.read_text()) if "no-run" not in m["options"]]
+
+
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if runnable(page)], ids=lambda page: str(page.relative_to(PROJECT))
+)
+def test_code_blocks_run(page, tmp_path):
+    """All blocks of a page, in order, in one empty folder."""
+    paths = [str(Path(sys.executable).parent), os.environ["PATH"]]
+    environment = os.environ | {"PATH": os.pathsep.join(paths)}
+    for language, code in runnable(page):
+        commands = (
+            [[sys.executable, "-c", code]] if language == "python" else [line.split() for line in code.splitlines()]
+        )
+        for command in commands:
+            done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+            assert done.returncode == 0, f"{command}\n{done.stderr}"
+
+
+@pytest.mark.parametrize("page", [*PAGES, PROJECT / "README.md"], ids=lambda page: str(page.relative_to(PROJECT)))
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text()):
+        if not target.startswith("http"):
+            assert (page.parent / target).exists(), target
+
+
+def test_plug_table_is_complete():
+    text = (PROJECT / "docs" / "reference" / "plugs.md").read_text()
+    rows = {line.split("|")[1].strip(): line for line in text.splitlines() if line.startswith("| ")}
+    for kind in plugins.KINDS:
+        for name in plugins.available(kind):
+            assert f"`{name}`" in rows[kind], f"{kind} {name}"
+
+
+def test_commands_are_listed():
+    text = (PROJECT / "docs" / "reference" / "command-line.md").read_text()
+    for name in autoseg.commands:
+        assert f"autoseg {name}" in text
