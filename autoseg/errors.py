@@ -102,7 +102,7 @@ class CasesFailedError(AutosegError):
 
     def __init__(self, stage: str, failures: Mapping[str, BaseException], done: int) -> None:
         self.stage, self.failures, self.done = stage, dict(failures), done
-        lines = "\n".join(f"  - {case}: {error or type(error).__name__}" for case, error in self.failures.items())
+        lines = "\n".join(f"  - {case}: {str(error) or type(error).__name__}" for case, error in self.failures.items())
         super().__init__(
             f"{stage}: {len(self.failures)} of {len(self.failures) + done} cases failed, the others are done:\n{lines}\n"
             f"  Mend or remove these cases and repeat the command: what is done is kept."

@@ -32,6 +32,7 @@ from autoseg.values import (
     decode,
     encode,
 )
+from autoseg.values.json_form import Value
 from autoseg.volume.crop import bounding_box
 from autoseg.workspace import Workspace, write_atomically
 
@@ -39,7 +40,7 @@ __all__ = ["CaseMeasurement", "fingerprint_dataset", "measure_case", "pool_finge
 
 QUANTILES = 4096
 #: Raise this when measurements change for equal files: cached ones are then made anew.
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +57,14 @@ class CaseMeasurement:
     case: CaseFingerprint
     moments: np.ndarray
     quantiles: np.ndarray
+
+
+class _Kept(Value, frozen=True, kw_only=True):
+    """What is kept of a measurement beside its arrays."""
+
+    key: str
+    case: CaseFingerprint
+    findings: tuple[Finding, ...]
 
 
 def fingerprint_dataset(
@@ -92,28 +101,29 @@ def fingerprint_dataset(
     findings.sort(key=lambda finding: (finding.severity, finding.case or "", finding.what))
     errors = [finding for finding in findings if finding.severity == "error"]
     if errors:
-        raise FindingsError(f"{dataset.name} cannot be used as it is; {len(errors)} problem(s):", findings)
+        others = f", {len(findings) - len(errors)} other findings" if len(findings) > len(errors) else ""
+        raise FindingsError(f"{dataset.name} cannot be used as it is: {len(errors)} errors{others}", findings)
     if not measurements:
         raise InputError("the data set has no annotated case", file=dataset.root, expected="images with label files")
     return pool_fingerprint(dataset, measurements), findings
 
 
 def _measured(dataset: Dataset, case: Case, workspace: Workspace) -> tuple[CaseMeasurement | None, list[Finding]]:
-    files = [Path(dataset.root, name) for name in (*case.images, case.label or "")]
+    files = [Path(dataset.root, name) for name in (*case.images, *filter(None, [case.label]))]
     if not all(file.is_file() for file in files):
         return measure_case(dataset, case)  # which says what is missing
     content = [workspace.contents.sha256(file) for file in files]
     stated = [str(FORMAT_VERSION), encode(dataset.labels).decode(), *dataset.channels, *content]
     key = hashlib.sha256("\n".join(stated).encode()).hexdigest()
     path = workspace.case_fingerprint_path(case.id)
-    kept = _load_measurement(path, key)
-    if kept is not None:
-        return kept
+    known = _load_measurement(path, key)
+    if known is not None:
+        return known
     measurement, findings = measure_case(dataset, case)
     if measurement is not None:
         arrays = {"moments": measurement.moments, "quantiles": measurement.quantiles}
-        texts = {"key": key, "case": encode(measurement.case).decode(), "findings": encode(findings).decode()}
-        write_atomically(path, to_bytes(arrays, texts))
+        kept = _Kept(key=key, case=measurement.case, findings=tuple(findings))
+        write_atomically(path, to_bytes(arrays, {"measurement": encode(kept).decode()}))
     return measurement, findings
 
 
@@ -123,15 +133,15 @@ def _load_measurement(path: Path, key: str) -> tuple[CaseMeasurement, list[Findi
         return None
     try:
         with safe_open(path, framework="np") as file:
-            texts = file.metadata() or {}
-            if texts.get("key") != key:
+            kept = decode(_Kept, (file.metadata() or {})["measurement"], source=path)
+            if kept.key != key:
                 return None
             measurement = CaseMeasurement(
-                case=decode(CaseFingerprint, texts["case"], source=path),
+                case=kept.case,
                 moments=file.get_tensor("moments"),
                 quantiles=file.get_tensor("quantiles"),
             )
-            return measurement, decode(list[Finding], texts["findings"], source=path)
+            return measurement, list(kept.findings)
     except (OSError, SafetensorError, KeyError, DocumentError):  # a damaged cache is as good as none
         return None
 
@@ -174,7 +184,7 @@ def _measure(image: Volume, labels: Volume, declared: Labels, case_id: str) -> C
     count = values.shape[1]
     ranks = ((np.arange(QUANTILES) + 0.5) / QUANTILES * count).astype(int)
     moments = np.stack([values.mean(1), values.var(1), values[:, 0], values[:, -1]], axis=1)
-    return CaseMeasurement(case=case, moments=moments, quantiles=values[:, ranks].astype(np.float32))
+    return CaseMeasurement(case=case, moments=moments, quantiles=np.ascontiguousarray(values[:, ranks], np.float32))
 
 
 def pool_fingerprint(dataset: Dataset, measurements: Sequence[CaseMeasurement]) -> Fingerprint:

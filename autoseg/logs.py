@@ -9,7 +9,7 @@ from __future__ import annotations
 import datetime
 import threading
 from pathlib import Path
-from typing import IO, Protocol
+from typing import IO, Any, Protocol
 
 import msgspec
 
@@ -58,13 +58,13 @@ class JsonLinesLogger:
         if kind == "progress":
             return
         time = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
-        line = msgspec.json.encode({"time": time, "event": kind, **fields}, enc_hook=str) + b"\n"
+        line = msgspec.json.encode({"time": time, "event": kind, **fields}, enc_hook=_plain) + b"\n"
         with self._lock:
             self._waiting.append(line)
             self._write()
 
     def _write(self) -> None:
-        if self._file is None and (self.home is None or self.home.is_dir()):
+        if self._file is None and self._waiting and (self.home is None or self.home.is_dir()):
             self._file = self._open()
         if self._file is not None:
             self._file.write(b"".join(self._waiting))
@@ -86,6 +86,11 @@ class JsonLinesLogger:
             if self._file is not None:
                 self._file.close()
                 self._file = None
+
+
+def _plain(value: Any) -> Any:
+    """Numbers of NumPy and torch as numbers, everything else as text."""
+    return value.item() if hasattr(value, "item") else str(value)
 
 
 class Loggers:

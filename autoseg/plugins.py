@@ -8,11 +8,14 @@ from __future__ import annotations
 import functools
 import importlib
 import importlib.metadata
+import re
 import sys
 from collections.abc import Mapping
 from typing import Any
 
 from autoseg.errors import MissingPartError, UnknownNameError
+
+_PATH = re.compile(r"\w+(\.\w+)*:\w+")
 
 __all__ = ["KINDS", "available", "load"]
 
@@ -55,13 +58,13 @@ def load(kind: str, name: str) -> Any:
     """
     assert kind in KINDS, kind
     points = _entry_points(kind)
-    try:
-        if name in points:
+    if name in points:
+        try:
             return points[name].load()
-        if ":" in name:
-            return _load_path(kind, name)
-    except ImportError as error:
-        raise MissingPartError(f"the {kind} {name!r} cannot be imported: {error}") from error
+        except ImportError as error:
+            raise MissingPartError(f"the {kind} {name!r} cannot be imported: {error}") from error
+    if _PATH.fullmatch(name):
+        return _load_path(kind, name)
     raise UnknownNameError(
         f"there is no {kind} {name!r}",
         expected=f"one of {', '.join(available(kind)) or 'none installed'}, or module:name",
@@ -73,7 +76,10 @@ def _load_path(kind: str, path: str) -> Any:
     module_name, _, attribute = path.partition(":")
     if "" not in sys.path:
         sys.path.insert(0, "")
-    module = importlib.import_module(module_name)
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:  # whatever the user's own file raises
+        raise MissingPartError(f"the {kind} {path!r} cannot be imported: {type(error).__name__}: {error}") from error
     if not hasattr(module, attribute):
         raise UnknownNameError(f"the module {module_name!r} has no {kind} {attribute!r}")
     return getattr(module, attribute)

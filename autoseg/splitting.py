@@ -73,8 +73,11 @@ def extend_split(split: Split, cases: Sequence[str], groups: Mapping[str, str] |
     known = {case for fold in split for case in (*fold.train, *fold.val)}
     held_out = [[case for case in fold.val if case in set(cases)] for fold in split]
     home = {(groups[case] if groups else case): index for index, fold in enumerate(held_out) for case in fold}
+    trained_on = {groups[case] if groups else case for fold in split for case in fold.train}
     for case in sorted(set(cases) - known):
         patient = groups[case] if groups else case
+        if patient in trained_on and patient not in home:
+            continue  # in somebody's own folds, a patient who is never held out stays so
         index = home.setdefault(patient, min(range(len(held_out)), key=lambda index: len(held_out[index])))
         held_out[index].append(case)
     if all(len(fold.train) + len(fold.val) == len(known) for fold in split):  # ordinary cross-validation

@@ -224,8 +224,9 @@ class ModelFolder:
 
     def trained(self, configuration: str) -> tuple[str, ...]:
         """The folds of a configuration whose training has ended: "0", "1", …, "full"."""
-        names = sorted(path.parent.name for path in (self.path / configuration).glob("*/model.safetensors"))
-        return tuple(name.removeprefix("fold_") for name in names)
+        names = [path.parent.name for path in (self.path / configuration).glob("*/model.safetensors")]
+        folds = [name.removeprefix("fold_") for name in names]
+        return tuple(sorted(folds, key=lambda fold: (len(fold), fold)))
 
     def has_trainings(self) -> bool:
         """True once any training has begun."""

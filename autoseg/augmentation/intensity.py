@@ -21,6 +21,15 @@ def _around_one(random: np.random.Generator, low: float, high: float) -> float:
     return random.uniform(low, 1) if random.random() < 0.5 else random.uniform(1, high)
 
 
+def _per_channel_draw(
+    random: np.random.Generator, probability: float, name: str, limits: tuple[float, float], channels: int
+) -> Drawn | None:
+    """With the given probability, a value around one for each channel."""
+    if random.random() >= probability:
+        return None
+    return {name: [_around_one(random, *limits) for _ in range(channels)]}
+
+
 def _per_channel(values: Sequence[float], image: np.ndarray) -> np.ndarray:
     return np.reshape(np.asarray(values, np.float32), (-1,) + (1,) * (image.ndim - 1))
 
@@ -51,9 +60,7 @@ class Brightness:
 
     def draw(self, random: np.random.Generator, shape: Sequence[int]) -> Drawn | None:
         """A factor per channel."""
-        if random.random() >= self.probability:
-            return None
-        return {"factors": [_around_one(random, *self.factors) for _ in range(shape[0])]}
+        return _per_channel_draw(random, self.probability, "factors", self.factors, shape[0])
 
     def apply(self, image: np.ndarray, segmentation: np.ndarray, parameters: Drawn) -> Arrays:
         """Multiplies."""
@@ -68,9 +75,7 @@ class Contrast:
 
     def draw(self, random: np.random.Generator, shape: Sequence[int]) -> Drawn | None:
         """A factor per channel."""
-        if random.random() >= self.probability:
-            return None
-        return {"factors": [_around_one(random, *self.factors) for _ in range(shape[0])]}
+        return _per_channel_draw(random, self.probability, "factors", self.factors, shape[0])
 
     def apply(self, image: np.ndarray, segmentation: np.ndarray, parameters: Drawn) -> Arrays:
         """Spreads, then clips to the old minimum and maximum."""
@@ -133,9 +138,7 @@ class Gamma:
 
     def draw(self, random: np.random.Generator, shape: Sequence[int]) -> Drawn | None:
         """An exponent per channel."""
-        if random.random() >= self.probability:
-            return None
-        return {"gammas": [_around_one(random, *self.gammas) for _ in range(shape[0])]}
+        return _per_channel_draw(random, self.probability, "gammas", self.gammas, shape[0])
 
     def apply(self, image: np.ndarray, segmentation: np.ndarray, parameters: Drawn) -> Arrays:
         """Bends range-normalized values, then restores mean and deviation."""

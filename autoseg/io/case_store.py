@@ -8,6 +8,7 @@ A folder holds ``record.json`` and four arrays without pickle: ``image.npy`` flo
 from __future__ import annotations
 
 import shutil
+import tokenize
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,6 +66,8 @@ class CaseStore:
             np.column_stack([np.full(len(at), label), at]) for label, at in sorted(case.locations.items()) if len(at)
         ]
         target = self._path(record.case_id, record.key)
+        if not self.has(record.case_id, record.key):  # what a kill left of a removal would stand in the way
+            shutil.rmtree(target, ignore_errors=True)
         with written_folder(target) as folder:
             np.save(folder / "image.npy", case.image)
             np.save(folder / "segmentation.npy", case.segmentation)
@@ -88,9 +91,10 @@ class CaseStore:
             segmentation = np.load(folder / "segmentation.npy", mmap_mode="r", allow_pickle=False)
             reference = np.load(folder / "reference.npy", mmap_mode="r", allow_pickle=False)
             rows = np.load(folder / "locations.npy", allow_pickle=False)
-            if image.shape[1:] != record.shape or segmentation.shape != record.shape:
-                raise ValueError(f"array shapes {image.shape}, {segmentation.shape} differ from the record")
-        except (InputError, OSError, ValueError) as error:
+            shapes = (image.shape[1:], segmentation.shape, reference.shape)
+            if shapes != (record.shape, record.shape, record.source.shape):
+                raise ValueError(f"array shapes {shapes} differ from the record")
+        except (InputError, OSError, ValueError, EOFError, SyntaxError, tokenize.TokenError) as error:
             raise InputError(
                 f"the preprocessed case is missing or damaged: {error}",
                 case=case_id,

@@ -66,7 +66,12 @@ def read_dataset(folder: Path) -> tuple[Dataset, list[Finding]]:
             expected=f"one of {', '.join(sorted(known_endings()))}",
         )
     labels = _labels(stated, description)
-    cases, findings = _tabled(stated) if stated.dataset else _discovered(folder, stated.file_ending, len(channels))
+    findings: list[Finding] = []
+    if stated.dataset:
+        table = stated.dataset.items()
+        cases = [_case(id_, tuple(entry.images), entry.label) for id_, entry in table]
+    else:
+        cases, findings = _discovered(folder, stated.file_ending, len(channels))
     annotated = sum(case.label is not None for case in cases)
     if stated.numTraining is not None and stated.numTraining != annotated:
         findings.append(
@@ -130,11 +135,6 @@ def _labels(stated: _DatasetFile, source: Path) -> Labels:
         raise DocumentError(f"the labels are not usable: {error}", file=source) from error
 
 
-def _tabled(stated: _DatasetFile) -> tuple[list[Case], list[Finding]]:
-    cases = [Case(id=id_, images=tuple(entry.images), label=entry.label) for id_, entry in stated.dataset.items()]
-    return cases, []
-
-
 def _discovered(folder: Path, ending: str, channels: int) -> tuple[list[Case], list[Finding]]:
     for name in ("imagesTr", "labelsTr"):
         if not (folder / name).is_dir():
@@ -145,17 +145,16 @@ def _discovered(folder: Path, ending: str, channels: int) -> tuple[list[Case], l
         stem, found = split_ending(file.name)
         match = _CHANNEL_SUFFIX.match(stem)
         if found.lower() != ending.lower() or match is None:
-            findings.append(
-                Finding(
-                    severity="warning",
-                    what="a file in imagesTr/ is not named like an image and is left out",
-                    file=f"imagesTr/{file.name}",
-                    expected=f"CASE_0000{ending}",
-                )
-            )
+            findings.append(_left_out(f"imagesTr/{file.name}", f"CASE_0000{ending}"))
         else:
             images[match["id"]][int(match["channel"])] = f"imagesTr/{file.name}"
-    labels = {split_ending(file.name)[0]: f"labelsTr/{file.name}" for file in _files(folder / "labelsTr")}
+    labels: dict[str, str] = {}
+    for file in _files(folder / "labelsTr"):
+        stem, found = split_ending(file.name)
+        if found.lower() != ending.lower():
+            findings.append(_left_out(f"labelsTr/{file.name}", f"CASE{ending}"))
+        else:
+            labels[stem] = f"labelsTr/{file.name}"
     cases = []
     for id_ in sorted({*images, *labels}):
         files, label = images.get(id_, {}), labels.get(id_)
@@ -169,6 +168,15 @@ def _discovered(folder: Path, ending: str, channels: int) -> tuple[list[Case], l
                 Finding(severity="note", what="an image without a label file: it is not trained on", case=id_)
             )
     return cases, findings
+
+
+def _left_out(file: str, expected: str) -> Finding:
+    return Finding(
+        severity="warning",
+        what="a file is not named like those of the data set and is left out",
+        file=file,
+        expected=expected,
+    )
 
 
 def _channel_problem(id_: str, files: dict[int, str], label: str | None, channels: int) -> Finding | None:
@@ -203,7 +211,7 @@ def _case(id_: str, images: tuple[str, ...], label: str | None) -> Case:
     try:
         return Case(id=id_, images=images, label=label)
     except ValueError as error:
-        raise InputError(str(error), file=images[0], remedy="Rename the file.") from error
+        raise InputError(str(error), file=images[0] if images else label, remedy="Rename the file.") from error
 
 
 def _files(folder: Path) -> list[Path]:
@@ -225,31 +233,43 @@ def read_inputs(path: Path, channels: Sequence[str]) -> tuple[Case, ...]:
         raise InputError(
             "there is no image here", file=path, expected=f"files with {', '.join(sorted(known_endings()))}"
         )
+    named = _named_channels([file.name for file in files], channels)
     suffixed: dict[str, dict[int, str]] = defaultdict(dict)
-    plain: dict[str, str] = {}
-    for file in files:
-        stem = split_ending(file.name)[0]
-        match = _CHANNEL_SUFFIX.match(stem)
-        if match is not None:
-            suffixed[match["id"]][int(match["channel"])] = file.name
-        else:
-            plain[stem] = file.name
-    if len(channels) == 1:  # a number without a channel 0 beside it belongs to the name: scan_2024.nii.gz
-        for id_ in [id_ for id_, found in suffixed.items() if 0 not in found]:
-            plain.update({split_ending(name)[0]: name for name in suffixed.pop(id_).values()})
-        for id_, name in plain.items():
-            suffixed[id_].setdefault(0, name)
-    elif plain:
-        raise FindingsError(
-            f"these files do not say which of the {len(channels)} channels they are ({', '.join(channels)}):",
-            [f"{name}: expected a name like CASE_0000{split_ending(name)[1]}" for name in plain.values()],
-        )
+    for id_, channel, name in named:
+        if channel in suffixed[id_]:
+            raise InputError(
+                "two files are the same channel of one case",
+                case=id_,
+                found=f"{suffixed[id_][channel]} and {name}",
+                remedy="Remove or rename one of them.",
+            )
+        suffixed[id_][channel] = name
     problems = [_channel_problem(id_, found, None, len(channels)) for id_, found in sorted(suffixed.items())]
     if any(problems):
         raise FindingsError(
             "these inputs cannot be predicted as they are:", [finding for finding in problems if finding]
         )
     return tuple(_case(id_, _in_order(found), None) for id_, found in sorted(suffixed.items()))
+
+
+def _named_channels(names: Sequence[str], channels: Sequence[str]) -> list[tuple[str, int, str]]:
+    """Case id, channel and name of every file."""
+    matches = {name: _CHANNEL_SUFFIX.match(split_ending(name)[0]) for name in names}
+    plain = [name for name, match in matches.items() if match is None]
+    if plain and len(channels) > 1:
+        raise FindingsError(
+            f"these files do not say which of the {len(channels)} channels they are ({', '.join(channels)}):",
+            [f"{name}: expected a name like CASE_0000{split_ending(name)[1]}" for name in plain],
+        )
+    with_first = {match["id"] for match in matches.values() if match and int(match["channel"]) == 0}
+    result = []
+    for name, match in matches.items():
+        # with one channel, a number without a channel 0 beside it belongs to the name: scan_2024.nii.gz
+        if match is None or (len(channels) == 1 and match["id"] not in with_first):
+            result.append((split_ending(name)[0], 0, name))
+        else:
+            result.append((match["id"], int(match["channel"]), name))
+    return result
 
 
 def read_split(path: Path, cases: Sequence[str]) -> Split:
@@ -259,6 +279,8 @@ def read_split(path: Path, cases: Sequence[str]) -> Split:
         InputError: not its form, or cases that the data set does not have.
     """
     split: Split = decode(Split, path.read_bytes(), source=path)
+    if not split:
+        raise InputError("the split has no folds", file=path, remedy="Remove the file and let autoseg make the folds.")
     surplus = sorted({case for fold in split for case in (*fold.train, *fold.val)} - set(cases))
     if surplus:
         raise InputError(

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from autoseg.errors import UnreadableFileError
+from autoseg.errors import InputError, UnreadableFileError
 from autoseg.values import Geometry, Volume
+from autoseg.volume.dtypes import smallest_integers
 from autoseg.workspace import replacing
 
 __all__ = ["NaturalFormat"]
@@ -41,7 +42,14 @@ class NaturalFormat:
         """Writes the label map as grey values, 8 or 16 bits."""
         from skimage.io import imsave
 
+        if volume.array.shape[:2] != (1, 1):
+            raise InputError(
+                "a picture holds one slice of one channel",
+                file=path,
+                found=f"shape {volume.array.shape} (channels, slices, rows, columns)",
+                remedy="Write a volume as .nii.gz, .nrrd or .mha.",
+            )
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as beside, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # "low contrast image": label maps are
-            imsave(beside, volume.array[0, 0], check_contrast=False)
+            imsave(beside, smallest_integers(volume.array[0, 0]), check_contrast=False)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import gzip
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from autoseg.errors import MissingPartError, UnreadableFileError
+from autoseg.io.nifti import is_nifti, require_whole, with_nonfinite
 from autoseg.values import Geometry, Volume
 from autoseg.workspace import replacing
 
@@ -38,10 +38,11 @@ class SimpleITKFormat:
         if not path.is_file():
             raise UnreadableFileError("there is no such file", file=path)
         try:
+            require_whole(path)
             image = sitk.ReadImage(str(path))
             array = _channels_first(sitk, image)
-            if np.issubdtype(array.dtype, np.floating) and ".nii" in path.suffixes:
-                array = _with_nonfinite(array, path)
+            if np.issubdtype(array.dtype, np.floating) and is_nifti(path):
+                array = with_nonfinite(array, path)
             return Volume(array=array, geometry=_geometry(image))
         except (RuntimeError, ValueError, OSError, EOFError) as error:
             raise UnreadableFileError(
@@ -62,6 +63,7 @@ class SimpleITKFormat:
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as beside:
             sitk.WriteImage(image, str(beside), True)
+            require_whole(beside)
 
 
 def _channels_first(sitk: Any, image: SimpleITK.Image) -> np.ndarray:
@@ -99,28 +101,6 @@ def _geometry(image: SimpleITK.Image) -> Geometry:
         directions=(columns[0], columns[1], columns[2]),  # type: ignore[arg-type]
         planar=dimension == 2,
     )
-
-
-#: NIfTI's codes of floating-point voxels.
-_NIFTI_FLOATS = {16: "f4", 64: "f8"}
-
-
-def _with_nonfinite(array: np.ndarray, path: Path) -> np.ndarray:
-    """The array with NaN and infinity as the file has them: ITK's NIfTI reader turns them into 0 without a word."""
-    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-        header = file.read(348)
-        order = "<" if header[:4] == (348).to_bytes(4, "little") else ">"
-        code = int(np.frombuffer(header, order + "i2", 1, 70)[0])
-        if code not in _NIFTI_FLOATS:
-            return array
-        begin = int(np.frombuffer(header, order + "f4", 1, 108)[0])
-        file.read(max(0, begin - len(header)))
-        stored = np.frombuffer(file.read(), order + _NIFTI_FLOATS[code], array.size).reshape(array.shape)
-    broken = ~np.isfinite(stored)
-    if broken.any():
-        array = array.copy()
-        array[broken] = stored[broken]
-    return array
 
 
 def _reason(error: Exception, path: Path) -> str:

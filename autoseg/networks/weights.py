@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -16,22 +18,29 @@ from autoseg.workspace import write_atomically
 __all__ = ["drop_aliases", "load_tensors", "load_weights", "save_tensors"]
 
 
-def save_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> None:
-    """Writes tensors and a few strings to one file, atomically."""
+#: All of our metadata is one entry: safetensors writes several in random order, and equal files should be equal bytes.
+ENTRY = "autoseg"
+
+
+def save_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, Any]) -> None:
+    """Writes tensors and a few values of JSON's types to one file, atomically; equal content gives equal bytes."""
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    write_atomically(path, to_bytes(plain, dict(metadata)))
+    write_atomically(path, to_bytes(plain, {ENTRY: json.dumps(metadata, sort_keys=True)}))
 
 
-def load_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """Reads tensors and strings back.
+def load_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Reads tensors and values back.
 
     Raises:
         UnreadableFileError: the file is missing or damaged.
     """
     try:
         with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
-    except (OSError, SafetensorError, ValueError) as error:
+            metadata = json.loads((file.metadata() or {}).get(ENTRY, "{}"))
+            if not isinstance(metadata, dict):
+                raise ValueError("its metadata is not an object")
+            return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118
+    except (OSError, SafetensorError, ValueError, RecursionError) as error:
         raise UnreadableFileError(f"cannot read the weights: {error}", file=path) from error
 
 

@@ -43,7 +43,9 @@ def preprocess_cases(
     failures: dict[str, BaseException] = {}
 
     def work(case: Case) -> tuple[str, bool]:
-        files = [Path(dataset.root, name) for name in (*case.images, case.label or "")]
+        if case.label is None:
+            raise InputError("the case has no label file", case=case.id)
+        files = [Path(dataset.root, name) for name in (*case.images, case.label)]
         key = case_key(parameters, [contents.sha256(file) for file in files])
         if store.has(case.id, key):
             return key, False
@@ -72,7 +74,7 @@ def _preprocessed(dataset: Dataset, case: Case, plan: Plan, configuration: Confi
     image, labels, findings = check_case(dataset, case)
     errors = [finding for finding in findings if finding.severity == "error"]
     if errors or image is None or labels is None:
-        raise InputError("; ".join(str(error) for error in errors) or "the case has no label file", case=case.id)
+        raise InputError("; ".join(str(error) for error in errors))
     ready = preprocess_case(image, labels, plan, configuration, case_id=case.id, key=key)
     return StoredCase(
         record=ready.record,

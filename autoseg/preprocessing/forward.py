@@ -8,13 +8,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import msgspec
 import numpy as np
 
 from autoseg import plugins
 from autoseg.values import AxisMap, Configuration, Geometry, Labels, Plan, PreprocessRecord, Volume, digest
 from autoseg.values.json_form import Value
 from autoseg.volume.axes import reorder, reorder_volume
-from autoseg.volume.crop import bounding_box, nonzero_mask
+from autoseg.volume.crop import bounding_box, nonzero_mask, outside_nonzero
 from autoseg.volume.resample import target_shape
 
 __all__ = ["PreprocessedCase", "case_key", "parameters_key", "preprocess_case", "preprocess_image", "working_axes"]
@@ -67,7 +68,8 @@ def parameters_key(plan: Plan, configuration: Configuration) -> str:
             labels=plan.labels,
             normalization=tuple((spec.scheme, spec.use_mask, spec.properties) for spec in plan.normalization),
             spacing=configuration.spacing,
-            resampling=configuration.resampling,
+            # logits_order does not change what is stored
+            resampling=msgspec.structs.replace(configuration.resampling, logits_order=1),
         )
     )
 
@@ -131,8 +133,7 @@ def preprocess_case(
     image, record = preprocess_image(volume, plan, configuration, case_id=case_id, key=key)
     crop = (slice(None), *record.crop)
     inner = _to_indices(reorder(labels.array, record.axes)[crop][0], plan.labels)
-    outside = ~nonzero_mask(reorder(volume.array, record.axes)[crop])
-    inner[outside & (inner == 0)] = -1
+    inner = outside_nonzero(inner, reorder(volume.array, record.axes)[crop])
     resampler = plugins.load("resampler", configuration.resampling.resampler)(configuration.resampling)
     segmentation = resampler.labels(inner, record.shape, record.spacing, record.target_spacing)
     return PreprocessedCase(

@@ -5,7 +5,6 @@ Nothing else is needed to go on exactly: batches and learning rates are function
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TypeVar
@@ -59,7 +58,7 @@ class TrainState:
                 else:
                     numbers[key] = value
         metadata = {"iteration": self.iteration, "job": digest(self.job), "optimizer_numbers": numbers}
-        save_tensors(path, tensors, {"state": json.dumps(metadata)})
+        save_tensors(path, tensors, metadata)
 
     def load(self, path: Path) -> None:
         """Goes back to a checkpoint.
@@ -67,9 +66,8 @@ class TrainState:
         Raises:
             InputError: the file is damaged, or belongs to another job.
         """
-        tensors, texts = load_tensors(path)
+        tensors, metadata = load_tensors(path)
         try:
-            metadata = json.loads(texts["state"])
             iteration, job, numbers = int(metadata["iteration"]), metadata["job"], dict(metadata["optimizer_numbers"])
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"this is not a checkpoint of a training: {error}", file=path) from error

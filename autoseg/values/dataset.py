@@ -43,7 +43,8 @@ class Labels(Value, frozen=True, kw_only=True):
         require(len(set(names)) == len(names), f"label names repeat: {names}")
         values = [value for label in self.foreground for value in label.values]
         require(self.ignore is None or self.ignore not in values, f"ignore value {self.ignore} is also a label")
-        require(self.ignore != 0, "ignore cannot be 0: that is background")
+        require(self.ignore is None or 0 < self.ignore < 2**15, f"ignore must be within 1..32767, not {self.ignore}")
+        require(all(0 <= value < 2**16 for value in self.region_values), "regions_class_order must be within 0..65535")
         if self.has_regions:
             require(
                 len(self.region_values) == len(self.foreground),

@@ -76,6 +76,10 @@ class Geometry(Value, frozen=True, kw_only=True):
             f"spacing must be positive and finite, not {self.spacing}",
         )
         require(all(math.isfinite(value) for value in self.origin), f"origin must be finite, not {self.origin}")
+        lengths = [math.hypot(*direction) for direction in self.directions]
+        require(
+            all(abs(length - 1) < 1e-3 for length in lengths), f"directions must be unit vectors: {self.directions}"
+        )
         require(abs(_determinant(self.directions)) > 1e-3, f"directions must be independent, not {self.directions}")
         require(not self.planar or self.shape[0] == 1, f"a planar geometry has one slice, not {self.shape[0]}")
 

@@ -35,8 +35,12 @@ def require(condition: bool, message: str) -> None:
 
 
 def encode(value: Any) -> bytes:
-    """The JSON form, indented, with a final newline; the same value always gives the same bytes."""
-    return msgspec.json.format(msgspec.json.encode(value), indent=1) + b"\n"
+    """The JSON form, indented, with a final newline; it can be read back.
+
+    Raises:
+        ValueError: the value holds a number that JSON cannot hold, such as NaN.
+    """
+    return msgspec.json.format(msgspec.json.encode(_as_read(value)), indent=1) + b"\n"
 
 
 def decode(kind: type[T], data: bytes | str, *, source: Path | str | None = None) -> T:
@@ -66,7 +70,14 @@ def decode(kind: type[T], data: bytes | str, *, source: Path | str | None = None
 
 def digest(value: Any) -> str:
     """SHA-256 of the JSON form, in hexadecimal: equal values have equal digests, on every machine."""
-    return hashlib.sha256(msgspec.json.encode(value)).hexdigest()
+    return hashlib.sha256(msgspec.json.encode(_as_read(value), order="deterministic")).hexdigest()
+
+
+def _as_read(value: Any) -> Any:
+    """The value as reading its JSON form gives it: an integer in a field of numbers becomes a float."""
+    if not isinstance(value, Value):
+        return value
+    return msgspec.json.decode(msgspec.json.encode(value), type=type(value))
 
 
 def _name(kind: Any) -> str:

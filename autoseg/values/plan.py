@@ -96,7 +96,8 @@ class ResamplingSpec(Value, frozen=True, kw_only=True):
         image_order: spline order for images (3: cubic).
         label_order: order for the indicator of each label, the largest of which wins.
         logits_order: order for network outputs.
-        separate_axis_order: order along an axis that is much coarser than the others (0: nearest).
+        separate_axis_order: order along an axis that is much coarser than the others: 0 takes the nearest slice, 1
+            interpolates (label maps by shape).
         anisotropy_threshold: ratio of largest to smallest spacing above which the coarse axis is treated apart.
     """
 

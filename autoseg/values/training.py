@@ -88,7 +88,7 @@ def select_fold(split: Split, fold: str) -> Fold:
     """
     if fold == "full":
         return Fold(train=tuple(sorted({case for each in split for case in (*each.train, *each.val)})), val=())
-    if fold.isdigit() and int(fold) < len(split):
+    if fold in map(str, range(len(split))):
         return split[int(fold)]
     raise UnknownNameError(
         f"there is no fold {fold!r}",

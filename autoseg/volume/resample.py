@@ -15,6 +15,7 @@ import numpy as np
 from scipy import ndimage
 
 from autoseg.values import ResamplingSpec
+from autoseg.volume.shapes import interpolate_shapes
 
 __all__ = ["Resampler", "SeparableResampler", "axis_operator", "resample_spline", "separate_axis", "target_shape"]
 
@@ -67,9 +68,9 @@ def separate_axis(spacing: Sequence[float], target: Sequence[float], threshold: 
 def axis_operator(old: int, new: int, order: int) -> np.ndarray:
     """The ``(new, old)`` float32 matrix that resamples one axis with a spline of that order."""
     if order == 0:  # nearest at (i + 0.5) * old / new - 0.5, halves up
-        nearest = np.floor((np.arange(new) + 0.5) * old / new).astype(int)
-        return np.eye(old, dtype=np.float32)[np.clip(nearest, 0, old - 1)]
-    operator = ndimage.zoom(np.eye(old), (new / old, 1), order=order, mode="nearest", grid_mode=True)
+        operator = np.eye(old)[_nearest(old, new)]
+    else:
+        operator = ndimage.zoom(np.eye(old), (new / old, 1), order=order, mode="nearest", grid_mode=True)
     assert operator.shape == (new, old), (operator.shape, new, old)
     operator[np.abs(operator) < SMALLEST_WEIGHT] = 0
     operator = operator.astype(np.float32)
@@ -105,7 +106,8 @@ class SeparableResampler:
 
     Args:
         spec: orders and the anisotropy threshold. With ``separate_axis_order`` 0, the coarse axis is resampled to the
-            nearest slice, as nnU-Net does; with 1 it is interpolated, so that no slice of a label map is repeated.
+            nearest slice, as nnU-Net does; with 1 it is interpolated, label maps by the shape of their labels, so that
+            no slice is simply repeated.
     """
 
     def __init__(self, spec: ResamplingSpec) -> None:
@@ -132,13 +134,23 @@ class SeparableResampler:
         return resample_spline(np.clip(slices, low, high), shape, orders)
 
     def labels(self, labels: np.ndarray, shape: Sizes, spacing: Sequence[float], target: Sequence[float]) -> np.ndarray:
-        """The label with the largest resampled indicator wins.
+        """The label with the largest resampled indicator wins; between thick slices, labels are interpolated by shape.
 
         A tie goes to the nearest voxel's label if that is among the tied, else to the smallest label.
         """
         if labels.shape == shape:
             return labels
-        _, orders = self._orders(self.spec.label_order, spacing, target)
+        apart, orders = self._orders(self.spec.label_order, spacing, target)
+        if apart is not None and orders[apart] and shape[apart] > labels.shape[apart]:
+            within = [labels.shape[axis] if axis == apart else shape[axis] for axis in range(3)]
+            slices = self._by_indicators(labels, (within[0], within[1], within[2]), orders)
+            operator = axis_operator(labels.shape[apart], shape[apart], 1)
+            return np.moveaxis(interpolate_shapes(np.moveaxis(slices, apart, 0), operator), 0, apart)
+        return self._by_indicators(labels, shape, orders)
+
+    def _by_indicators(self, labels: np.ndarray, shape: Sizes, orders: Sequence[int]) -> np.ndarray:
+        if labels.shape == shape:
+            return labels
         nearest = labels[np.ix_(*(_nearest(old, new) for old, new in zip(labels.shape, shape, strict=True)))]
         best = np.full(shape, -1, np.float32)
         winner = nearest.copy()
@@ -166,4 +178,6 @@ class SeparableResampler:
 
 @functools.lru_cache(maxsize=64)
 def _nearest(old: int, new: int) -> np.ndarray:
-    return np.clip(np.floor((np.arange(new) + 0.5) * old / new).astype(int), 0, old - 1)
+    places = np.clip(np.floor((np.arange(new) + 0.5) * old / new).astype(int), 0, old - 1)
+    places.setflags(write=False)  # it is cached
+    return places

@@ -173,3 +173,53 @@ def test_killed_training_ends_in_the_same_weights(trained, tmp_path):
         subprocess.run(command, capture_output=True, env=environment, check=True)
         weights.append((workspace / "models" / "tiny" / "3d_fullres" / "fold_1" / "model.safetensors").read_bytes())
     assert weights[0] == weights[1]
+
+
+@pytest.mark.parametrize(
+    ("labels", "order", "written"),
+    [
+        ({"background": 0, "organs": [1, 2, 3], "spleen": 2}, [1, 2], {0, 1, 2}),
+        ({"background": 0, "liver": 1, "spleen": 2, "ignore": 3}, [], {0, 1, 2}),
+    ],
+    ids=["regions", "ignore"],
+)
+def test_regions_and_ignore_label_go_the_whole_way(labels, order, written, phantoms, tmp_path):
+    dataset = shutil.copytree(phantoms, tmp_path / "Dataset002_Variant")
+    description = json.loads((dataset / "dataset.json").read_text())
+    description |= {"labels": labels} | ({"regions_class_order": order} if order else {})
+    (dataset / "dataset.json").write_text(json.dumps(description))
+    workspace, output = tmp_path / "workspace", tmp_path / "out"
+    run("plan", dataset, "-w", workspace, "--preset", TINY_PRESET, "--name", "tiny", "-c", "2d")
+    run("train", "2d", "0", "-w", workspace, "--iterations", "15", "--device", "cpu")
+    run("predict", "-i", dataset / "imagesTs", "-o", output, "-w", workspace)
+    run("evaluate", "-p", output, "-r", dataset / "labelsTs", "-w", workspace)
+    for file in output.glob("*.nii.gz"):
+        assert set(np.unique(SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(file))))) <= written
+    mean = json.loads((output / "summary.json").read_text())["mean"]
+    assert mean.keys() == ({"(1, 2, 3)", "2"} if order else {"1", "2"})
+
+
+def test_png_images_go_the_whole_way(tmp_path):
+    """Flat colour images: one file holds all channels, and label maps are written as PNG."""
+    from skimage.io import imread, imsave
+
+    folder, random = tmp_path / "Dataset003_Flat", np.random.default_rng(0)
+    for name in ("imagesTr", "labelsTr", "imagesTs"):
+        (folder / name).mkdir(parents=True)
+    for index in range(6):
+        label = np.zeros((40, 56), np.uint8)
+        label[8:24, 10 + index : 30 + index] = 1
+        colours = (60 + 120 * label[..., None] + random.integers(0, 40, (40, 56, 3))).astype(np.uint8)
+        imsave(folder / "imagesTr" / f"cell_{index}_0000.png", colours, check_contrast=False)
+        imsave(folder / "labelsTr" / f"cell_{index}.png", label, check_contrast=False)
+    shutil.copy(folder / "imagesTr" / "cell_0_0000.png", folder / "imagesTs" / "new_0000.png")
+    channels = {str(index): "rgb_to_0_1" for index in range(3)}
+    description = {"channel_names": channels, "labels": {"background": 0, "cell": 1}, "file_ending": ".png"}
+    (folder / "dataset.json").write_text(json.dumps(description))
+    workspace, output = tmp_path / "workspace", tmp_path / "out"
+    run("plan", folder, "-w", workspace, "--preset", TINY_PRESET, "--name", "tiny")
+    run("train", "2d", "0", "-w", workspace, "--iterations", "20", "--device", "cpu")
+    run("predict", "-i", folder / "imagesTs", "-o", output, "-w", workspace)
+    predicted = imread(output / "new.png")
+    assert predicted.shape == (40, 56)
+    assert set(np.unique(predicted)) <= {0, 1}

@@ -1,0 +1,130 @@
+"""Data sets, cases and labels check themselves."""
+
+from __future__ import annotations
+
+import pytest
+
+from autoseg.values import Case, Dataset, Label, Labels
+
+
+def plain(*values: int, ignore: int | None = None) -> Labels:
+    """Labels without regions."""
+    return Labels(foreground=tuple(Label(name=f"label {v}", values=(v,)) for v in values), ignore=ignore)
+
+
+def test_gaps_between_integers_vanish_inside() -> None:
+    labels = plain(9, 2, ignore=200)
+    assert labels.integers == (0, 2, 9)
+    assert labels.region_indices == ((2,), (1,))  # in the order of declaration
+    assert labels.ignore_index == 3
+    assert labels.output_count == 3
+    assert labels.declared_count == 4
+    assert labels.written_values == (9, 2)
+    assert not labels.has_regions
+
+
+def test_an_ignore_integer_below_the_others_still_comes_last() -> None:
+    labels = plain(1, 5, ignore=3)
+    assert labels.integers == (0, 1, 5)
+    assert labels.ignore_index == 3
+
+
+def test_regions_have_one_output_each_and_share_integers() -> None:
+    labels = Labels(
+        foreground=(
+            Label(name="whole", values=(1, 2, 4)),
+            Label(name="core", values=(2, 4)),
+            Label(name="enhancing", values=(4,)),
+        ),
+        ignore=5,
+        region_values=(1, 2, 4),
+    )
+    assert labels.has_regions
+    assert labels.integers == (0, 1, 2, 4)
+    assert labels.region_indices == ((1, 2, 3), (2, 3), (3,))
+    assert labels.output_count == 3
+    assert labels.declared_count == 5
+    assert labels.ignore_index == 4
+    assert labels.written_values == (1, 2, 4)
+
+
+def test_without_ignore_there_is_no_ignore_index() -> None:
+    assert plain(1).ignore_index is None
+
+
+@pytest.mark.parametrize("values", [(), (1, 1), (-1,), (2**15,)])
+def test_a_label_with_impossible_integers_is_refused(values: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="organ"):
+        Label(name="organ", values=values)
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        {"foreground": ()},
+        {"foreground": (Label(name="a", values=(1,)), Label(name="a", values=(2,)))},
+        {"foreground": (Label(name="a", values=(1,)), Label(name="b", values=(1,)))},
+        {"foreground": (Label(name="a", values=(0,)),)},
+        {"ignore": 1},
+        {"ignore": 0},
+        {"region_values": (1,)},
+        {"foreground": (Label(name="a", values=(1, 2)),)},
+        {"foreground": (Label(name="a", values=(1, 2)),), "region_values": (1, 2)},
+        {"foreground": (Label(name="a", values=(1, 2)),), "region_values": (1,), "ignore": 2},
+    ],
+    ids=str,
+)
+def test_labels_that_contradict_themselves_are_refused(broken: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        Labels(**{"foreground": (Label(name="a", values=(1,)),), **broken})
+
+
+@pytest.mark.parametrize("ignore", [-1, 2**15, 10**9])
+def test_the_ignore_integer_is_held_to_the_range_of_labels(ignore: int) -> None:
+    with pytest.raises(ValueError, match="ignore"):
+        plain(1, ignore=ignore)
+
+
+@pytest.mark.parametrize("written", [-1, 2**16])
+def test_the_integers_written_for_regions_are_held_to_the_range_of_label_files(written: int) -> None:
+    with pytest.raises(ValueError, match=r"region|class_order"):
+        Labels(foreground=(Label(name="a", values=(1, 2)),), region_values=(written,))
+
+
+@pytest.mark.parametrize("id_", ["hippocampus_001", "Zoë 7", "患者1", "a.b", "a-0123456789abcdef", "x" * 200])
+def test_ordinary_case_ids_are_accepted(id_: str) -> None:
+    assert Case(id=id_, images=("a.nii.gz",)).id == id_
+
+
+@pytest.mark.parametrize(
+    "id_", ["", "a/b", "a\\b", "..", ".hidden", " a", "a ", "a.", "a\n", "a:b", "a*", "a?", "é" * 101, "\x7f"]
+)
+def test_a_case_id_that_is_no_file_name_is_refused(id_: str) -> None:
+    with pytest.raises(ValueError, match="case id"):
+        Case(id=id_, images=("a.nii.gz",))
+
+
+def test_a_case_without_image_is_refused() -> None:
+    with pytest.raises(ValueError, match="no image"):
+        Case(id="a", images=())
+
+
+def dataset(*cases: Case, channels: tuple[str, ...] = ("MRI",)) -> Dataset:
+    return Dataset(name="D", root="/d", channels=channels, labels=plain(1), file_ending=".nii.gz", cases=cases)
+
+
+def test_only_cases_with_a_label_are_annotated() -> None:
+    with_label = Case(id="b", images=("b_0000.nii.gz",), label="b.nii.gz")
+    assert dataset(Case(id="a", images=("a_0000.nii.gz",)), with_label).annotated_cases == (with_label,)
+
+
+def test_cases_out_of_order_or_twice_are_refused() -> None:
+    one, other = (Case(id=id_, images=("x.nii.gz",)) for id_ in ("a", "b"))
+    for cases in ((other, one), (one, one)):
+        with pytest.raises(ValueError, match="sorted"):
+            dataset(*cases)
+
+
+def test_a_data_set_without_channels_is_refused() -> None:
+    with pytest.raises(ValueError, match="channel"):
+        dataset(channels=())

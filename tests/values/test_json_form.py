@@ -1,0 +1,409 @@
+"""The JSON form of every value: what is written can be read, nothing else can, and every refusal names its place."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import inspect
+import json
+import math
+import os
+import pkgutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+import autoseg
+import autoseg.values
+import planners
+from autoseg.errors import DocumentError
+from autoseg.values import (
+    AugmentationSpec,
+    AxisMap,
+    Case,
+    CaseFingerprint,
+    CaseScore,
+    Configuration,
+    Dataset,
+    ExecutionPath,
+    Finding,
+    Fingerprint,
+    Fold,
+    Geometry,
+    IntensityProperties,
+    Label,
+    Labels,
+    LabelScore,
+    MeanScore,
+    NetworkSpec,
+    NormalizationSpec,
+    Plan,
+    PredictionRecord,
+    PreprocessRecord,
+    ResamplingSpec,
+    Split,
+    Summary,
+    TrainingSpec,
+    TrainJob,
+    Value,
+    decode,
+    digest,
+    encode,
+)
+
+LABELS = Labels(
+    foreground=(Label(name="whole", values=(1, 3)), Label(name="core", values=(3,))), ignore=7, region_values=(1, 2)
+)
+AXES = AxisMap(order=(2, 0, 1), flipped=(True, False, True))
+GEOMETRY = Geometry(shape=(4, 5, 6), spacing=(3.0, 1.5, 1.25), origin=(-7.5, 1e-7, 12.25))
+INTENSITIES = IntensityProperties(
+    mean=101.5, median=99.0, std=17.25, min=-3.0, max=412.0, percentile_00_5=2.5, percentile_99_5=380.125
+)
+CASE = Case(id="Zoë 7", images=("imagesTr/Zoë 7_0000.nii.gz",), label="labelsTr/Zoë 7.nii.gz")
+MEASURED = CaseFingerprint(
+    id="Zoë 7",
+    spacing=(3.0, 1.5, 1.25),
+    shape=(4, 5, 6),
+    shape_after_crop=(4, 4, 3),
+    to_canonical=AXES,
+    planar=False,
+    label_counts={"0": 100, "1": 15, "3": 5},
+)
+NETWORK = NetworkSpec(
+    input_channels=1,
+    output_channels=2,
+    features=(8, 16),
+    kernel_sizes=((1, 3, 3), (3, 3, 3)),
+    strides=((1, 1, 1), (1, 2, 2)),
+    encoder_convolutions=(2, 2),
+    decoder_convolutions=(2,),
+)
+TRAINING = TrainingSpec(
+    epochs=3,
+    validation_iterations=2,
+    optimizer="adamw",
+    learning_rate=1e-3,
+    weight_decay=1e-2,
+    schedule="warmup_polynomial",
+    ema_decay=0.99,
+)
+AUGMENTATION = AugmentationSpec(rotation_degrees=(180.0,), in_plane=True, mirror_axes=(0, 2))
+CONFIGURATION = Configuration(
+    name="3d_fullres",
+    spacing=(None, 1.5, 1.25),
+    median_shape=(4.0, 5.5, 6.0),
+    patch_size=(4, 6, 6),
+    batch_size=2,
+    network=NETWORK,
+    training=TRAINING,
+    augmentation=AUGMENTATION,
+    resampling=ResamplingSpec(separate_axis_order=0),
+    expected_memory_bytes=2**33,
+    reasons={"patch": "fits", "batch": "smallest"},
+)
+NORMALIZATION = NormalizationSpec(scheme="ct", use_mask=True, properties=INTENSITIES, reason="the channel is called CT")
+FOLD = Fold(train=("a", "b"), val=("c",))
+LABEL_SCORE = LabelScore(dice=None, iou=0.25, tp=1, fp=2, fn=1, tn=96, n_pred=3, n_ref=2)
+MEAN_SCORE = MeanScore(dice=0.4, iou=None, tp=1.5, fp=2.5, fn=1.0, tn=96.0, n_pred=4.0, n_ref=2.5, cases=2)
+CASE_SCORE = CaseScore(metrics={"(1, 3)": LABEL_SCORE}, prediction_file="p/a.nii.gz", reference_file="r/a.nii.gz")
+
+EXAMPLES: dict[type, Any] = {
+    type(value): value
+    for value in (
+        LABELS,
+        LABELS.foreground[0],
+        AXES,
+        GEOMETRY,
+        INTENSITIES,
+        CASE,
+        MEASURED,
+        NETWORK,
+        TRAINING,
+        AUGMENTATION,
+        CONFIGURATION,
+        CONFIGURATION.resampling,
+        NORMALIZATION,
+        FOLD,
+        LABEL_SCORE,
+        MEAN_SCORE,
+        CASE_SCORE,
+        Finding(severity="warning", what="odd", case="a", file="a.nii.gz", found="3", expected="2", remedy="Look."),
+        Dataset(name="D", root="/d", channels=("MRI",), labels=LABELS, file_ending=".nii.gz", cases=(CASE,)),
+        Fingerprint(
+            dataset="D",
+            channels=("MRI", "CT"),
+            labels=LABELS,
+            file_ending=".nii.gz",
+            cases=(MEASURED,),
+            intensities=(None, INTENSITIES),
+        ),
+        Plan(
+            name="default",
+            planner="default",
+            autoseg_version="0.1.0",
+            dataset="D",
+            channels=("CT",),
+            labels=LABELS,
+            file_ending=".nii.gz",
+            orientation="canonical",
+            axis_order=(1, 0, 2),
+            normalization=(NORMALIZATION,),
+            seed=12345,
+            budget_bytes=2**33,
+            configurations=(CONFIGURATION,),
+            reasons={"orientation": "canonical by default"},
+        ),
+        PreprocessRecord(
+            case_id="a",
+            key="0" * 64,
+            source=GEOMETRY,
+            axes=AXES,
+            crop_start=(1, 0, 0),
+            crop_shape=(3, 4, 5),
+            spacing=(1.25, 3.0, 1.5),
+            shape=(3, 12, 5),
+            target_spacing=(1.25, 1.0, 1.5),
+        ),
+        PredictionRecord(
+            autoseg_version="0.1.0",
+            plan="0" * 16,
+            model="2d fold 0",
+            labels=LABELS,
+            mirroring=True,
+            cases={"a": "1", "b": "2"},
+        ),
+        ExecutionPath(device="cpu", precision="bf16", channels_last=True, threads=2, reason="measured"),
+        TrainJob(
+            plan_id="0" * 16,
+            configuration="2d",
+            fold="0",
+            iterations=10,
+            seed=1,
+            cases=FOLD,
+            case_keys={"a": "1", "b": "2", "c": "3"},
+        ),
+        Summary(
+            foreground_mean=MEAN_SCORE,
+            mean={"(1, 3)": MEAN_SCORE},
+            metric_per_case=(CASE_SCORE,),
+            label_names={"(1, 3)": "whole"},
+            absent_labels=("core",),
+        ),
+    )
+}
+KINDS = sorted(EXAMPLES, key=lambda kind: kind.__name__)
+TAGGED = [kind for kind in KINDS if kind.__struct_config__.tag is not None]
+every_kind = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+every_document = pytest.mark.parametrize("kind", TAGGED, ids=lambda kind: kind.__name__)
+
+
+def as_object(kind: type) -> dict[str, Any]:
+    """The example's JSON object, to be damaged."""
+    return json.loads(encode(EXAMPLES[kind]))
+
+
+def refusal(kind: type, damaged: Any) -> str:
+    """The message with which a damaged document is refused."""
+    with pytest.raises(DocumentError) as caught:
+        decode(kind, json.dumps(damaged), source="the-file.json")
+    assert "the-file.json" in str(caught.value)
+    return str(caught.value)
+
+
+def test_every_public_value_has_an_example_here() -> None:
+    public = {getattr(autoseg.values, name) for name in autoseg.values.__all__}
+    assert {kind for kind in public if inspect.isclass(kind) and issubclass(kind, Value)} - {Value} == set(EXAMPLES)
+
+
+@every_kind
+def test_what_is_written_can_be_read(kind: type) -> None:
+    written = encode(EXAMPLES[kind])
+    assert decode(kind, written) == EXAMPLES[kind]
+    assert encode(decode(kind, written)) == written
+
+
+def test_a_split_is_a_plain_list_in_nnunets_form() -> None:
+    split: Split = (FOLD, Fold(train=("c",), val=("a", "b")))
+    assert json.loads(encode(split))[1] == {"train": ["c"], "val": ["a", "b"]}
+    assert decode(Split, encode(split)) == split
+
+
+@every_kind
+def test_an_unknown_field_is_refused(kind: type) -> None:
+    assert "surprise" in refusal(kind, {**as_object(kind), "surprise": 1})
+
+
+@every_kind
+def test_a_wrong_type_is_refused_with_the_path_of_its_field(kind: type) -> None:
+    for field in kind.__struct_encode_fields__:
+        assert f"$.{field}" in refusal(kind, {**as_object(kind), field: {"wrong": [[]]}})
+
+
+@every_kind
+def test_a_missing_field_is_refused_by_name(kind: type) -> None:
+    required = inspect.signature(kind).parameters.values()
+    names = dict(zip(kind.__struct_fields__, kind.__struct_encode_fields__, strict=True))
+    for field in (names[entry.name] for entry in required if entry.default is inspect.Parameter.empty):
+        damaged = as_object(kind)
+        del damaged[field]
+        assert f"`{field}`" in refusal(kind, damaged)
+
+
+@every_document
+def test_a_document_without_its_schema_is_refused(kind: type) -> None:
+    damaged = as_object(kind)
+    tag = damaged.pop("schema")
+    assert tag in refusal(kind, damaged)
+
+
+@every_document
+@pytest.mark.parametrize("schema", ["autoseg.other/1", "autoseg.plan/2", "", 1, None])
+def test_a_document_with_another_schema_is_refused(kind: type, schema: object) -> None:
+    assert "schema" in refusal(kind, {**as_object(kind), "schema": schema})
+
+
+@every_kind
+def test_every_truncation_is_refused(kind: type) -> None:
+    written = encode(EXAMPLES[kind]).strip()
+    for length in range(len(written)):
+        with pytest.raises(DocumentError):
+            decode(kind, written[:length])
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"null", b"[]", b"1", b'"x"', b"\xff\xfe{}", b'{"schema": "\xff"}', b"[" * 10**6]
+)
+def test_what_is_no_object_at_all_is_refused(data: bytes) -> None:
+    with pytest.raises(DocumentError):
+        decode(Plan, data)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "place"),
+    [
+        (("configurations", 0, "batch_size"), 0, "$.configurations[0]"),
+        (("configurations", 0, "network", "strides"), [[1, 1, 1]], "$.configurations[0].network"),
+        (("configurations", 0, "network", "surprise"), 1, "$.configurations[0].network"),
+        (("configurations", 0, "training", "optimizer"), "adam", "$.configurations[0].training.optimizer"),
+        (("configurations", 0, "resampling", "image_order"), 2, "$.configurations[0].resampling.image_order"),
+        (("labels", "foreground", 1, "values"), [], "$.labels.foreground[1]"),
+        (("labels", "ignore"), 3, "$.labels"),
+        (("normalization", 0, "properties", "mean"), "high", "$.normalization[0].properties.mean"),
+        (("orientation",), "RAS", "$.orientation"),
+        (("axis_order", 1), 1.5, "$.axis_order[1]"),
+    ],
+)
+def test_a_fault_deep_inside_a_plan_is_refused_with_its_path(path: tuple, value: object, place: str) -> None:
+    damaged = as_object(Plan)
+    inner = damaged
+    for step in path[:-1]:
+        inner = inner[step]
+    inner[path[-1]] = value
+    assert place in refusal(Plan, damaged)
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf])
+def test_a_number_that_json_cannot_hold_is_refused_when_written_or_comes_back(number: float) -> None:
+    value = ResamplingSpec(anisotropy_threshold=number)
+    try:
+        written = encode(value)
+    except ValueError:
+        return
+    assert str(decode(ResamplingSpec, written)) == str(value)
+
+
+def all_value_classes() -> list[type]:
+    for package in (autoseg, planners):
+        for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+            importlib.import_module(module.name)
+    found, waiting = [], list(Value.__subclasses__())
+    while waiting:
+        kind = waiting.pop()
+        waiting.extend(kind.__subclasses__())
+        if kind.__module__.split(".")[0] in ("autoseg", "planners"):
+            found.append(kind)
+    return found
+
+
+def test_every_value_of_the_package_is_frozen_keyword_only_and_strict() -> None:
+    kinds = all_value_classes()
+    assert set(EXAMPLES) <= set(kinds)
+    for kind in kinds:
+        assert kind.__struct_config__.frozen, kind
+        assert kind.__struct_config__.forbid_unknown_fields, kind
+        parameters = inspect.signature(kind).parameters.values()
+        assert all(parameter.kind is inspect.Parameter.KEYWORD_ONLY for parameter in parameters), kind
+
+
+@every_kind
+def test_a_value_cannot_be_changed(kind: type) -> None:
+    for field in kind.__struct_fields__:
+        with pytest.raises(AttributeError):
+            setattr(EXAMPLES[kind], field, getattr(EXAMPLES[kind], field))
+
+
+def changed_once(tree: Any) -> Iterator[Any]:
+    """The JSON tree with one leaf changed at a time."""
+    if isinstance(tree, dict):
+        for name, inner in tree.items():
+            yield from ({**tree, name: other} for other in changed_once(inner))
+    elif isinstance(tree, list):
+        for position, inner in enumerate(tree):
+            yield from ([*tree[:position], other, *tree[position + 1 :]] for other in changed_once(inner))
+        yield tree[:-1]
+    elif isinstance(tree, bool):
+        yield not tree
+    elif isinstance(tree, int):
+        yield tree + 1
+    elif isinstance(tree, float):
+        yield math.nextafter(tree, math.inf)
+    elif isinstance(tree, str):
+        yield tree + "x"
+
+
+@every_kind
+def test_the_digest_differs_when_anything_differs(kind: type) -> None:
+    digests, accepted = [digest(EXAMPLES[kind])], 0
+    for tree in changed_once(as_object(kind)):
+        try:
+            other = decode(kind, json.dumps(tree))
+        except DocumentError:
+            continue
+        accepted += 1
+        digests.append(digest(other))
+    assert accepted > 0
+    assert len(set(digests)) == len(digests)
+
+
+def test_the_digest_is_the_sha256_of_the_compact_json() -> None:
+    expected = hashlib.sha256(b'{"order":[0,1,2],"flipped":[false,false,true]}').hexdigest()
+    assert digest(AxisMap(flipped=(False, False, True))) == expected
+
+
+def test_the_digest_is_the_same_in_another_process() -> None:
+    program = "from autoseg.values import AxisMap, digest; print(digest({'b': AxisMap(), 'a': {'c': 1.5}}))"
+    environment = {**os.environ, "PYTHONHASHSEED": "77"}
+    answer = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
+    )
+    assert answer.stdout.strip() == digest({"b": AxisMap(), "a": {"c": 1.5}})
+
+
+def test_equal_values_have_equal_digests_though_a_number_was_given_as_an_integer() -> None:
+    one, other = (Geometry(shape=(1, 2, 3), spacing=spacing) for spacing in ((1, 1, 2), (1.0, 1.0, 2.0)))
+    assert one == other
+    assert digest(one) == digest(other)
+    assert digest(decode(Geometry, encode(one))) == digest(one)
+
+
+def test_equal_values_have_equal_digests_in_whatever_order_a_table_was_filled() -> None:
+    one, other = ({"a": "1", "b": "2", "c": "3"}, {"c": "3", "b": "2", "a": "1"})
+    jobs = [
+        TrainJob(plan_id="p", configuration="2d", fold="0", iterations=1, seed=1, cases=FOLD, case_keys=keys)
+        for keys in (one, other)
+    ]
+    assert jobs[0] == jobs[1]
+    assert digest(jobs[0]) == digest(jobs[1])

@@ -1,0 +1,190 @@
+"""A plan refuses what cannot be trained, and its id follows its content."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from autoseg.errors import UnknownNameError
+from autoseg.values import (
+    AugmentationSpec,
+    Configuration,
+    Label,
+    Labels,
+    NetworkSpec,
+    NormalizationSpec,
+    Plan,
+    ResamplingSpec,
+    TrainingSpec,
+    decode,
+    encode,
+)
+
+NETWORK = {
+    "input_channels": 1,
+    "output_channels": 2,
+    "features": (8, 16, 32),
+    "kernel_sizes": ((1, 3, 3), (3, 3, 3), (3, 3, 3)),
+    "strides": ((1, 1, 1), (1, 2, 2), (2, 2, 2)),
+    "encoder_convolutions": (2, 2, 2),
+    "decoder_convolutions": (2, 2),
+}
+TRAINING = {
+    "epochs": 2,
+    "validation_iterations": 1,
+    "optimizer": "sgd",
+    "learning_rate": 0.01,
+    "weight_decay": 3e-5,
+    "schedule": "polynomial_per_epoch",
+}
+
+
+def configuration(**changes: object) -> Configuration:
+    parts = {
+        "name": "3d_fullres",
+        "spacing": (3.0, 1.0, 1.0),
+        "median_shape": (12.0, 40.0, 40.0),
+        "patch_size": (12, 40, 40),
+        "batch_size": 2,
+        "network": NetworkSpec(**NETWORK),
+        "training": TrainingSpec(**TRAINING),
+        "augmentation": AugmentationSpec(rotation_degrees=(30.0, 30.0, 30.0), mirror_axes=(0, 1, 2)),
+        "resampling": ResamplingSpec(),
+    }
+    return Configuration(**{**parts, **changes})
+
+
+def plan(**changes: object) -> Plan:
+    parts = {
+        "name": "default",
+        "planner": "default",
+        "autoseg_version": "0",
+        "dataset": "D",
+        "channels": ("MRI",),
+        "labels": Labels(foreground=(Label(name="organ", values=(1,)),)),
+        "file_ending": ".nii.gz",
+        "orientation": "canonical",
+        "axis_order": (0, 1, 2),
+        "normalization": (NormalizationSpec(scheme="zscore"),),
+        "seed": 1,
+        "budget_bytes": 2**33,
+        "configurations": (configuration(),),
+    }
+    return Plan(**{**parts, **changes})
+
+
+def test_the_divisor_is_the_product_of_all_strides() -> None:
+    assert NetworkSpec(**NETWORK).divisor == (2, 4, 4)
+
+
+def test_a_2d_patch_is_one_slice_of_three_axes() -> None:
+    flat = configuration(
+        patch_size=(40, 48),
+        network=NetworkSpec(
+            **{**NETWORK, "kernel_sizes": ((3, 3),) * 3, "strides": ((1, 1), (2, 2), (2, 2))},
+        ),
+        augmentation=AugmentationSpec(rotation_degrees=(180.0,), mirror_axes=(0, 1)),
+    )
+    assert flat.dimensions == 2
+    assert flat.full_patch_size == (1, 40, 48)
+    assert configuration().full_patch_size == (12, 40, 40)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("features", (8,)),
+        ("input_channels", 0),
+        ("output_channels", 0),
+        ("kernel_sizes", ((3, 3, 3),) * 2),
+        ("kernel_sizes", ((2, 3, 3), (3, 3, 3), (3, 3, 3))),
+        ("kernel_sizes", ((3,), (3,), (3,))),
+        ("kernel_sizes", ((3, 3, 3), (3, 3), (3, 3, 3))),
+        ("strides", ((1, 1, 1), (2, 2, 2))),
+        ("strides", ((2, 1, 1), (2, 2, 2), (2, 2, 2))),
+        ("strides", ((1, 1, 1), (0, 2, 2), (2, 2, 2))),
+        ("encoder_convolutions", (2, 2)),
+        ("decoder_convolutions", (2, 2, 2)),
+    ],
+)
+def test_a_network_that_cannot_be_built_is_refused(field: str, value: object) -> None:
+    with pytest.raises(ValueError, match=r"\w+"):
+        NetworkSpec(**{**NETWORK, field: value})
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("epochs", 0),
+        ("iterations_per_epoch", 0),
+        ("validation_iterations", -1),
+        ("learning_rate", 0.0),
+        ("gradient_clip_norm", 0.0),
+        ("ema_decay", 1.0),
+        ("ema_decay", 0.0),
+        ("foreground_share", 1.01),
+        ("foreground_share", -0.01),
+    ],
+)
+def test_a_training_out_of_range_is_refused(field: str, value: object) -> None:
+    with pytest.raises(ValueError, match=field.split("_")[0]):
+        TrainingSpec(**{**TRAINING, field: value})
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"patch_size": (12, 40)},
+        {"patch_size": (12, 42, 40)},
+        {"patch_size": (0, 40, 40)},
+        {"batch_size": 0},
+        {"spacing": (3.0, 0.0, 1.0)},
+        {"augmentation": AugmentationSpec(rotation_degrees=(30.0, 30.0, 30.0), mirror_axes=(3,))},
+        {"augmentation": AugmentationSpec(rotation_degrees=(30.0,), mirror_axes=(0,))},
+        {"augmentation": AugmentationSpec(rotation_degrees=(1.0, 1.0, 1.0), in_plane=True, mirror_axes=(0,))},
+    ],
+    ids=str,
+)
+def test_a_configuration_that_does_not_fit_together_is_refused(changes: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match=r"\w+"):
+        configuration(**changes)
+
+
+@pytest.mark.parametrize("changes", [{"rotation_degrees": (181.0,)}, {"mirror_axes": (1, 1)}], ids=str)
+def test_an_impossible_augmentation_is_refused(changes: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match=next(iter(changes)).split("_")[0]):
+        AugmentationSpec(**{"rotation_degrees": (30.0,), "mirror_axes": (0,), **changes})
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"axis_order": (0, 0, 1)},
+        {"normalization": ()},
+        {"seed": -1},
+        {"configurations": ()},
+        {"configurations": (configuration(), configuration())},
+        {"labels": Labels(foreground=(Label(name="a", values=(1,)), Label(name="b", values=(2,))))},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_a_plan_that_contradicts_itself_is_refused(changes: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match=r"\w+"):
+        plan(**changes)
+
+
+def test_a_configuration_is_found_by_name_and_others_are_named_in_the_refusal() -> None:
+    both = plan(configurations=(configuration(), configuration(name="my own")))
+    assert both.configuration("my own") is both.configurations[1]
+    with pytest.raises(UnknownNameError, match=r"'2d'.*3d_fullres or my own"):
+        both.configuration("2d")
+
+
+def test_equal_plans_share_an_id_and_it_survives_the_file() -> None:
+    assert plan().id == plan().id == decode(Plan, encode(plan())).id
+    assert len(plan().id) == 16
+
+
+@pytest.mark.parametrize("field", ["seed", "budget_bytes"])
+def test_another_plan_has_another_id(field: str) -> None:
+    assert msgspec.structs.replace(plan(), **{field: 7}).id != plan().id

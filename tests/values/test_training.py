@@ -1,0 +1,48 @@
+"""Folds and jobs: nobody is trained on and held out at once."""
+
+from __future__ import annotations
+
+import pytest
+
+from autoseg.errors import UnknownNameError
+from autoseg.values import Fold, Split, TrainJob, fold_folder, select_fold
+
+SPLIT: Split = (Fold(train=("a", "b"), val=("c",)), Fold(train=("a", "c"), val=("b",)))
+
+
+def test_a_case_in_train_and_val_is_refused_by_name() -> None:
+    with pytest.raises(ValueError, match="b"):
+        Fold(train=("a", "b"), val=("b",))
+
+
+def test_a_fold_without_training_cases_is_refused() -> None:
+    with pytest.raises(ValueError, match="training case"):
+        Fold(train=(), val=("a",))
+
+
+def test_a_fold_is_selected_by_its_number() -> None:
+    assert select_fold(SPLIT, "1") is SPLIT[1]
+
+
+def test_full_trains_on_every_case_and_holds_none_out() -> None:
+    assert select_fold(SPLIT, "full") == Fold(train=("a", "b", "c"), val=())
+
+
+@pytest.mark.parametrize("fold", ["2", "-1", "all", "", "0.5", "²", "01", " 1"])
+def test_a_fold_that_is_not_there_is_refused(fold: str) -> None:
+    with pytest.raises(UnknownNameError, match="0 to 1"):
+        select_fold(SPLIT, fold)
+
+
+def test_folders_of_folds() -> None:
+    assert [fold_folder(fold) for fold in ("0", "12", "full")] == ["fold_0", "fold_12", "full"]
+
+
+def test_a_job_without_iterations_is_refused() -> None:
+    with pytest.raises(ValueError, match="iterations"):
+        TrainJob(plan_id="p", configuration="2d", fold="0", iterations=0, seed=1, cases=SPLIT[0], case_keys={})
+
+
+def test_a_job_names_its_folder() -> None:
+    job = TrainJob(plan_id="p", configuration="2d", fold="3", iterations=1, seed=1, cases=SPLIT[0], case_keys={})
+    assert job.fold_folder() == "fold_3"

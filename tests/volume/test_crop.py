@@ -1,0 +1,87 @@
+"""Cropping to what is not zero."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from autoseg.volume.crop import bounding_box, nonzero_mask, outside_nonzero
+
+
+def image(*points: tuple[int, int, int, int], shape: tuple[int, int, int, int] = (2, 6, 7, 8)) -> np.ndarray:
+    """Zeros, but for the given voxels (channel first)."""
+    array = np.zeros(shape, np.float32)
+    for point in points:
+        array[point] = -0.5
+    return array
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_the_box_is_that_of_scipys_find_objects(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    array = image()
+    start, stop = random.integers(0, 3, 3), random.integers(4, 7, 3)
+    inner = tuple(slice(a, b) for a, b in zip(start, stop, strict=True))
+    array[(slice(None), *inner)] = random.random(array[(slice(None), *inner)].shape) < 0.1
+    present = (array != 0).any(0)
+    assert present.any()
+    assert bounding_box(array) == ndimage.find_objects(present.astype(int))[0]
+
+
+def test_any_channel_counts_and_so_do_negative_values() -> None:
+    assert bounding_box(image((0, 1, 2, 3), (1, 4, 2, 7))) == (slice(1, 5), slice(2, 3), slice(3, 8))
+
+
+@pytest.mark.parametrize("point", [(0, 0, 0, 0), (1, 5, 6, 7)])
+def test_one_voxel_in_a_corner_is_its_own_box(point: tuple[int, int, int, int]) -> None:
+    assert bounding_box(image(point)) == tuple(slice(at, at + 1) for at in point[1:])
+
+
+def test_an_all_zero_image_is_not_cropped() -> None:
+    assert bounding_box(image()) == (slice(0, 6), slice(0, 7), slice(0, 8))
+
+
+def shell() -> np.ndarray:
+    """A box with a hole inside, and zeros outside."""
+    array = np.zeros((1, 6, 6, 6), np.float32)
+    array[0, 1:5, 1:5, 1:5] = 1
+    array[0, 2:4, 2:4, 2:4] = 0
+    return array
+
+
+def test_holes_are_filled_and_the_outside_is_not() -> None:
+    mask = nonzero_mask(shell())
+    expected = np.zeros((6, 6, 6), bool)
+    expected[1:5, 1:5, 1:5] = True
+    np.testing.assert_array_equal(mask, expected)
+
+
+def test_a_hole_that_is_open_through_a_face_is_no_hole_but_one_open_at_an_edge_is() -> None:
+    open_face, open_edge = shell(), shell()
+    open_face[0, 1, 2, 2] = 0
+    open_edge[0, 1, 1, 2] = 0  # touches the hole by an edge only: holes are of face connectivity
+    assert not nonzero_mask(open_face)[2, 2, 2]
+    assert nonzero_mask(open_edge)[2, 2, 2]
+
+
+@pytest.mark.parametrize("array", [image(), np.ones((2, 3, 4, 5), np.float32)], ids=["zeros", "ones"])
+def test_masks_of_uniform_images(array: np.ndarray) -> None:
+    np.testing.assert_array_equal(nonzero_mask(array), array[0] != 0)
+
+
+def test_a_voxel_is_inside_if_any_channel_is() -> None:
+    np.testing.assert_array_equal(np.argwhere(nonzero_mask(image((0, 1, 2, 3), (1, 4, 2, 7)))), [[1, 2, 3], [4, 2, 7]])
+
+
+def test_background_outside_becomes_minus_one_and_labels_stay() -> None:
+    labels = np.zeros((6, 6, 6), np.int8)
+    labels[0, 0, 0] = 2  # outside the image's non-zero region
+    labels[3, 3, 3] = 1  # in its hole
+    marked = outside_nonzero(labels, shell())
+    expected = np.full((6, 6, 6), -1)
+    expected[1:5, 1:5, 1:5] = 0
+    expected[0, 0, 0], expected[3, 3, 3] = 2, 1
+    np.testing.assert_array_equal(marked, expected)
+    assert marked.dtype == labels.dtype
+    assert labels.min() == 0  # the argument is not changed
