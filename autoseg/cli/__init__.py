@@ -43,7 +43,8 @@ def main() -> None:
     try:
         autoseg.main(prog_name="autoseg", standalone_mode=False)
     except AutosegError as error:
-        click.secho("error: " if error.exit_code != 130 else "stopped: ", fg="red", bold=True, nl=False, err=True)
+        if error.exit_code != 130:
+            click.secho("error: ", fg="red", bold=True, nl=False, err=True)
         click.echo(str(error), err=True)
         sys.exit(error.exit_code)
     except click.ClickException as error:

@@ -75,6 +75,8 @@ class TerminalLogger:
             self._advance_bar(stage, done, total, detail)
         elif done == total:
             self._line(f"{stage}: {total} of {total} in {seconds(time.monotonic() - self._begin)}")
+        if done == total:
+            self._end_bar()
             self._stage, self._state = "", ""
 
     def _advance_bar(self, stage: str, done: int, total: int, detail: str) -> None:

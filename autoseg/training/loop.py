@@ -149,6 +149,8 @@ class FoldTrainer:
                 )
             losses.append(self.train_step(batch))
             done, now = self.state.iteration, time.monotonic()
+            detail = f"loss {losses[-1]:.3f}"
+            self.logger.event("progress", stage="train", done=done, total=self.job.iterations, detail=detail)
             end_of_epoch = done % self.spec.iterations_per_epoch == 0 or done == self.job.iterations
             if now - last_log > LOG_SECONDS or end_of_epoch:
                 rate = (now - begin) / (done - first)
@@ -202,7 +204,6 @@ class FoldTrainer:
         done, total = self.state.iteration, self.job.iterations
         rate = self.schedule(self.spec, done - 1, total)
         loss = float(np.mean(losses))
-        self.logger.event("progress", stage="train", done=done, total=total, detail=f"loss {loss:.3f}")
         self.logger.event(
             "iterations",
             iteration=done,
