@@ -119,7 +119,7 @@ class LowResolution:
             if zoom is None:
                 continue
             small = [max(1, round(size * zoom)) if axis in axes else size for axis, size in enumerate(shape)]
-            volume = torch.from_numpy(np.ascontiguousarray(image[channel]))[None, None]
+            volume = torch.from_numpy(np.array(image[channel]))[None, None]
             coarse = F.interpolate(volume, size=small, mode="nearest-exact")
             mode = "bilinear" if len(shape) == 2 else "trilinear"
             result[channel] = F.interpolate(coarse, size=shape, mode=mode, align_corners=False)[0, 0].numpy()

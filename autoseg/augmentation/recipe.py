@@ -11,7 +11,7 @@ __all__ = ["default_recipe", "no_augmentation"]
 
 
 def default_recipe(spec: AugmentationSpec) -> Recipe:
-    """Rotation, scaling, noise, brightness, contrast, low resolution, gamma, mirroring, in nnU-Net's order."""
+    """Rotation, scaling, noise, brightness, contrast, low resolution, gamma, mirroring: nnU-Net's, but for blur."""
     return Recipe(
         spatial=RotateAndScale(spec.rotation_degrees),
         transforms=(

@@ -93,7 +93,7 @@ def sample_affine(
     nearest = _sample((labels - OUTSIDE).float()[None, None], grid, mode="nearest")[0, 0] + OUTSIDE
     best = torch.full(nearest.shape, -1.0)
     winner, nearest_value, inside = nearest.clone(), torch.zeros_like(nearest), torch.zeros_like(nearest)
-    present = [int(label) for label in torch.unique(labels)]
+    present = [int(label) for label in torch.unique(labels) if label != OUTSIDE]
     for label in present:
         indicator = _sample((labels == label).float()[None, None], grid)[0, 0]
         inside += indicator

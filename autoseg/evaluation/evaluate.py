@@ -22,15 +22,20 @@ def label_files(folder: Path) -> dict[str, Path]:
     """Case id to label file of a folder.
 
     Raises:
-        InputError: there is no such folder, or no image file in it.
+        InputError: there is no such folder, no image file in it, or two of one case.
     """
     if not folder.is_dir():
         raise InputError("there is no such folder", file=folder)
-    files = {
-        split_ending(file.name)[0]: file
-        for file in sorted(folder.iterdir())
-        if file.is_file() and not file.name.startswith(".") and split_ending(file.name)[1]
-    }
+    files: dict[str, Path] = {}
+    for file in sorted(folder.iterdir()):
+        stem, ending = split_ending(file.name)
+        if not ending or not file.is_file() or file.name.startswith("."):
+            continue
+        if stem in files:
+            raise InputError(
+                "two files have the name of one case", case=stem, found=f"{files[stem].name} and {file.name}"
+            )
+        files[stem] = file
     if not files:
         raise InputError("there is no label file here", file=folder)
     return files

@@ -88,10 +88,14 @@ def overlap_scores(reference: np.ndarray, prediction: np.ndarray, labels: Labels
     return scores
 
 
+def _positions(labels: np.ndarray, integers: Sequence[int]) -> np.ndarray:
+    """For every voxel the position of its label among the declared integers, which are sorted; 0 if it is not there."""
+    known = np.array(integers)
+    nearest = np.searchsorted(known, labels.ravel()).clip(max=len(known) - 1)
+    return np.where(known[nearest] == labels.ravel(), nearest, 0)
+
+
 def _joint_counts(reference: np.ndarray, prediction: np.ndarray, integers: Sequence[int]) -> np.ndarray:
     """Voxels per pair of reference and predicted label; integers that are not declared count as background."""
-    size = max(max(integers), int(reference.max(initial=0)), int(prediction.max(initial=0))) + 1
-    place = np.zeros(size, np.intp)
-    place[list(integers)] = np.arange(len(integers))
-    pairs = place[reference.ravel()] * len(integers) + place[prediction.ravel()]
+    pairs = _positions(reference, integers) * len(integers) + _positions(prediction, integers)
     return np.bincount(pairs, minlength=len(integers) ** 2).reshape(len(integers), len(integers))

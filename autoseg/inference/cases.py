@@ -33,7 +33,8 @@ def validate_cases(
 ) -> Summary:
     """Predicts preprocessed cases back to their original grids, writes the label maps and scores them there.
 
-    A case that has been scored before is not predicted again, so that an interrupted validation goes on.
+    A case that has been scored before is not predicted again, so that an interrupted validation goes on. That is safe
+    because the folder belongs to one training job, which is refused when its cases change.
 
     Args:
         predictor: the trained model.
@@ -111,6 +112,8 @@ def predict_files(
             inputs = [content_hash(source / name) for name in case.images]
             key = digest([__version__, plan.id, model_key, str(bool(predictor.mirror_axes)), *inputs])
             if made.get(case.id) != key or not file.is_file():
+                if made.pop(case.id, None) is not None:  # ours, from another image or model: it must not outlive that
+                    file.unlink(missing_ok=True)
                 _predict_file(predictor, plan, case, source, file)
                 made[case.id] = key
                 write_document(record_path, _record(predictor, plan, model_key, made))

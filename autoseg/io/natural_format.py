@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from autoseg.errors import InputError, UnreadableFileError
+from autoseg.io.dtypes import smallest_integers
 from autoseg.values import Geometry, Volume
-from autoseg.volume.dtypes import smallest_integers
 from autoseg.workspace import replacing
 
 __all__ = ["NaturalFormat"]

@@ -9,10 +9,10 @@ from autoseg.errors import CasesFailedError, InputError, InterruptedRunError
 from autoseg.executors import Executor
 from autoseg.io.case_store import CaseStore, StoredCase
 from autoseg.io.cases import check_case
+from autoseg.io.dtypes import smallest_integers
 from autoseg.logs import Logger
 from autoseg.preprocessing.forward import case_key, parameters_key, preprocess_case
 from autoseg.values import Case, Configuration, Dataset, Plan
-from autoseg.volume.dtypes import smallest_integers
 from autoseg.workspace import ContentIndex
 
 __all__ = ["preprocess_cases"]

@@ -49,6 +49,10 @@ def crop_padded(array: np.ndarray, start: Sequence[int], shape: Sequence[int], f
 class PatchLoader(SlimDataLoaderBase):
     """Makes the batch of any iteration, always the same one.
 
+    A sample draws from one stream, in this order: case, corner, rotation and scaling, then each transform. The order is part
+    of what makes a training reproducible. Batches are told apart by their iteration alone: one loader serves one training;
+    batchgenerators' ``thread_id`` is not used.
+
     Args:
         store: of preprocessed cases.
         keys: case id to content key, of the cases to draw from.

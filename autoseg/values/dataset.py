@@ -26,6 +26,14 @@ class Label(Value, frozen=True, kw_only=True):
 class Labels(Value, frozen=True, kw_only=True):
     """The labels of a data set.
 
+    Three numberings meet here:
+
+    ========================  ==========================================================================
+    integer                   what label files hold: any gaps, any order of declaration
+    position in ``integers``  what arrays hold inside autoseg, and the network's output channel of a label
+    1 + place in foreground   what ``StoredCase.locations`` is keyed by; with regions, the order of outputs
+    ========================  ==========================================================================
+
     Attributes:
         foreground: every label or region except background, in the order of declaration.
         ignore: the integer of voxels that nobody annotated, if there is one.

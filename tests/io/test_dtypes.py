@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from autoseg.volume.dtypes import smallest_integers
+from autoseg.io.dtypes import smallest_integers
 
 
 @pytest.mark.parametrize(

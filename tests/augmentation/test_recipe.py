@@ -1,0 +1,74 @@
+"""The built-in recipes: which steps in which order, and that any patch can be made again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+
+from autoseg.augmentation.intensity import Brightness, Contrast, Gamma, GaussianNoise, LowResolution
+from autoseg.augmentation.recipe import default_recipe, no_augmentation
+from autoseg.augmentation.spatial import Mirror, RotateAndScale
+from autoseg.augmentation.streams import stream
+from autoseg.values import AugmentationSpec
+
+IN_3D = AugmentationSpec(rotation_degrees=(30.0, 30.0, 30.0), mirror_axes=(0, 1, 2))
+IN_PLANE = AugmentationSpec(rotation_degrees=(180.0,), in_plane=True, mirror_axes=(1, 2))
+IN_2D = AugmentationSpec(rotation_degrees=(15.0,), mirror_axes=(0, 1))
+
+
+def test_the_default_steps_are_in_nnunets_order() -> None:
+    recipe = default_recipe(IN_3D)
+    assert isinstance(recipe.spatial, RotateAndScale)
+    kinds = [type(step) for step in recipe.steps()]
+    assert kinds == [GaussianNoise, Brightness, Contrast, LowResolution, Gamma, Gamma, Mirror]
+    assert [(step.invert, step.probability) for step in recipe.steps() if isinstance(step, Gamma)] == [
+        (True, 0.1),
+        (False, 0.3),
+    ]
+
+
+@pytest.mark.parametrize(("spec", "axes"), [(IN_3D, None), (IN_2D, None), (IN_PLANE, (1, 2))])
+def test_flat_patches_lose_no_resolution_across_slices(spec: AugmentationSpec, axes: Sequence[int] | None) -> None:
+    (low,) = (step for step in default_recipe(spec).steps() if isinstance(step, LowResolution))
+    assert low.axes == axes
+
+
+def test_angles_and_mirror_axes_are_those_of_the_plan() -> None:
+    recipe = default_recipe(IN_PLANE)
+    assert recipe.spatial.degrees == (180.0,)
+    assert recipe.steps()[-1].axes == (1, 2)
+
+
+def test_no_augmentation_does_nothing() -> None:
+    recipe = no_augmentation(IN_3D)
+    assert recipe.spatial is None
+    assert recipe.steps() == ()
+
+
+@pytest.mark.parametrize(("spec", "shape"), [(IN_3D, (2, 8, 9, 7)), (IN_PLANE, (1, 4, 12, 12)), (IN_2D, (2, 12, 9))])
+def test_what_was_drawn_makes_the_same_patch_again_after_json(spec: AugmentationSpec, shape: tuple[int, ...]) -> None:
+    source = np.random.default_rng(0)
+    image = source.normal(size=shape).astype(np.float32)
+    labels = source.integers(-1, 3, shape[1:]).astype(np.int8)
+    acted = set()
+    for iteration in range(40):
+        random = stream(1, 0, iteration, 0)
+        once = again = (image.copy(), labels.copy())
+        for step in default_recipe(spec).steps():
+            parameters = step.draw(random, shape)
+            if parameters is None:
+                continue
+            acted.add(type(step))
+            inputs = once[0].copy(), once[1].copy()
+            kept = once
+            once = step.apply(*once, parameters)
+            again = step.apply(*again, json.loads(json.dumps(parameters)))
+            np.testing.assert_array_equal(kept[0], inputs[0])  # apply works on copies
+            np.testing.assert_array_equal(kept[1], inputs[1])
+        np.testing.assert_array_equal(once[0], again[0])
+        np.testing.assert_array_equal(once[1], again[1])
+        assert once[0].dtype == np.float32
+    assert acted == {GaussianNoise, Brightness, Contrast, LowResolution, Gamma, Mirror}

@@ -1,0 +1,191 @@
+"""Folders of label maps: pairs by name, on one grid, and everything that does not fit is named."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from autoseg.errors import CasesFailedError, InputError
+from autoseg.evaluation.evaluate import evaluate_case, evaluate_folders, find_labels, label_files
+from autoseg.executors import SerialExecutor, ThreadExecutor
+from autoseg.io.formats import format_of
+from autoseg.logs import SilentLogger
+from autoseg.values import PREDICTION_RECORD, Dataset, Geometry, Label, Labels, PredictionRecord, Summary, Volume
+from autoseg.workspace import Workspace, write_document
+
+LABELS = Labels(foreground=(Label(name="a", values=(1,)), Label(name="b", values=(2,))))
+GEOMETRY = Geometry(shape=(4, 5, 6), spacing=(3.0, 1.0, 1.5), origin=(1.0, 2.0, 3.0))
+
+
+def label_map(seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 3, GEOMETRY.shape).astype(np.uint8)
+
+
+def write(file: Path, array: np.ndarray, geometry: Geometry = GEOMETRY) -> Path:
+    format_of(file).write(file, Volume(array=array[None], geometry=geometry))
+    return file
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> tuple[Path, Path]:
+    """Predictions and references of the cases a, b and c."""
+    for seed, name in enumerate("abc"):
+        write(tmp_path / "predictions" / f"{name}.nii.gz", label_map(seed + 10))
+        write(tmp_path / "references" / f"{name}.nii.gz", label_map(seed))
+    return tmp_path / "predictions", tmp_path / "references"
+
+
+def evaluate(folders: tuple[Path, Path]) -> tuple[Summary, list[str]]:
+    return evaluate_folders(*folders, LABELS, SerialExecutor(), SilentLogger())
+
+
+def by_hand(seed: int, label: int) -> float:
+    reference, prediction = label_map(seed) == label, label_map(seed + 10) == label
+    return 2 * int((reference & prediction).sum()) / int(reference.sum() + prediction.sum())
+
+
+def test_every_pair_is_scored(folders) -> None:
+    summary, alone = evaluate(folders)
+    assert alone == []
+    assert len(summary.metric_per_case) == 3
+    for seed, score in enumerate(summary.metric_per_case):
+        assert Path(score.prediction_file).name == Path(score.reference_file).name == f"{'abc'[seed]}.nii.gz"
+        for label in (1, 2):
+            assert score.metrics[str(label)].dice == pytest.approx(by_hand(seed, label))
+    assert summary.mean["2"].dice == pytest.approx(np.mean([by_hand(seed, 2) for seed in range(3)]))
+
+
+def test_folders_against_themselves_are_perfect(folders) -> None:
+    summary, _ = evaluate((folders[1], folders[1]))
+    assert summary.foreground_mean.dice == summary.foreground_mean.iou == 1.0
+
+
+def test_threads_give_the_same_summary(folders) -> None:
+    threaded, _ = evaluate_folders(*folders, LABELS, ThreadExecutor(2), SilentLogger())
+    assert threaded == evaluate(folders)[0]
+
+
+def test_what_stands_in_one_folder_only_is_told(folders) -> None:
+    (folders[0] / "a.nii.gz").unlink()
+    (folders[1] / "c.nii.gz").unlink()
+    summary, alone = evaluate(folders)
+    assert alone == ["a", "c"]
+    assert [Path(score.prediction_file).name for score in summary.metric_per_case] == ["b.nii.gz"]
+
+
+def test_other_files_are_not_label_maps(folders) -> None:
+    (folders[0] / "autoseg-prediction.json").write_text("{}")
+    (folders[0] / ".DS_Store").write_bytes(b"x")
+    (folders[0] / ".hidden.nii.gz").write_bytes(b"x")
+    (folders[0] / "folder.nii.gz").mkdir()
+    assert list(label_files(folders[0])) == ["a", "b", "c"]
+    assert evaluate(folders)[1] == []
+
+
+def test_a_prediction_may_have_another_file_ending_than_its_reference(folders) -> None:
+    (folders[0] / "a.nii.gz").unlink()
+    write(folders[0] / "a.nrrd", label_map(10))
+    summary, alone = evaluate(folders)
+    assert alone == []
+    assert summary.metric_per_case[0].metrics["1"].dice == pytest.approx(by_hand(0, 1))
+
+
+@pytest.mark.parametrize(
+    ("geometry", "named"),
+    [
+        (
+            Geometry(shape=(4, 6, 5), spacing=(3.0, 1.0, 1.5), origin=(1.0, 2.0, 3.0)),
+            r"shape \(4, 5, 6\) and \(4, 6, 5\)",
+        ),
+        (Geometry(shape=(4, 5, 6), spacing=(3.0, 1.1, 1.5), origin=(1.0, 2.0, 3.0)), "spacing"),
+        (Geometry(shape=(4, 5, 6), spacing=(3.0, 1.0, 1.5), origin=(9.0, 2.0, 3.0)), "8.0 voxels apart"),
+        (
+            Geometry(
+                shape=(4, 5, 6),
+                spacing=(3.0, 1.0, 1.5),
+                origin=(1.0, 2.0, 3.0),
+                directions=((0.0, 0.0, 1.0), (0.0, 1.0, 0.0), (-1.0, 0.0, 0.0)),
+            ),
+            "directions differ by 180",
+        ),
+    ],
+    ids=["shape", "spacing", "place", "direction"],
+)
+def test_a_pair_on_different_grids_is_refused_and_named(folders, geometry: Geometry, named: str) -> None:
+    write(folders[0] / "b.nii.gz", np.zeros(geometry.shape, np.uint8), geometry)
+    with pytest.raises(CasesFailedError, match=rf"evaluate: 1 of 3 cases failed(.|\n)*case b: .*{named}") as caught:
+        evaluate(folders)
+    assert list(caught.value.failures) == ["b"]
+    assert isinstance(caught.value.failures["b"], InputError)
+    assert caught.value.failures["b"].file == folders[0] / "b.nii.gz"
+
+
+def test_a_broken_file_is_named_and_nothing_is_summarized(folders) -> None:
+    (folders[1] / "c.nii.gz").write_bytes(b"no image")
+    with pytest.raises(CasesFailedError) as caught:
+        evaluate(folders)
+    assert list(caught.value.failures) == ["c"]
+    assert caught.value.done == 2
+
+
+def test_fractions_are_no_labels(tmp_path: Path) -> None:
+    reference = write(tmp_path / "r" / "a.nii.gz", label_map(0))
+    prediction = write(tmp_path / "p" / "a.nii.gz", label_map(0).astype(np.float32) * 0.5)
+    with pytest.raises(InputError, match="must hold integers"):
+        evaluate_case("a", prediction, reference, LABELS)
+
+
+def test_labels_stored_as_floating_point_numbers_are_labels(tmp_path: Path) -> None:
+    reference = write(tmp_path / "r" / "a.nii.gz", label_map(0))
+    prediction = write(tmp_path / "p" / "a.nii.gz", label_map(0).astype(np.float32))
+    assert evaluate_case("a", prediction, reference, LABELS).metrics["2"].dice == 1.0
+
+
+def test_folders_without_a_common_name_are_refused_with_examples(tmp_path: Path) -> None:
+    write(tmp_path / "p" / "one.nii.gz", label_map(0))
+    write(tmp_path / "r" / "other.nii.gz", label_map(0))
+    with pytest.raises(InputError, match=r"no prediction has a reference.*one\.nii\.gz and other\.nii\.gz"):
+        evaluate((tmp_path / "p", tmp_path / "r"))
+
+
+def test_missing_and_empty_folders_are_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"no such folder.*nowhere"):
+        label_files(tmp_path / "nowhere")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match=r"no label file here.*empty"):
+        label_files(tmp_path / "empty")
+
+
+def named(name: str) -> Labels:
+    return Labels(foreground=(Label(name=name, values=(1,)),))
+
+
+def test_what_labels_mean_is_told_by_record_then_data_set_then_workspace(tmp_path: Path) -> None:
+    predictions, references, workspace = tmp_path / "out", tmp_path / "data" / "labelsTs", Workspace(tmp_path / "w")
+    predictions.mkdir()
+    references.mkdir(parents=True)
+    with pytest.raises(InputError, match=r"not known what the labels mean.*-w"):
+        find_labels(predictions, references, workspace)
+    dataset = Dataset(
+        name="d", root="/d", channels=("MRI",), labels=named("of workspace"), file_ending=".nii.gz", cases=()
+    )
+    write_document(workspace.dataset_path, dataset)
+    assert find_labels(predictions, references, workspace) == named("of workspace")
+    with pytest.raises(InputError, match="not known"):
+        find_labels(predictions, references, None)
+    description = {
+        "channel_names": {"0": "MRI"},
+        "labels": {"background": 0, "of data set": 1},
+        "numTraining": 0,
+        "file_ending": ".nii.gz",
+    }
+    (references.parent / "dataset.json").write_text(json.dumps(description))
+    assert find_labels(predictions, references, workspace) == named("of data set")
+    record = PredictionRecord(
+        autoseg_version="1", plan="p", model="m", labels=named("of record"), mirroring=True, cases={}
+    )
+    write_document(predictions / PREDICTION_RECORD, record)
+    assert find_labels(predictions, references, workspace) == named("of record")

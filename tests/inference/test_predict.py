@@ -1,0 +1,239 @@
+"""Logits of whole images: equal to one big pass where they must be, averaged over flips and folds as promised."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from autoseg.inference.predict import Predictor, mirrored_mean
+from autoseg.networks.build import build_network
+from autoseg.values import (
+    AugmentationSpec,
+    Configuration,
+    ExecutionPath,
+    NetworkSpec,
+    ResamplingSpec,
+    TrainingSpec,
+)
+
+PATH = ExecutionPath(device="cpu", threads=1)
+PATHS = [PATH, ExecutionPath(device="cpu", threads=1, channels_last=True)]
+
+
+@pytest.fixture(autouse=True)
+def _threads_as_before():
+    """Predictors set torch's threads for the whole process."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def make_configuration(
+    patch: Sequence[int] = (8, 8, 8), mirror_axes: Sequence[int] = (), *, channels: int = 2, batch: int = 3
+) -> Configuration:
+    dimensions = len(patch)
+    return Configuration(
+        name="tiny",
+        spacing=(1.0, 1.0, 1.0),
+        median_shape=(10.0, 10.0, 10.0),
+        patch_size=tuple(patch),
+        batch_size=batch,
+        network=NetworkSpec(
+            input_channels=channels,
+            output_channels=3,
+            features=(4, 8),
+            kernel_sizes=((3,) * dimensions,) * 2,
+            strides=((1,) * dimensions, (2,) * dimensions),
+            encoder_convolutions=(1, 1),
+            decoder_convolutions=(1,),
+        ),
+        training=TrainingSpec(
+            epochs=1,
+            validation_iterations=0,
+            optimizer="adamw",
+            learning_rate=0.01,
+            weight_decay=0.0,
+            schedule="warmup_polynomial",
+        ),
+        augmentation=AugmentationSpec(
+            rotation_degrees=(0.0,) * (3 if dimensions == 3 else 1), mirror_axes=tuple(mirror_axes)
+        ),
+        resampling=ResamplingSpec(),
+    )
+
+
+class Pointwise(nn.Module):
+    """A network that looks at one voxel at a time: no norm, no neighbours."""
+
+    def __init__(self, dimensions: int = 3, seed: int = 0) -> None:
+        super().__init__()
+        convolution = {2: nn.Conv2d, 3: nn.Conv3d}[dimensions]
+        torch.manual_seed(seed)
+        self.layers = nn.Sequential(convolution(2, 6, 1), nn.LeakyReLU(), convolution(6, 3, 1))
+        self.deep_supervision = True
+
+    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+        logits = self.layers(x)
+        return [logits, logits[..., ::2]] if self.deep_supervision else [logits]
+
+
+class Constant(nn.Module):
+    """Says the same everywhere."""
+
+    deep_supervision = True
+
+    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+        values = torch.tensor([1.5, -2.25, 0.1]).reshape(1, 3, *[1] * (x.ndim - 2))
+        return [values.expand(len(x), 3, *x.shape[2:])]
+
+
+def image(shape: Sequence[int] = (19, 13, 10), channels: int = 2) -> np.ndarray:
+    return np.random.default_rng(0).normal(size=(channels, *shape)).astype(np.float32)
+
+
+@pytest.mark.parametrize("path", PATHS, ids=["contiguous", "channels-last"])
+@pytest.mark.parametrize("shape", [(19, 13, 10), (8, 8, 8), (5, 20, 7), (3, 2, 1)])
+@pytest.mark.parametrize("mirror_axes", [(), (0, 2)], ids=["plain", "mirrored"])
+def test_a_pointwise_network_over_the_window_equals_one_big_pass(path, shape, mirror_axes) -> None:
+    network = Pointwise()
+    predicted = Predictor([network], make_configuration(mirror_axes=mirror_axes), path).logits(image(shape))
+    with torch.no_grad():
+        expected = network.layers(torch.from_numpy(image(shape))[None])[0].numpy()
+    assert predicted.dtype == np.float32
+    np.testing.assert_allclose(predicted, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(19, 13, 10), (40, 8, 3), (8, 8, 8)])
+def test_a_constant_network_gives_constant_logits(shape: tuple[int, int, int]) -> None:
+    predicted = Predictor([Constant()], make_configuration(), PATH).logits(image(shape))
+    expected = np.broadcast_to(np.reshape([1.5, -2.25, 0.1], (3, 1, 1, 1)), (3, *shape))
+    np.testing.assert_allclose(predicted, expected, rtol=1e-5)
+
+
+def real_network(patch: Sequence[int] = (8, 8, 8), seed: int = 0) -> nn.Module:
+    return build_network(make_configuration(patch).network, seed=seed)
+
+
+def whole_pass(network: nn.Module, x: np.ndarray) -> np.ndarray:
+    with torch.no_grad():
+        return network(torch.from_numpy(np.ascontiguousarray(x))[None])[0][0].numpy()
+
+
+def test_an_image_of_one_tile_is_one_pass_of_the_real_network() -> None:
+    network = real_network()
+    predicted = Predictor([network], make_configuration(), PATH).logits(image((8, 8, 8)))
+    np.testing.assert_allclose(predicted, whole_pass(network, image((8, 8, 8))), atol=1e-5)
+
+
+def test_an_image_smaller_than_the_patch_is_padded_with_zeros_around_its_centre() -> None:
+    network, small = real_network(), image((5, 8, 7))
+    padded = np.pad(small, [(0, 0), (1, 2), (0, 0), (0, 1)])
+    expected = whole_pass(network, padded)[:, 1:6, :, :7]
+    np.testing.assert_allclose(Predictor([network], make_configuration(), PATH).logits(small), expected, atol=1e-5)
+
+
+def test_overlapping_tiles_are_averaged_with_their_weights() -> None:
+    """Two tiles along one axis, worked out by hand with the Gaussian of the specification."""
+    network, long = real_network(), image((12, 8, 8))
+    line = np.exp(-(((np.arange(8) - 4) / 1.0) ** 2) / 2)
+    first, second = whole_pass(network, long[:, :8]), whole_pass(network, long[:, 4:])
+    near, far = line[4:, None, None], line[:4, None, None]
+    expected = np.concatenate(
+        [first[:, :4], (near * first[:, 4:] + far * second[:, :4]) / (near + far), second[:, 4:]], axis=1
+    )
+    np.testing.assert_allclose(Predictor([network], make_configuration(), PATH).logits(long), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("batch", [1, 2, 5])
+def test_how_many_tiles_are_taken_at_once_does_not_matter(batch: int) -> None:
+    network = real_network()
+    one, many = (
+        Predictor([network], make_configuration(batch=size), PATH).logits(image((20, 12, 9))) for size in (1, batch)
+    )
+    np.testing.assert_allclose(many, one, atol=1e-5)
+
+
+def test_a_flat_configuration_predicts_slice_by_slice() -> None:
+    network = real_network((8, 8))
+    predictor = Predictor([network], make_configuration((8, 8), (0, 1)), PATH)
+    volume = image((5, 11, 9))
+    whole = predictor.logits(volume)
+    for index in range(5):
+        np.testing.assert_allclose(whole[:, index], predictor.logits(volume[:, index : index + 1])[:, 0], atol=1e-5)
+    alone = predictor.logits(image((1, 8, 8)))[:, 0]
+    expected = mirrored_mean(network, torch.from_numpy(image((1, 8, 8))[:, 0])[None], (0, 1))[0].detach().numpy()
+    np.testing.assert_allclose(alone, expected, atol=1e-5)
+
+
+def test_several_folds_are_averaged() -> None:
+    networks = [real_network(seed=seed) for seed in range(3)]
+    configuration = make_configuration(mirror_axes=(1,))
+    single = [Predictor([network], configuration, PATH).logits(image()) for network in networks]
+    together = Predictor(networks, configuration, PATH).logits(image())
+    np.testing.assert_allclose(together, np.mean(single, axis=0), atol=1e-5)
+    assert np.abs(together - single[0]).max() > 1e-2
+
+
+@pytest.mark.parametrize("axes", [(), (0,), (2,), (0, 2), (0, 1, 2)])
+def test_the_mirrored_mean_is_the_mean_over_all_subsets_of_axes(axes: tuple[int, ...]) -> None:
+    network, x = real_network(), torch.from_numpy(image((8, 8, 8)))[None]
+    explicit = []
+    with torch.no_grad():
+        for switches in itertools.product((False, True), repeat=len(axes)):
+            flips = [axis + 2 for axis, on in zip(axes, switches, strict=True) if on]
+            explicit.append(network(x.flip(flips))[0].flip(flips))
+        expected = torch.stack(explicit).double().mean(0).float()
+        assert len(explicit) == 2 ** len(axes)
+        torch.testing.assert_close(mirrored_mean(network, x, axes), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_the_mirrored_mean_of_a_flipped_image_is_the_flipped_mirrored_mean() -> None:
+    network, x = real_network(), torch.from_numpy(image((8, 8, 8)))[None]
+    with torch.no_grad():
+        for flips in ((2,), (4,), (2, 4)):
+            flipped = mirrored_mean(network, x.flip(flips), (0, 2))
+            torch.testing.assert_close(flipped, mirrored_mean(network, x, (0, 2)).flip(flips), atol=1e-5, rtol=1e-5)
+        other = mirrored_mean(network, x.flip((3,)), (0, 2))
+        assert (other - mirrored_mean(network, x, (0, 2)).flip((3,))).abs().max() > 1e-3
+
+
+def test_mirroring_can_be_switched_off() -> None:
+    network = real_network()
+    with_flips, without = (
+        Predictor([network], make_configuration(mirror_axes=(0, 1)), PATH, mirroring=switch) for switch in (True, False)
+    )
+    assert with_flips.mirror_axes == (0, 1)
+    assert without.mirror_axes == ()
+    x = image((8, 8, 8))
+    np.testing.assert_allclose(without.logits(x), whole_pass(network, x), atol=1e-5)
+    assert np.abs(with_flips.logits(x) - without.logits(x)).max() > 1e-3
+
+
+def test_progress_counts_up_to_the_number_of_tiles() -> None:
+    told = []
+    Predictor([Pointwise()], make_configuration(batch=5), PATH).logits(
+        image((20, 12, 9)), lambda done, total: told.append((done, total))
+    )
+    assert [total for _, total in told] == [4 * 2 * 2] * len(told)
+    assert [done for done, _ in told] == [5, 10, 15, 16]
+
+
+def test_predicting_changes_neither_the_image_nor_the_weights() -> None:
+    network, x = real_network(), image()
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    first = Predictor([network], make_configuration(), PATH).logits(x)
+    np.testing.assert_array_equal(x, image())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+    assert all(parameter.grad is None for parameter in network.parameters())
+    np.testing.assert_array_equal(Predictor([network], make_configuration(), PATH).logits(x), first)
+
+
+def test_a_reordered_view_of_an_image_is_predicted_like_its_copy() -> None:
+    view = image((9, 10, 11)).transpose(0, 3, 2, 1)[:, ::-1]
+    predictor = Predictor([real_network()], make_configuration(), PATH)
+    np.testing.assert_array_equal(predictor.logits(view), predictor.logits(np.ascontiguousarray(view)))

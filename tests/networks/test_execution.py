@@ -1,0 +1,221 @@
+"""How a network runs: devices, precision and layout, chosen by measurement and by agreement with fp32."""
+
+from __future__ import annotations
+
+import copy
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torch._inductor.config as inductor
+from torch import nn
+
+from autoseg.errors import InputError
+from autoseg.networks import execution
+from autoseg.networks.build import build_network
+from autoseg.networks.execution import (
+    autocast,
+    choose_execution,
+    compiled,
+    default_execution,
+    free_memory,
+    memory_format,
+    place,
+    resolve_device,
+    usable_here,
+)
+from autoseg.values import ExecutionPath, NetworkSpec
+
+PATCH = (8, 8, 8)
+HOURS = 10**9  # so many iterations that compiling would be worth its time
+
+
+@pytest.fixture(autouse=True)
+def _threads_as_before():
+    """``place`` sets torch's threads for the whole process."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def tiny_network() -> nn.Module:
+    spec = NetworkSpec(
+        input_channels=1,
+        output_channels=2,
+        features=(4, 8),
+        kernel_sizes=((3, 3, 3), (3, 3, 3)),
+        strides=((1, 1, 1), (2, 2, 2)),
+        encoder_convolutions=(1, 1),
+        decoder_convolutions=(1,),
+    )
+    return build_network(spec, seed=0)
+
+
+class WrongUnderAutocast(nn.Module):
+    """A convolution whose 16-bit kernel is broken, as some are on some machines."""
+
+    def __init__(self, wrong: float) -> None:
+        super().__init__()
+        self.conv, self.wrong = nn.Conv3d(1, 2, 3, padding=1), wrong
+
+    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+        logits = self.conv(x)
+        return [logits + self.wrong if torch.is_autocast_enabled("cpu") else logits]
+
+
+def choose(network: nn.Module, *, batch_size: int = 2, iterations: int = 1) -> ExecutionPath:
+    return choose_execution(network, 1, PATCH, batch_size, device="cpu", iterations=iterations)
+
+
+def test_the_cpu_is_always_there_and_auto_finds_a_device() -> None:
+    assert resolve_device("cpu") == "cpu"
+    expected = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    assert resolve_device("auto") == expected
+
+
+@pytest.mark.parametrize("wanted", ["tpu", "", "CPU"])
+def test_a_device_that_is_not_here_is_refused_with_those_that_are(wanted: str) -> None:
+    with pytest.raises(InputError, match="not available here; expected cpu"):
+        resolve_device(wanted)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_a_gpu_that_is_not_here_is_refused() -> None:
+    with pytest.raises(InputError, match="'cuda' is not available"):
+        resolve_device("cuda")
+
+
+def test_only_a_gpu_has_free_memory_to_plan_for() -> None:
+    assert free_memory("cpu") is None
+    assert free_memory("mps") is None
+    if torch.cuda.is_available():
+        assert 0 < free_memory("cuda") <= torch.cuda.mem_get_info()[1]
+
+
+def test_choosing_gives_a_path_for_the_device_with_its_reason() -> None:
+    path = choose(tiny_network())
+    assert path.device == "cpu"
+    assert path.precision == "fp32" or usable_here(path)
+    assert not path.compiled
+    assert path.threads >= 1
+    assert "fp32 channels-last" in path.reason
+    assert "1 patches" in path.reason
+
+
+def test_choosing_leaves_the_network_as_it_was() -> None:
+    network = tiny_network()
+    before = copy.deepcopy(network.state_dict())
+    choose(network)
+    for name, parameter in network.named_parameters():
+        assert torch.equal(parameter, before[name]), name
+        assert parameter.grad is None
+        assert parameter.is_contiguous()
+        assert parameter.dtype == torch.float32
+    assert network.training
+
+
+@pytest.mark.parametrize("wrong", [1e4, float("nan"), float("inf")])
+def test_bf16_that_disagrees_is_refused_with_the_reason(monkeypatch: pytest.MonkeyPatch, wrong: float) -> None:
+    monkeypatch.setattr(execution, "_has_fast_bf16", lambda: True)
+    path = choose(WrongUnderAutocast(wrong))
+    assert path.precision == "fp32"
+    assert "bf16 channels-last disagrees with fp32" in path.reason
+
+
+def test_bf16_that_agrees_is_a_candidate(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(execution, "_has_fast_bf16", lambda: True)
+    path = choose(WrongUnderAutocast(0.0))
+    assert "disagrees" not in path.reason
+    assert "bf16 channels-last" in path.reason
+
+
+def test_without_a_compiler_nothing_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(execution.shutil, "which", lambda name: None)
+    path = choose(tiny_network(), iterations=HOURS)
+    assert not path.compiled
+    assert "compile" not in path.reason
+
+
+def test_where_the_compiler_is_broken_the_network_runs_eagerly(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))  # no kernel of an earlier run
+    monkeypatch.setattr(inductor.cpp, "cxx", (None, str(tmp_path / "no-such-compiler")))
+    monkeypatch.setattr(inductor, "compile_threads", 1)
+    monkeypatch.setattr(execution.shutil, "which", lambda name: "a compiler")
+    path = choose(tiny_network(), iterations=HOURS)
+    assert not path.compiled
+    assert "torch.compile does not work here" in path.reason
+
+
+def test_the_layout_follows_the_path_and_the_dimension() -> None:
+    last, contiguous = ExecutionPath(device="cpu", channels_last=True), ExecutionPath(device="cpu")
+    assert memory_format(last, 3) == torch.channels_last_3d
+    assert memory_format(last, 2) == torch.channels_last
+    assert memory_format(contiguous, 3) == memory_format(contiguous, 2) == torch.contiguous_format
+
+
+def test_placing_changes_layout_and_threads_but_no_value() -> None:
+    network = tiny_network()
+    before = copy.deepcopy(network.state_dict())
+    placed = place(network, ExecutionPath(device="cpu", channels_last=True, threads=1), 3)
+    assert torch.get_num_threads() == 1
+    weight = placed.encoder.stages[1][0].convs[0].conv.weight
+    assert weight.is_contiguous(memory_format=torch.channels_last_3d)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in placed.state_dict().items())
+
+
+def test_autocast_is_entered_for_bf16_alone() -> None:
+    with autocast(ExecutionPath(device="cpu", precision="bf16")):
+        assert torch.is_autocast_enabled("cpu")
+        assert torch.get_autocast_dtype("cpu") == torch.bfloat16
+    with autocast(ExecutionPath(device="cpu")):
+        assert not torch.is_autocast_enabled("cpu")
+
+
+def test_a_path_that_is_not_compiled_runs_the_network_itself() -> None:
+    network = tiny_network()
+    assert compiled(network, ExecutionPath(device="cpu")) is network
+
+
+def test_the_default_path_runs_on_every_machine() -> None:
+    path = default_execution("cpu")
+    assert usable_here(path)
+    assert path.precision == "fp32"
+    assert not path.compiled
+
+
+def test_bf16_is_usable_where_the_processor_multiplies_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    path = ExecutionPath(device="cpu", precision="bf16")
+    for present in (True, False):
+        monkeypatch.setattr(execution, "_has_fast_bf16", lambda present=present: present)
+        assert usable_here(path) is present
+
+
+FREED = """
+import resource
+import numpy as np
+from autoseg.networks.execution import keep_freed_memory
+
+def kept_mib():
+    before = resident()
+    array = np.ones(2**23)  # 64 MiB
+    del array
+    return (resident() - before) / 2**20
+
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize()
+
+without = kept_mib()
+keep_freed_memory()
+print(without, kept_mib())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has this switch")
+def test_freed_memory_stays_with_the_process() -> None:
+    done = subprocess.run([sys.executable, "-c", FREED], capture_output=True, text=True, check=True)
+    without, with_it = map(float, done.stdout.split())
+    assert without < 16
+    assert with_it > 48

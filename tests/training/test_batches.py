@@ -1,0 +1,487 @@
+"""Batches: the same for an iteration whenever it is made, with patches where they belong."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from batchgenerators.dataloading.data_loader import SlimDataLoaderBase
+from batchgenerators.dataloading.single_threaded_augmenter import SingleThreadedAugmenter
+from batchgenerators.transforms.abstract_transforms import Compose
+from batchgenerators.transforms.noise_transforms import GaussianNoiseTransform
+from batchgenerators.transforms.spatial_transforms import MirrorTransform
+from scipy import ndimage
+
+from autoseg.augmentation.contract import Recipe
+from autoseg.augmentation.intensity import GaussianNoise
+from autoseg.augmentation.recipe import default_recipe
+from autoseg.augmentation.streams import TRAINING, VALIDATION
+from autoseg.errors import InputError
+from autoseg.io.case_store import CaseStore, StoredCase
+from autoseg.training.batches import PatchLoader, crop_padded, forced_samples, prefetched
+from autoseg.values import AugmentationSpec, AxisMap, Geometry, PreprocessRecord, digest
+
+Shape = tuple[int, int, int]
+SHAPE: Shape = (10, 14, 12)
+AUGMENTED = default_recipe(AugmentationSpec(rotation_degrees=(30.0, 30.0, 30.0), mirror_axes=(0, 1, 2)))
+
+
+def add_case(
+    store: CaseStore,
+    case_id: str,
+    segmentation: np.ndarray,
+    *,
+    image: np.ndarray | None = None,
+    locations: Mapping[int, np.ndarray] | None = None,
+) -> str:
+    """Stores a case; without an image, the channels hold the coordinates of the voxels, counted from 1."""
+    shape, key = segmentation.shape, digest([case_id])
+    record = PreprocessRecord(
+        case_id=case_id,
+        key=key,
+        source=Geometry(shape=shape, spacing=(1.0, 1.0, 1.0)),
+        axes=AxisMap(),
+        crop_start=(0, 0, 0),
+        crop_shape=shape,
+        spacing=(1.0, 1.0, 1.0),
+        shape=shape,
+        target_spacing=(1.0, 1.0, 1.0),
+    )
+    if locations is None:
+        locations = {label: np.argwhere(segmentation == label) for label in (1, 2) if (segmentation == label).any()}
+    store.save(
+        StoredCase(
+            record=record,
+            image=np.indices(shape).astype(np.float32) + 1 if image is None else image.astype(np.float32),
+            segmentation=segmentation.astype(np.int8),
+            locations=locations,
+            reference=np.maximum(segmentation, 0).astype(np.uint8),
+        )
+    )
+    return key
+
+
+def blocks(shape: Shape = SHAPE) -> np.ndarray:
+    """Label 1 in a block, label 2 in one voxel."""
+    labels = np.zeros(shape, np.int8)
+    labels[: shape[0] // 2, : shape[1] // 2, : shape[2] // 2] = 1
+    labels[-1, -1, -1] = 2
+    return labels
+
+
+def make_loader(
+    folder: Path,
+    cases: Mapping[str, np.ndarray] | None = None,
+    *,
+    patch: Sequence[int] = (8, 8, 8),
+    batch: int = 3,
+    recipe: Recipe | None = None,
+    seed: int = 0,
+    purpose: int = TRAINING,
+    share: float = 0.33,
+    **options: Any,
+) -> PatchLoader:
+    store = CaseStore(folder)
+    cases = {"one": blocks()} if cases is None else cases
+    keys = {case_id: add_case(store, case_id, labels, **options.pop(case_id, {})) for case_id, labels in cases.items()}
+    return PatchLoader(
+        store,
+        keys,
+        patch,
+        batch,
+        foreground_share=share,
+        recipe=recipe or Recipe(),
+        seed=seed,
+        purpose=purpose,
+        **options,
+    )
+
+
+def assert_same_batch(one: Mapping[str, Any], other: Mapping[str, Any]) -> None:
+    assert one.keys() == other.keys() == {"data", "seg", "keys"}
+    np.testing.assert_array_equal(one["data"], other["data"])
+    np.testing.assert_array_equal(one["seg"], other["seg"])
+    assert one["keys"] == other["keys"]
+
+
+@pytest.mark.parametrize(
+    ("batch", "forced"), [(2, 1), (3, 1), (4, 1), (5, 2), (9, 3), (12, 4), (32, 11)], ids=lambda value: str(value)
+)
+def test_a_third_of_a_batch_is_forced_as_in_nnunet(batch: int, forced: int) -> None:
+    assert forced_samples(batch, 0.33) == forced
+
+
+def test_nothing_or_everything_may_be_forced() -> None:
+    assert [forced_samples(batch, 0.0) for batch in (1, 2, 7)] == [0, 0, 0]
+    assert [forced_samples(batch, 1.0) for batch in (1, 2, 7)] == [1, 2, 7]
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_padded_crop_is_a_slice_of_numpys_padding(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    array, margin = random.normal(size=(2, 5, 6, 7)), 12
+    padded = np.pad(array, [(0, 0), *[(margin, margin)] * 3], constant_values=-1)
+    for _ in range(20):
+        start, shape = random.integers(-12, 8, 3), random.integers(1, 5, 3)
+        box = tuple(slice(low + margin, low + margin + size) for low, size in zip(start, shape, strict=True))
+        np.testing.assert_array_equal(crop_padded(array, start, shape, -1), padded[(slice(None), *box)])
+        np.testing.assert_array_equal(crop_padded(array[0], start, shape, -1), padded[(0, *box)])
+
+
+def test_a_padded_crop_is_a_copy_of_the_same_number_type() -> None:
+    array = np.arange(12, dtype=np.int8).reshape(3, 4)
+    crop = crop_padded(array, (0, 0), (3, 4), 0)
+    crop += 1
+    assert array[0, 0] == 0
+    assert crop.dtype == np.int8
+
+
+@pytest.mark.parametrize(("patch", "batch"), [((8, 8, 8), 2), ((4, 6, 5), 1), ((8, 6), 5)])
+def test_batches_have_the_stated_keys_shapes_and_number_types(tmp_path: Path, patch: tuple, batch: int) -> None:
+    loader = make_loader(tmp_path, patch=patch, batch=batch)
+    assert isinstance(loader, SlimDataLoaderBase)
+    made = next(loader)
+    assert made["data"].shape == (batch, 3, *patch)
+    assert made["data"].dtype == np.float32
+    assert made["seg"].shape == (batch, 1, *patch)
+    assert np.issubdtype(made["seg"].dtype, np.integer)
+    assert made["keys"] == ["one"] * batch
+
+
+def test_iterating_goes_through_the_iterations_from_the_first(tmp_path: Path) -> None:
+    loader = make_loader(tmp_path, recipe=AUGMENTED)
+    iterated = [next(loader) for _ in range(3)]
+    for iteration, batch in enumerate(iterated):
+        assert_same_batch(batch, loader.batch(iteration))
+
+
+def test_the_batch_of_an_iteration_is_the_same_in_any_order_and_for_any_loader(tmp_path: Path) -> None:
+    cases = {"b": blocks(), "a": blocks((9, 9, 9)), "c": blocks((6, 20, 8))}
+    loader = make_loader(tmp_path / "one", cases, recipe=AUGMENTED)
+    forward = [loader.batch(iteration) for iteration in range(4)]
+    for iteration in reversed(range(4)):
+        assert_same_batch(loader.batch(iteration), forward[iteration])
+    renamed_order = dict(reversed(cases.items()))
+    assert_same_batch(make_loader(tmp_path / "two", renamed_order, recipe=AUGMENTED).batch(2), forward[2])
+
+
+def test_another_seed_or_purpose_gives_other_patches(tmp_path: Path) -> None:
+    loaders = [
+        make_loader(tmp_path, seed=0),
+        make_loader(tmp_path, seed=1),
+        make_loader(tmp_path, purpose=VALIDATION),
+    ]
+    corners = [tuple(map(tuple, corners_of(loader, 10).tolist())) for loader in loaders]
+    assert len(set(corners)) == 3
+
+
+def test_no_two_samples_of_an_epoch_share_their_chance(tmp_path: Path) -> None:
+    flat = {"one": {"image": np.zeros((1, *SHAPE))}}
+    loader = make_loader(tmp_path, batch=4, recipe=Recipe(transforms=(GaussianNoise(1.0),)), **flat)
+    samples = [image.tobytes() for iteration in range(25) for image in loader.batch(iteration)["data"]]
+    assert len(set(samples)) == 100
+
+
+def test_cases_are_drawn_equally_often(tmp_path: Path) -> None:
+    cases = {name: blocks((8, 8, 8)) for name in "abcd"}
+    loader = make_loader(tmp_path, cases, batch=8)
+    drawn = [case for iteration in range(100) for case in loader.batch(iteration)["keys"]]
+    for name in cases:
+        assert abs(drawn.count(name) - 200) < 4 * (800 * 0.25 * 0.75) ** 0.5
+
+
+def corners_of(loader: PatchLoader, iterations: int, *, sample: int | None = None) -> np.ndarray:
+    """First voxels of patches that lie within their image, read from the coordinates in the image."""
+    rows = []
+    for iteration in range(iterations):
+        data = loader.batch(iteration)["data"]
+        assert (data > 0).all(), "a patch reaches outside of the image"
+        first = data[(slice(None), slice(None), *[0] * (data.ndim - 2))] - 1
+        rows.extend(first if sample is None else first[sample : sample + 1])
+    return np.array(rows).astype(int)
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0], ids=["anywhere", "forced"])
+def test_patches_stay_within_an_image_that_is_large_enough(tmp_path: Path, share: float) -> None:
+    corners = corners_of(make_loader(tmp_path, share=share), 60)
+    assert (corners >= 0).all()
+    assert (corners <= np.array(SHAPE) - 8).all()
+
+
+def test_unforced_patches_lie_everywhere_equally_often(tmp_path: Path) -> None:
+    corners = corners_of(make_loader(tmp_path, batch=6, share=0.0), 200)
+    for axis, size in enumerate(SHAPE):
+        counts = np.bincount(corners[:, axis], minlength=size - 7)
+        assert len(counts) == size - 7
+        expected = len(corners) / len(counts)
+        assert (np.abs(counts - expected) < 4.5 * expected**0.5).all()
+
+
+@pytest.mark.parametrize("size", [1, 3, 4, 5, 7])
+def test_an_image_smaller_than_the_patch_is_centred_in_it(tmp_path: Path, size: int) -> None:
+    image = np.random.default_rng(0).uniform(1, 2, (1, size, 10, 8))
+    loader = make_loader(tmp_path, {"small": np.ones((size, 10, 8), np.int8)}, small={"image": image})
+    missing = 8 - size
+    for iteration in range(5):
+        batch = loader.batch(iteration)
+        for data, labels in zip(batch["data"], batch["seg"], strict=True):
+            inside = np.flatnonzero(data[0].any(axis=(1, 2)))
+            assert (inside[0], 7 - inside[-1]) in {(missing // 2, missing - missing // 2)}
+            assert (data[0][inside] > 0).all()
+            assert (labels[0].any(axis=(1, 2)) == data[0].any(axis=(1, 2))).all()
+
+
+def test_outside_of_the_image_there_is_zero_and_background(tmp_path: Path) -> None:
+    small = {"small": np.full((4, 4, 4), 2, np.int8)}
+    batch = make_loader(tmp_path, small).batch(0)
+    for data, labels in zip(batch["data"], batch["seg"], strict=True):
+        outside = np.ones((8, 8, 8), bool)
+        outside[2:6, 2:6, 2:6] = False
+        assert not data[:, outside].any()
+        assert not labels[0][outside].any()
+        assert (labels[0][~outside] == 2).all()
+
+
+@pytest.mark.parametrize("patch", [(4, 4, 4), (3, 5, 4), (4, 6)])
+def test_the_last_samples_are_forced_to_hold_foreground(tmp_path: Path, patch: tuple[int, ...]) -> None:
+    labels = np.zeros((20, 20, 20), np.int8)
+    labels[0, 19, 7] = 1
+    loader = make_loader(tmp_path, {"sparse": labels}, patch=patch, batch=6)
+    held = np.array(
+        [(loader.batch(iteration)["seg"] == 1).any(axis=(1, *range(2, 2 + len(patch)))) for iteration in range(30)]
+    )
+    assert held[:, 4:].all()
+    assert held[:, :4].mean() < 0.1
+
+
+def test_forced_samples_choose_among_the_classes_not_among_the_voxels(tmp_path: Path) -> None:
+    labels = np.zeros((24, 24, 24), np.int8)
+    labels[:12] = 1
+    labels[23, 23, 23] = 2
+    loader = make_loader(tmp_path, {"uneven": labels}, patch=(4, 4, 4), batch=4, share=1.0)
+    rare = [bool((sample == 2).any()) for iteration in range(50) for sample in loader.batch(iteration)["seg"]]
+    assert abs(sum(rare) - 100) < 4 * 50**0.5
+
+
+def test_a_forced_patch_is_centred_on_its_voxel_where_the_image_allows(tmp_path: Path) -> None:
+    labels = np.zeros((20, 20, 20), np.int8)
+    labels[10, 9, 11] = 1
+    loader = make_loader(tmp_path, {"central": labels}, patch=(5, 4, 6), share=1.0)
+    np.testing.assert_array_equal(corners_of(loader, 3), [[10 - 2, 9 - 2, 11 - 3]] * 9)
+
+
+def test_a_case_without_foreground_can_be_drawn_all_the_same(tmp_path: Path) -> None:
+    loader = make_loader(tmp_path, {"empty": np.zeros(SHAPE, np.int8)}, share=1.0)
+    assert len({tuple(corner) for corner in corners_of(loader, 20)}) > 10
+
+
+def test_with_an_ignore_label_every_patch_holds_annotated_voxels(tmp_path: Path) -> None:
+    labels = np.full((24, 24, 24), 3, np.int8)  # ignored
+    labels[1, 2, 22] = 0
+    labels[20, 20, 3] = 1
+    annotated = np.argwhere(labels != 3)
+    locations = {0: annotated, 1: np.argwhere(labels == 1)}
+    loader = make_loader(tmp_path, {"scribbled": labels}, patch=(4, 4, 4), batch=4, scribbled={"locations": locations})
+    found = {0: 0, 1: 0}
+    for iteration in range(30):
+        for position, sample in enumerate(loader.batch(iteration)["seg"]):
+            assert (sample != 3).any()
+            if position == 3:
+                assert (sample == 1).any()
+            for label in found:
+                found[label] += bool((sample == label).any())
+    assert min(found.values()) > 20
+
+
+def test_flat_patches_are_slices_of_axis_0(tmp_path: Path) -> None:
+    loader = make_loader(tmp_path, patch=(6, 5), batch=4)
+    slices = set()
+    for iteration in range(40):
+        batch = loader.batch(iteration)
+        for data, labels in zip(batch["data"], batch["seg"], strict=True):
+            (index,) = np.unique(data[0])
+            slices.add(int(index) - 1)
+            rows, columns = data[1].astype(int) - 1, data[2].astype(int) - 1
+            np.testing.assert_array_equal(labels[0], blocks()[int(index) - 1, rows, columns])
+    assert slices == set(range(SHAPE[0]))
+
+
+class Fixed:
+    """Samples every patch through the same matrix."""
+
+    def __init__(self, matrix: np.ndarray) -> None:
+        self.matrix = matrix
+
+    def draw(self, random: np.random.Generator, patch_size: Sequence[int]) -> np.ndarray:
+        return self.matrix
+
+
+def turned(degrees: float, scale: float) -> np.ndarray:
+    angle = np.radians(degrees)
+    plane = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    matrix = scale * np.eye(3)
+    matrix[1:, 1:] = plane
+    return matrix
+
+
+@pytest.mark.parametrize(("degrees", "scale"), [(0, 0.7), (0, 1.4), (30, 1.0), (45, 1.4), (-77, 0.9), (180, 1.4)])
+@pytest.mark.parametrize("patch", [(8, 8, 8), (5, 9, 6)])
+def test_a_turned_patch_reads_all_that_it_covers(
+    tmp_path: Path, degrees: float, scale: float, patch: tuple[int, int, int]
+) -> None:
+    """Sampling from the cropped box equals sampling from the whole image: nothing that is inside was left out."""
+    image = np.stack([np.random.default_rng(0).normal(5, 1, SHAPE), np.ones(SHAPE)])
+    own, matrix = {"one": {"image": image}}, turned(degrees, scale)
+    sampled = make_loader(tmp_path / "a", patch=patch, recipe=Recipe(spatial=Fixed(matrix)), **own)
+    plain = make_loader(tmp_path / "b", patch=patch)
+    for iteration in range(3):
+        corners = corners_of_padded(plain.batch(iteration)["data"])
+        for data, corner in zip(sampled.batch(iteration)["data"], corners, strict=True):
+            half = (np.array(patch) - 1) / 2
+            offset = corner + half - matrix @ half
+            for channel in range(2):
+                expected = ndimage.affine_transform(
+                    image[channel], matrix, offset, patch, order=1, mode="grid-constant", cval=0
+                )
+                np.testing.assert_allclose(data[channel], expected, atol=2e-4)
+
+
+def corners_of_padded(data: np.ndarray) -> np.ndarray:
+    """Corners from a batch of coordinate images, also where patches begin outside of the image."""
+    corners = []
+    for image in data:
+        at = np.argwhere(image[0] > 0)[0]
+        corners.append(image[(slice(None), *at)] - 1 - at)
+    return np.array(corners)
+
+
+def test_a_turned_slice_reads_all_that_it_covers(tmp_path: Path) -> None:
+    image = np.random.default_rng(0).normal(5, 1, (1, *SHAPE))
+    matrix, patch = turned(40, 1.3)[1:, 1:], (7, 8)
+    sampled = make_loader(
+        tmp_path / "a", patch=patch, recipe=Recipe(spatial=Fixed(matrix)), **{"one": {"image": image}}
+    )
+    plain = make_loader(tmp_path / "b", patch=patch)
+    half = (np.array(patch) - 1) / 2
+    for data, coordinates in zip(sampled.batch(0)["data"], plain.batch(0)["data"], strict=True):
+        slice_index, *corner = (coordinates[:, 0, 0] - 1).astype(int)
+        offset = np.array(corner) + half - matrix @ half
+        expected = ndimage.affine_transform(
+            image[0, slice_index], matrix, offset, patch, order=1, mode="grid-constant", cval=0
+        )
+        np.testing.assert_allclose(data[0], expected, atol=2e-4)
+
+
+def test_masked_channels_stay_zero_outside_and_others_do_not(tmp_path: Path) -> None:
+    labels = np.full(SHAPE, -1, np.int8)
+    labels[3:8, 4:10, 3:9] = 0
+    labels[4, 5, 5] = 1
+    image = np.where(labels >= 0, 5.0, 0.0)[None].repeat(2, axis=0)
+    recipe = Recipe(transforms=(GaussianNoise(1.0),))
+    # a third channel tells where the voxels come from
+    coded = np.concatenate([image, (labels >= 0)[None] * 1e6])
+    loader = make_loader(tmp_path, {"cropped": labels}, recipe=recipe, masked_channels=(1,), cropped={"image": coded})
+    data = np.concatenate([loader.batch(iteration)["data"] for iteration in range(5)])
+    outside = data[:, 2] < 5e5
+    assert outside.any()
+    assert not data[:, 1][outside].any()
+    assert data[:, 1][~outside].all()
+    assert data[:, 0][outside].std() > 0.01
+
+
+def test_what_is_outside_of_the_nonzero_region_is_background_in_the_target(tmp_path: Path) -> None:
+    labels = np.full(SHAPE, -1, np.int8)
+    labels[5, 7, 6] = 1
+    batch = make_loader(tmp_path, {"cropped": labels}, share=1.0).batch(0)
+    assert set(np.unique(batch["seg"])) == {0, 1}
+
+
+def test_transforms_of_batchgenerators_run_in_the_loader(tmp_path: Path) -> None:
+    recipe = Recipe(transforms=(GaussianNoiseTransform(), MirrorTransform()))
+    np.random.seed(0)
+    before = np.random.get_state()[1].copy()
+    first = make_loader(tmp_path, recipe=recipe).batch(3)
+    np.testing.assert_array_equal(np.random.get_state()[1], before)
+    np.random.seed(99)
+    assert_same_batch(first, make_loader(tmp_path, recipe=recipe).batch(3))
+    assert not np.array_equal(first["data"], make_loader(tmp_path).batch(3)["data"])
+
+
+def test_the_loader_feeds_a_pipeline_of_batchgenerators(tmp_path: Path) -> None:
+    pipeline = SingleThreadedAugmenter(
+        make_loader(tmp_path), Compose([MirrorTransform(axes=(0,)), GaussianNoiseTransform()])
+    )
+    plain = make_loader(tmp_path)
+    for iteration in range(3):
+        batch, before = next(pipeline), plain.batch(iteration)
+        for new, old in zip(batch["seg"], before["seg"], strict=True):
+            assert np.array_equal(new, old) or np.array_equal(new, old[:, ::-1])
+        assert batch["data"].shape == before["data"].shape
+
+
+def test_prefetched_batches_are_those_of_the_loader_in_order(tmp_path: Path) -> None:
+    loader = make_loader(tmp_path / "a", recipe=AUGMENTED)
+    ahead = list(prefetched(make_loader(tmp_path / "b", recipe=AUGMENTED), 2, 8))
+    assert len(ahead) == 6
+    for iteration, batch in enumerate(ahead, start=2):
+        assert_same_batch(batch, loader.batch(iteration))
+
+
+def test_prefetching_nothing_gives_nothing(tmp_path: Path) -> None:
+    assert list(prefetched(make_loader(tmp_path), 5, 5)) == []
+
+
+class Counting(PatchLoader):
+    """Counts the batches that it makes, and fails at one of them."""
+
+    fails_at: int | None = None
+    error: Exception = ValueError("broken augmentation")
+    made = 0
+
+    def batch(self, iteration: int) -> dict[str, Any]:
+        self.made += 1
+        if iteration == self.fails_at:
+            raise self.error
+        return super().batch(iteration)
+
+
+def counting(folder: Path) -> Counting:
+    store = CaseStore(folder)
+    keys = {"one": add_case(store, "one", blocks())}
+    return Counting(store, keys, (8, 8, 8), 1, foreground_share=0, recipe=Recipe(), seed=0, purpose=TRAINING)
+
+
+def batch_threads() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == "autoseg-batches"]
+
+
+def test_stopping_early_ends_the_thread_and_wastes_few_batches(tmp_path: Path) -> None:
+    loader = counting(tmp_path)
+    batches = prefetched(loader, 0, 1000, ahead=3)
+    next(batches)
+    next(batches)
+    batches.close()
+    assert loader.made <= 2 + 3 + 1
+    assert batch_threads() == []
+
+
+def test_an_error_is_raised_where_its_batch_is_wanted_and_not_before(tmp_path: Path) -> None:
+    loader = counting(tmp_path)
+    loader.fails_at = 2
+    batches = prefetched(loader, 0, 9)
+    assert [len(next(batches)["data"]) for _ in range(2)] == [1, 1]
+    with pytest.raises(RuntimeError, match="making a training batch failed") as caught:
+        next(batches)
+    assert caught.value.__cause__ is loader.error
+    assert batch_threads() == []
+
+
+def test_an_error_for_the_user_comes_as_it_is(tmp_path: Path) -> None:
+    loader = make_loader(tmp_path)
+    (tmp_path / f"one-{digest(['one'])[:16]}" / "image.npy").write_bytes(b"damaged")
+    with pytest.raises(InputError, match="case one: the preprocessed case is missing or damaged"):
+        list(prefetched(loader, 0, 3))
