@@ -16,22 +16,16 @@ import pytest
 
 from autoseg.errors import DocumentError, InputError, UnreadableFileError
 from autoseg.values import (
-    AugmentationSpec,
     AxisMap,
     Case,
     CaseFingerprint,
-    Configuration,
     Dataset,
     Fingerprint,
     Fold,
     Label,
     Labels,
-    NetworkSpec,
-    NormalizationSpec,
     Plan,
-    ResamplingSpec,
     Split,
-    TrainingSpec,
     encode,
 )
 from autoseg.workspace import (
@@ -46,6 +40,7 @@ from autoseg.workspace import (
     write_document,
     written_folder,
 )
+from tests.small_plans import small_configuration, small_plan
 
 LABELS = Labels(foreground=(Label(name="organ", values=(1,)),))
 
@@ -304,48 +299,8 @@ def test_an_index_is_used_by_several_threads(tmp_path: Path) -> None:
 
 
 def plan(**changes: object) -> Plan:
-    configuration = Configuration(
-        name="2d",
-        spacing=(None, 1.0, 1.0),
-        median_shape=(8.0, 16.0, 16.0),
-        patch_size=(16, 16),
-        batch_size=2,
-        network=NetworkSpec(
-            input_channels=1,
-            output_channels=2,
-            features=(4, 8),
-            kernel_sizes=((3, 3), (3, 3)),
-            strides=((1, 1), (2, 2)),
-            encoder_convolutions=(1, 1),
-            decoder_convolutions=(1,),
-        ),
-        training=TrainingSpec(
-            epochs=1,
-            validation_iterations=0,
-            optimizer="adamw",
-            learning_rate=1e-3,
-            weight_decay=0.0,
-            schedule="warmup_polynomial",
-        ),
-        augmentation=AugmentationSpec(rotation_degrees=(0.0,), mirror_axes=()),
-        resampling=ResamplingSpec(),
-    )
-    parts = {
-        "name": "default",
-        "planner": "default",
-        "autoseg_version": "0",
-        "dataset": "D",
-        "channels": ("MRI",),
-        "labels": LABELS,
-        "file_ending": ".mha",
-        "orientation": "canonical",
-        "axis_order": (0, 1, 2),
-        "normalization": (NormalizationSpec(scheme="zscore"),),
-        "seed": 1,
-        "budget_bytes": 2**33,
-        "configurations": (configuration,),
-    }
-    return Plan(**{**parts, **changes})
+    configuration = small_configuration("2d", (16, 16), spacing=(None, 1.0, 1.0), median_shape=(8.0, 16.0, 16.0))
+    return small_plan(configuration, **{"name": "default", "labels": LABELS, "file_ending": ".mha", **changes})
 
 
 DATASET = Dataset(

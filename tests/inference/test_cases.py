@@ -11,7 +11,6 @@ import pytest
 import torch
 from torch import nn
 
-from autoseg import __version__
 from autoseg.errors import CasesFailedError, InterruptedRunError
 from autoseg.inference.cases import predict_files, validate_cases
 from autoseg.inference.predict import Predictor
@@ -24,25 +23,21 @@ from autoseg.phantom import make_phantom
 from autoseg.preprocessing.forward import preprocess_case
 from autoseg.values import (
     PREDICTION_RECORD,
-    AugmentationSpec,
     AxisMap,
     Case,
-    Configuration,
     ExecutionPath,
     Label,
     Labels,
-    NetworkSpec,
     NormalizationSpec,
     Plan,
     PredictionRecord,
-    ResamplingSpec,
     Summary,
-    TrainingSpec,
     Volume,
     digest,
 )
 from autoseg.volume.axes import reorder
 from autoseg.workspace import read_document
+from tests.small_plans import small_configuration, small_plan
 
 LABELS = Labels(foreground=(Label(name="bright", values=(1,)),))
 THRESHOLD = 120
@@ -96,48 +91,11 @@ def make_plan(
     axis_order: tuple[int, int, int] = (0, 1, 2),
     scheme: str = "none",
 ) -> Plan:
-    dimensions = len(patch)
-    configuration = Configuration(
-        name="tiny",
-        spacing=tuple(spacing),
-        median_shape=(8.0, 16.0, 14.0),
-        patch_size=tuple(patch),
-        batch_size=2,
-        network=NetworkSpec(
-            input_channels=1,
-            output_channels=2,
-            features=(4, 8),
-            kernel_sizes=((3,) * dimensions,) * 2,
-            strides=((1,) * dimensions, (2,) * dimensions),
-            encoder_convolutions=(1, 1),
-            decoder_convolutions=(1,),
-        ),
-        training=TrainingSpec(
-            epochs=1,
-            validation_iterations=0,
-            optimizer="adamw",
-            learning_rate=0.01,
-            weight_decay=0.0,
-            schedule="warmup_polynomial",
-        ),
-        augmentation=AugmentationSpec(rotation_degrees=(0.0,) * (3 if dimensions == 3 else 1), mirror_axes=(0,)),
-        resampling=ResamplingSpec(),
+    configuration = small_configuration(
+        patch=patch, spacing=tuple(spacing), median_shape=(8.0, 16.0, 14.0), mirror_axes=(0,)
     )
-    return Plan(
-        name="tiny",
-        planner="none",
-        autoseg_version=__version__,
-        dataset="phantoms",
-        channels=("MRI",),
-        labels=LABELS,
-        file_ending=".nii.gz",
-        orientation="canonical",
-        axis_order=axis_order,
-        normalization=(NormalizationSpec(scheme=scheme),),
-        seed=0,
-        budget_bytes=2**30,
-        configurations=(configuration,),
-    )
+    normalization = (NormalizationSpec(scheme=scheme),)
+    return small_plan(configuration, labels=LABELS, axis_order=axis_order, normalization=normalization)
 
 
 def make_predictor(plan: Plan, network: nn.Module | None = None, **options: bool) -> Predictor:

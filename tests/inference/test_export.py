@@ -10,19 +10,17 @@ import pytest
 
 from autoseg.inference.export import label_map, labels_from_logits
 from autoseg.values import (
-    AugmentationSpec,
     AxisMap,
     Configuration,
     Geometry,
     Label,
     Labels,
-    NetworkSpec,
     PreprocessRecord,
     ResamplingSpec,
-    TrainingSpec,
 )
 from autoseg.volume.axes import reorder
 from autoseg.volume.resample import SeparableResampler
+from tests.small_plans import small_configuration
 
 PLAIN = Labels(foreground=(Label(name="a", values=(2,)), Label(name="b", values=(5,)), Label(name="c", values=(300,))))
 REGIONS = Labels(
@@ -36,32 +34,7 @@ REGIONS = Labels(
 
 
 def make_configuration(outputs: int, **resampling: object) -> Configuration:
-    return Configuration(
-        name="tiny",
-        spacing=(1.0, 1.0, 1.0),
-        median_shape=(8.0, 8.0, 8.0),
-        patch_size=(8, 8, 8),
-        batch_size=1,
-        network=NetworkSpec(
-            input_channels=1,
-            output_channels=outputs,
-            features=(4, 8),
-            kernel_sizes=((3, 3, 3),) * 2,
-            strides=((1, 1, 1), (2, 2, 2)),
-            encoder_convolutions=(1, 1),
-            decoder_convolutions=(1,),
-        ),
-        training=TrainingSpec(
-            epochs=1,
-            validation_iterations=0,
-            optimizer="adamw",
-            learning_rate=0.01,
-            weight_decay=0.0,
-            schedule="warmup_polynomial",
-        ),
-        augmentation=AugmentationSpec(rotation_degrees=(0.0,) * 3, mirror_axes=()),
-        resampling=ResamplingSpec(**resampling),
-    )
+    return small_configuration(outputs=outputs, resampling=ResamplingSpec(**resampling))
 
 
 def make_record(

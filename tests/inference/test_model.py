@@ -9,7 +9,6 @@ import msgspec
 import pytest
 import torch
 
-from autoseg import __version__
 from autoseg.errors import InputError, UnknownNameError, UnreadableFileError
 from autoseg.inference.model import Choice, choose_model, load_predictor, validation_dice
 from autoseg.networks import execution
@@ -17,20 +16,14 @@ from autoseg.networks.build import build_network
 from autoseg.networks.execution import default_execution
 from autoseg.networks.weights import save_tensors
 from autoseg.values import (
-    AugmentationSpec,
     Configuration,
     ExecutionPath,
-    Label,
-    Labels,
     MeanScore,
-    NetworkSpec,
-    NormalizationSpec,
     Plan,
-    ResamplingSpec,
     Summary,
-    TrainingSpec,
 )
 from autoseg.workspace import ModelFolder, write_document
+from tests.small_plans import small_configuration, small_plan
 
 NAMES = ("2d", "3d_fullres")
 
@@ -44,50 +37,11 @@ def _threads_as_before():
 
 
 def make_configuration(name: str, dimensions: int, features: Sequence[int] = (4, 8)) -> Configuration:
-    return Configuration(
-        name=name,
-        spacing=(1.0, 1.0, 1.0),
-        median_shape=(8.0, 8.0, 8.0),
-        patch_size=(8,) * dimensions,
-        batch_size=1,
-        network=NetworkSpec(
-            input_channels=1,
-            output_channels=2,
-            features=tuple(features),
-            kernel_sizes=((3,) * dimensions,) * 2,
-            strides=((1,) * dimensions, (2,) * dimensions),
-            encoder_convolutions=(1, 1),
-            decoder_convolutions=(1,),
-        ),
-        training=TrainingSpec(
-            epochs=1,
-            validation_iterations=0,
-            optimizer="adamw",
-            learning_rate=0.01,
-            weight_decay=0.0,
-            schedule="warmup_polynomial",
-        ),
-        augmentation=AugmentationSpec(rotation_degrees=(0.0,) * (3 if dimensions == 3 else 1), mirror_axes=(0,)),
-        resampling=ResamplingSpec(),
-    )
+    return small_configuration(name, (8,) * dimensions, features=features, batch_size=1, mirror_axes=(0,))
 
 
 def make_plan() -> Plan:
-    return Plan(
-        name="tiny",
-        planner="none",
-        autoseg_version=__version__,
-        dataset="none",
-        channels=("MRI",),
-        labels=Labels(foreground=(Label(name="organ", values=(1,)),)),
-        file_ending=".nii.gz",
-        orientation="canonical",
-        axis_order=(0, 1, 2),
-        normalization=(NormalizationSpec(scheme="zscore"),),
-        seed=0,
-        budget_bytes=2**30,
-        configurations=(make_configuration("2d", 2), make_configuration("3d_fullres", 3)),
-    )
+    return small_plan(make_configuration("2d", 2), make_configuration("3d_fullres", 3))
 
 
 def make_folder(path: Path) -> ModelFolder:

@@ -13,13 +13,10 @@ from torch import nn
 from autoseg.inference.predict import Predictor, mirrored_mean
 from autoseg.networks.build import build_network
 from autoseg.values import (
-    AugmentationSpec,
     Configuration,
     ExecutionPath,
-    NetworkSpec,
-    ResamplingSpec,
-    TrainingSpec,
 )
+from tests.small_plans import small_configuration
 
 PATH = ExecutionPath(device="cpu", threads=1)
 PATHS = [PATH, ExecutionPath(device="cpu", threads=1, channels_last=True)]
@@ -36,34 +33,8 @@ def _threads_as_before():
 def make_configuration(
     patch: Sequence[int] = (8, 8, 8), mirror_axes: Sequence[int] = (), *, channels: int = 2, batch: int = 3
 ) -> Configuration:
-    dimensions = len(patch)
-    return Configuration(
-        name="tiny",
-        spacing=(1.0, 1.0, 1.0),
-        median_shape=(10.0, 10.0, 10.0),
-        patch_size=tuple(patch),
-        batch_size=batch,
-        network=NetworkSpec(
-            input_channels=channels,
-            output_channels=3,
-            features=(4, 8),
-            kernel_sizes=((3,) * dimensions,) * 2,
-            strides=((1,) * dimensions, (2,) * dimensions),
-            encoder_convolutions=(1, 1),
-            decoder_convolutions=(1,),
-        ),
-        training=TrainingSpec(
-            epochs=1,
-            validation_iterations=0,
-            optimizer="adamw",
-            learning_rate=0.01,
-            weight_decay=0.0,
-            schedule="warmup_polynomial",
-        ),
-        augmentation=AugmentationSpec(
-            rotation_degrees=(0.0,) * (3 if dimensions == 3 else 1), mirror_axes=tuple(mirror_axes)
-        ),
-        resampling=ResamplingSpec(),
+    return small_configuration(
+        patch=patch, inputs=channels, outputs=3, batch_size=batch, mirror_axes=mirror_axes, median_shape=(10.0,) * 3
     )
 
 

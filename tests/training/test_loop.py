@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 import torch
 
-from autoseg import __version__
 from autoseg.errors import AutosegError, InputError, InterruptedRunError
 from autoseg.io.case_store import CaseStore, StoredCase
 from autoseg.logs import SilentLogger
@@ -26,22 +25,20 @@ from autoseg.training.optimization import warmup_polynomial
 from autoseg.values import (
     AugmentationSpec,
     AxisMap,
-    Configuration,
     ExecutionPath,
     Fold,
     Geometry,
     Label,
     Labels,
-    NetworkSpec,
     NormalizationSpec,
     Plan,
     PreprocessRecord,
-    ResamplingSpec,
     TrainingSpec,
     TrainJob,
     digest,
 )
 from autoseg.workspace import read_document, write_document
+from tests.small_plans import small_configuration, small_plan
 
 PLAIN = Labels(foreground=(Label(name="ball", values=(1,)), Label(name="core", values=(2,))))
 IGNORING = Labels(foreground=PLAIN.foreground, ignore=3)
@@ -90,40 +87,15 @@ def make_plan(
 ) -> Plan:
     dimensions = len(patch)
     options = {"rotation_degrees": (30.0,) * (3 if dimensions == 3 else 1), "mirror_axes": tuple(range(dimensions))}
-    configuration = Configuration(
-        name="tiny",
-        spacing=(1.0, 1.0, 1.0),
+    configuration = small_configuration(
+        patch=patch,
+        outputs=labels.output_count,
+        features=(4, 8, 8),
         median_shape=(12.0, 14.0, 13.0),
-        patch_size=tuple(patch),
-        batch_size=2,
-        network=NetworkSpec(
-            input_channels=1,
-            output_channels=labels.output_count,
-            features=(4, 8, 8),
-            kernel_sizes=((3,) * dimensions,) * 3,
-            strides=((1,) * dimensions, (2,) * dimensions, (2,) * dimensions),
-            encoder_convolutions=(1, 1, 1),
-            decoder_convolutions=(1, 1),
-        ),
         training=training,
         augmentation=AugmentationSpec(**{**options, **augmentation}),
-        resampling=ResamplingSpec(),
     )
-    return Plan(
-        name="tiny",
-        planner="none",
-        autoseg_version=__version__,
-        dataset="balls",
-        channels=("MRI",),
-        labels=labels,
-        file_ending=".nii.gz",
-        orientation="canonical",
-        axis_order=(0, 1, 2),
-        normalization=(NormalizationSpec(scheme="zscore"),),
-        seed=7,
-        budget_bytes=2**30,
-        configurations=(configuration,),
-    )
+    return small_plan(configuration, labels=labels)
 
 
 def ball(case_id: str, seed: int, labels: Labels) -> StoredCase:
