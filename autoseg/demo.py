@@ -9,6 +9,7 @@ from autoseg import pipeline
 from autoseg.io.cases import read_labels
 from autoseg.io.formats import format_of
 from autoseg.logs import Logger
+from autoseg.networks.execution import resolve_device
 from autoseg.phantom import write_phantom_dataset
 from autoseg.report.overlay import Shown, draw_overlays
 from autoseg.values import Summary
@@ -49,12 +50,13 @@ def run_demo(folder: Path, workspace: Workspace, logger: Logger) -> DemoResult:
     logger.event("message", text=f"making {TRAINING_CASES + TEST_CASES} phantoms in {folder}")
     dataset = write_phantom_dataset(folder / "Dataset001_Phantom", TRAINING_CASES)
     write_phantom_dataset(dataset, TEST_CASES, seed=TEST_SEED, train=False)
-    pipeline.plan_dataset(dataset, workspace, memory_gib=8, logger=logger)
+    device = resolve_device("auto")
+    pipeline.plan_dataset(dataset, workspace, memory_gib=8, device=device, logger=logger)
     for configuration, iterations in ITERATIONS.items():
         pipeline.train(workspace, configuration, "0", iterations=iterations, logger=logger)
     predictions = folder / "predictions"
     predicted = pipeline.predict(dataset / "imagesTs", predictions, workspace=workspace, logger=logger)
-    summary, _ = pipeline.evaluate(predictions, dataset / "labelsTs", workspace=workspace, logger=logger)
+    summary = pipeline.evaluate(predictions, dataset / "labelsTs", workspace=workspace, logger=logger)
     overlay = folder / "overlay.png"
     draw_overlays(overlay, [_shown(dataset, case, file) for case, file in list(predicted.files.items())[:SHOWN_CASES]])
     return DemoResult(

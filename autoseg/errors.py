@@ -7,7 +7,7 @@ AutosegError                      anything that autoseg reports on purpose
 │   ├── UnreadableFileError       a file that cannot be read as what it should be
 │   └── FindingsError             several findings of one pass over a data set, all listed
 ├── MissingPartError              an optional package or a plug's code is not installed; exit code 2
-├── CasesFailedError              some cases failed, the others are done; exit code 1
+├── CasesFailedError              some cases failed, the others are done; exit code 1 (2: all, by their input)
 └── InterruptedRunError           stopped by the user or the system, resumable; exit code 130
 """
 
@@ -92,20 +92,25 @@ class MissingPartError(AutosegError):
 
 
 class CasesFailedError(AutosegError):
-    """Some cases failed; the others are done.
+    """Some cases failed; the others are done. If nothing is done, all by wrong input, the exit code is 2.
 
     Args:
         stage: what was being done, "preprocess" or "predict" for example.
         failures: case id to its error.
         done: how many cases succeeded.
+        kept: whether what succeeded is written; else the whole command made nothing.
     """
 
-    def __init__(self, stage: str, failures: Mapping[str, BaseException], done: int) -> None:
+    def __init__(self, stage: str, failures: Mapping[str, BaseException], done: int, *, kept: bool = True) -> None:
         self.stage, self.failures, self.done = stage, dict(failures), done
+        kept = kept and done > 0
+        if not kept and all(isinstance(error, InputError) for error in self.failures.values()):
+            self.exit_code = 2
+        others = "the others are done" if kept else "nothing is written"
         lines = "\n".join(f"  - {case}: {str(error) or type(error).__name__}" for case, error in self.failures.items())
         super().__init__(
-            f"{stage}: {len(self.failures)} of {len(self.failures) + done} cases failed, the others are done:\n{lines}\n"
-            f"  Mend or remove these cases and repeat the command: what is done is kept."
+            f"{stage}: {len(self.failures)} of {len(self.failures) + done} cases failed, {others}:\n{lines}\n"
+            f"  Mend or remove these cases and repeat the command" + (": what is done is kept." if kept else ".")
         )
 
 

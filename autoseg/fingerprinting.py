@@ -19,7 +19,7 @@ from safetensors.numpy import save as to_bytes
 from autoseg.errors import DocumentError, FindingsError, InputError
 from autoseg.executors import Executor
 from autoseg.io.cases import check_case
-from autoseg.logs import Logger
+from autoseg.logs import Logger, reported
 from autoseg.values import (
     Case,
     CaseFingerprint,
@@ -88,16 +88,20 @@ def fingerprint_dataset(
     def measured(case: Case) -> tuple[CaseMeasurement | None, list[Finding]]:
         return _measured(dataset, case, workspace)
 
-    for done, outcome in enumerate(executor.run(measured, cases), start=1):
-        logger.event("progress", stage="check and measure", done=done, total=len(cases), detail=outcome.item.id)
-        if outcome.result is None:
-            findings.append(Finding(severity="error", what=str(outcome.error), case=outcome.item.id))
-            continue
-        measurement, seen = outcome.result
-        findings.extend(seen)
-        if measurement is not None:
-            measurements.append(measurement)
-    workspace.contents.save()
+    try:
+        for done, outcome in enumerate(executor.run(measured, cases), start=1):
+            logger.event("progress", stage="check and measure", done=done, total=len(cases), detail=outcome.item.id)
+            if outcome.result is None:
+                told = reported(outcome.error)
+                logger.event("case_failed", stage="check and measure", case=outcome.item.id, **told)
+                findings.append(Finding(severity="error", what=told["error"], case=outcome.item.id))
+                continue
+            measurement, seen = outcome.result
+            findings.extend(seen)
+            if measurement is not None:
+                measurements.append(measurement)
+    finally:
+        workspace.contents.save()
     findings.sort(key=lambda finding: (finding.severity, finding.case or "", finding.what))
     errors = [finding for finding in findings if finding.severity == "error"]
     if errors:
@@ -161,10 +165,11 @@ def measure_case(dataset: Dataset, case: Case) -> tuple[CaseMeasurement | None, 
 def _measure(image: Volume, labels: Volume, declared: Labels, case_id: str) -> CaseMeasurement:
     box = bounding_box(image.array)
     integers, counts = np.unique(labels.array, return_counts=True)
-    foreground = labels.array[0] > 0
+    inner = labels.array[0][box]
+    foreground = inner > 0
     if declared.ignore is not None:
-        foreground &= labels.array[0] != declared.ignore
-    values = image.array[:, foreground].astype(np.float64)
+        foreground &= inner != declared.ignore
+    values = image.array[(slice(None), *box)][:, foreground].astype(np.float64)
     case = CaseFingerprint(
         id=case_id,
         spacing=image.geometry.spacing,

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import datetime
 import threading
+import traceback
 from pathlib import Path
 from typing import IO, Any, Protocol
 
 import msgspec
 
-__all__ = ["JsonLinesLogger", "Logger", "Loggers", "SilentLogger"]
+from autoseg.errors import AutosegError
+
+__all__ = ["JsonLinesLogger", "Logger", "Loggers", "SilentLogger", "WithFields", "reported"]
 
 
 class Logger(Protocol):
@@ -73,10 +76,11 @@ class JsonLinesLogger:
 
     def _open(self) -> IO[bytes]:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        torn = self.path.is_file() and not self.path.read_bytes().endswith(b"\n")
-        file = self.path.open("ab")
-        if torn and file.tell():  # a kill within a write: end that line, so that the next one is whole
-            file.write(b"\n")
+        file = self.path.open("ab+")
+        if file.tell():
+            file.seek(-1, 2)
+            if file.read(1) != b"\n":  # a kill within a write: end that line, so that the next one is whole
+                file.write(b"\n")
         return file
 
     def close(self) -> None:
@@ -86,6 +90,15 @@ class JsonLinesLogger:
             if self._file is not None:
                 self._file.close()
                 self._file = None
+
+
+def reported(error: BaseException | None) -> dict[str, str]:
+    """The fields that tell of an error: its text, and where it came from unless it is one that autoseg raises on purpose."""
+    fields = {"error": str(error) or type(error).__name__}
+    if error is not None and not isinstance(error, AutosegError):
+        fields["error"] = f"{type(error).__name__}: {error}"
+        fields["traceback"] = "".join(traceback.format_exception(error))
+    return fields
 
 
 def _plain(value: Any) -> Any:
@@ -108,3 +121,23 @@ class Loggers:
         """Closes all."""
         for logger in self.loggers:
             logger.close()
+
+
+class WithFields:
+    """Hands every event on with further fields, so that lines of several jobs in one log can be told apart.
+
+    Args:
+        logger: that listens.
+        fields: added to every event.
+    """
+
+    def __init__(self, logger: Logger, **fields: object) -> None:
+        self.logger, self.fields = logger, fields
+
+    def event(self, kind: str, **fields: object) -> None:
+        """Hands the event on."""
+        self.logger.event(kind, **{**self.fields, **fields})
+
+    def close(self) -> None:
+        """Closes the logger."""
+        self.logger.close()

@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING
 from autoseg import plugins
 from autoseg.errors import InputError
 from autoseg.executors import Executor, SerialExecutor, ThreadExecutor
-from autoseg.logs import Logger, SilentLogger
+from autoseg.logs import Logger, SilentLogger, WithFields
 from autoseg.planning import GIBIBYTE, Budget
 from autoseg.values import Case, Dataset, Finding, Labels, Plan, Split, Summary, TrainJob, digest, select_fold
-from autoseg.workspace import ModelFolder, Workspace, content_hash, read_document, write_document
+from autoseg.workspace import FoldFolder, ModelFolder, Workspace, content_hash, read_document, sweep, write_document
 
 if TYPE_CHECKING:
     from autoseg.inference.model import Choice
+    from autoseg.io.case_store import CaseStore
 
 __all__ = ["Planned", "Predicted", "Trained", "evaluate", "plan_dataset", "predict", "preprocess", "train"]
 
@@ -46,7 +47,7 @@ class Trained:
 
     configuration: str
     fold: str
-    folder: Path
+    folder: FoldFolder
     summary: Summary | None
 
 
@@ -66,6 +67,7 @@ def plan_dataset(
     preset: str = "default",
     name: str | None = None,
     memory_gib: float | None = None,
+    device: str | None = None,
     configurations: Sequence[str] = (),
     seed: int = 12345,
     executor: Executor | None = None,
@@ -78,7 +80,9 @@ def plan_dataset(
         workspace: to keep everything in.
         preset: the planner plug.
         name: of the plan; the preset's by default.
-        memory_gib: of the training device; None for what the GPU has free, or 8 GiB without one.
+        memory_gib: of the training device; None for what the planner usually plans for, or the GPU has free, or 8 GiB.
+        device: that will train (cpu, cuda or mps; it need not be here). None: cuda if ``memory_gib`` is given, else
+            this machine's.
         configurations: wanted ones; empty for all.
         seed: of the experiment.
         executor: runs the cases.
@@ -89,8 +93,8 @@ def plan_dataset(
     """
     from autoseg.fingerprinting import fingerprint_dataset
     from autoseg.io.dataset import read_dataset
-    from autoseg.networks.execution import free_memory, resolve_device
-    from autoseg.networks.memory import FLOAT_BYTES, HALF_BYTES, training_bytes
+    from autoseg.networks.execution import activation_bytes, free_memory, resolve_device
+    from autoseg.networks.memory import training_bytes
     from autoseg.splitting import current_split
 
     planner = plugins.load("planner", preset)()
@@ -98,14 +102,16 @@ def plan_dataset(
     _check_same_dataset(workspace, dataset)
     fingerprint, findings = fingerprint_dataset(dataset, known, workspace, executor or ThreadExecutor(), logger)
     split = current_split(workspace, dataset)
-    device = resolve_device("auto")
+    here = resolve_device("auto")
+    trains_on = resolve_device(device, here=False) if device else "cuda" if memory_gib else here
+    usual = getattr(planner, "default_memory_bytes", None) or free_memory(trains_on) or DEFAULT_BUDGET
     budget = Budget(
-        memory_bytes=int(memory_gib * GIBIBYTE) if memory_gib else free_memory(device) or DEFAULT_BUDGET,
-        device=device,
+        memory_bytes=int(memory_gib * GIBIBYTE) if memory_gib else usual,
+        device=trains_on,
         configurations=tuple(configurations),
         seed=seed,
     )
-    cost = functools.partial(training_bytes, activation_bytes=HALF_BYTES if device == "cuda" else FLOAT_BYTES)
+    cost = functools.partial(training_bytes, activation_bytes=activation_bytes(trains_on))
     plan = planner.plan(fingerprint, budget, cost, name=name or preset.replace(":", "-"))
     model = workspace.save(dataset, fingerprint, split, plan)
     logger.event("planned", plan=plan.id, file=str(model.path / "plan.json"))
@@ -147,16 +153,13 @@ def preprocess(
     Returns:
         Per configuration: case id to content key.
     """
-    from autoseg.io.case_store import CaseStore
     from autoseg.preprocessing.cases import preprocess_cases
-    from autoseg.preprocessing.forward import parameters_key
 
     plan, dataset = workspace.model(plan_name).plan(), workspace.dataset()
     wanted = [case for case in dataset.annotated_cases if not cases or case.id in cases]
     keys = {}
     for name in [plan.configuration(name).name for name in configurations] or plan.names:
-        configuration = plan.configuration(name)
-        store = CaseStore(workspace.preprocessed(name, parameters_key(plan, configuration)))
+        store, configuration = _case_store(workspace, plan, name), plan.configuration(name)
         keys[name] = preprocess_cases(
             dataset, wanted, plan, configuration, store, workspace.contents, executor or ThreadExecutor(), logger, stop
         )
@@ -169,6 +172,7 @@ def train(
     fold: str,
     *,
     plan_name: str | None = None,
+    epochs: int | None = None,
     iterations: int | None = None,
     device: str = "auto",
     executor: Executor | None = None,
@@ -182,7 +186,8 @@ def train(
         configuration: its name.
         fold: a number, "all" for every fold in turn, or "full" for one model on all cases.
         plan_name: the active plan by default.
-        iterations: in total; None for the plan's length, or that of the training to go on with.
+        epochs: length in the plan's epochs; None for the plan's length, or that of the training to go on with.
+        iterations: length in iterations, instead of ``epochs``.
         device: cpu, cuda, mps or auto.
         executor: runs the preprocessing.
         logger: for events.
@@ -193,11 +198,11 @@ def train(
         InterruptedRunError: ``stop`` said so.
     """
     from autoseg.networks.execution import resolve_device
-    from autoseg.training.job import job_to_do
 
     model = workspace.model(plan_name)
     plan = model.plan()
-    plan.configuration(configuration)
+    training = plan.configuration(configuration).training
+    length = epochs * training.iterations_per_epoch if epochs else iterations
     split: Split = read_document(Split, workspace.split_path)
     folds = [str(index) for index in range(len(split))] if fold == "all" else [fold]
     jobs = [(each, select_fold(split, each)) for each in folds]
@@ -211,57 +216,65 @@ def train(
             plan_id=plan.id,
             configuration=configuration,
             fold=each,
-            iterations=iterations or _planned_iterations(plan, configuration),
+            iterations=length or training.iterations,
             seed=plan.seed,
             cases=cases,
             case_keys={case: keys[case] for case in sorted((*cases.train, *cases.val))},
         )
-        folder = model.fold(configuration, each)
-        job = job_to_do(folder / "job.json", wanted, exact_length=iterations is not None)
-        results.append(_train_one(workspace, model, plan, job, folder, resolve_device(device), logger, stop))
+        events = WithFields(logger, configuration=configuration, fold=each)
+        results.append(
+            _train_one(
+                workspace, model, plan, wanted, resolve_device(device), events, stop, exact_length=length is not None
+            )
+        )
     return results
-
-
-def _planned_iterations(plan: Plan, configuration: str) -> int:
-    training = plan.configuration(configuration).training
-    return training.epochs * training.iterations_per_epoch
 
 
 def _train_one(
     workspace: Workspace,
     model: ModelFolder,
     plan: Plan,
-    job: TrainJob,
-    folder: Path,
+    wanted: TrainJob,
     device: str,
     logger: Logger,
     stop: Callable[[], bool],
+    *,
+    exact_length: bool,
 ) -> Trained:
     from filelock import FileLock, Timeout
 
     from autoseg.inference.cases import validate_cases
     from autoseg.inference.model import Choice, load_predictor
-    from autoseg.io.case_store import CaseStore
-    from autoseg.preprocessing.forward import parameters_key
+    from autoseg.training.job import job_to_do
     from autoseg.training.loop import train_fold
 
-    configuration = plan.configuration(job.configuration)
-    store = CaseStore(workspace.preprocessed(job.configuration, parameters_key(plan, configuration)))
-    folder.mkdir(parents=True, exist_ok=True)
+    store = _case_store(workspace, plan, wanted.configuration)
+    folder = model.fold(wanted.configuration, wanted.fold)
+    folder.path.mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(folder / ".lock", timeout=0):
-            write_document(folder / "job.json", job)
-            if not (folder / "model.safetensors").is_file():
+        with FileLock(folder.lock, timeout=0):
+            sweep(folder.path, older_than_seconds=0)  # nobody else writes here
+            job = job_to_do(folder.job, wanted, exact_length=exact_length)
+            write_document(folder.job, job)
+            if not folder.model.is_file():
                 train_fold(job, plan, store, folder, logger, device=device, stop=stop)
             summary = None
             if job.cases.val:
                 choice = Choice(configuration=job.configuration, folds=(job.fold,), dice=None)
                 predictor = load_predictor(model, choice, device=device)
                 keys = {case: job.case_keys[case] for case in job.cases.val}
-                summary = validate_cases(predictor, plan, store, keys, folder / "validation", logger, stop)
+                summary = validate_cases(predictor, plan, store, keys, folder, logger, stop)
     except Timeout as error:
-        raise InputError("another process is training this fold", file=folder, remedy="Wait for it.") from error
+        raise InputError("another process is training this fold", file=folder.path, remedy="Wait for it.") from error
     return Trained(configuration=job.configuration, fold=job.fold, folder=folder, summary=summary)
+
+
+def _case_store(workspace: Workspace, plan: Plan, configuration: str) -> CaseStore:
+    from autoseg.io.case_store import CaseStore
+    from autoseg.preprocessing.forward import parameters_key
+
+    key = parameters_key(plan, plan.configuration(configuration))
+    return CaseStore(workspace.preprocessed(configuration, key))
 
 
 def predict(
@@ -302,15 +315,14 @@ def predict(
 
     if model is not None and not trust_code:
         _check_no_foreign_code(model)
-    model = model or (workspace or Workspace()).model()
+    model, choice = choose_model([model] if model else (workspace or Workspace()).models(), configuration, folds)
     plan = model.plan()
-    choice = choose_model(model, configuration, folds)
     cases: tuple[Case, ...] = read_inputs(source, plan.channels)
     folder = source if source.is_dir() else source.parent
     _check_outside(target, folder, whole=source.is_dir())
-    logger.event("model", configuration=choice.configuration, folds=choice.folds, dice=choice.dice)
+    logger.event("model", plan=plan.name, configuration=choice.configuration, folds=choice.folds, dice=choice.dice)
     predictor = load_predictor(model, choice, device=resolve_device(device), mirroring=mirroring)
-    weights = [content_hash(model.fold(choice.configuration, fold) / "model.safetensors") for fold in choice.folds]
+    weights = [content_hash(model.fold(choice.configuration, fold).model) for fold in choice.folds]
     files = predict_files(predictor, plan, digest(weights), cases, folder, target, logger)
     return Predicted(files=files, choice=choice, model=model)
 
@@ -345,7 +357,7 @@ def evaluate(
     workspace: Workspace | None = None,
     executor: Executor | None = None,
     logger: Logger = SILENT,
-) -> tuple[Summary, list[str]]:
+) -> Summary:
     """Scores label maps against references and writes ``summary.json`` beside the predictions.
 
     Args:
@@ -357,11 +369,11 @@ def evaluate(
         logger: for events.
 
     Returns:
-        The summary, and the ids that stand in one of the folders only.
+        The summary; it names the cases that stand in one of the folders only.
     """
     from autoseg.evaluation.evaluate import evaluate_folders, find_labels
 
     labels = labels or find_labels(predictions, references, workspace)
-    summary, alone = evaluate_folders(predictions, references, labels, executor or SerialExecutor(), logger)
+    summary = evaluate_folders(predictions, references, labels, executor or SerialExecutor(), logger)
     write_document(predictions / "summary.json", summary)
-    return summary, alone
+    return summary

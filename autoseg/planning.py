@@ -45,7 +45,11 @@ class MemoryCost(Protocol):
 
 
 class Planner(Protocol):
-    """Decides everything about an experiment before it starts."""
+    """Decides everything about an experiment before it starts.
+
+    A planner may have an attribute ``default_memory_bytes``: what it plans for unless told otherwise, instead of what the
+    device has free.
+    """
 
     def plan(self, fingerprint: Fingerprint, budget: Budget, cost: MemoryCost, *, name: str) -> Plan:
         """A plan called ``name`` whose configurations keep within the budget.

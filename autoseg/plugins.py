@@ -6,18 +6,21 @@ Groups are ``autoseg.<kind>``. Built-in parts are declared in ``setup.cfg`` like
 from __future__ import annotations
 
 import functools
+import hashlib
 import importlib
 import importlib.metadata
+import inspect
 import re
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from autoseg.errors import MissingPartError, UnknownNameError
 
 _PATH = re.compile(r"\w+(\.\w+)*:\w+")
 
-__all__ = ["KINDS", "available", "load"]
+__all__ = ["KINDS", "available", "identity", "load"]
 
 KINDS = (
     "planner",
@@ -70,6 +73,20 @@ def load(kind: str, name: str) -> Any:
         expected=f"one of {', '.join(available(kind)) or 'none installed'}, or module:name",
         remedy="If it comes with another package, install that first.",
     )
+
+
+def identity(kind: str, name: str) -> str:
+    """A text that changes when the code behind a plug does: caches of what it computed are then made anew.
+
+    That is the version of the package that an entry point comes with, or a hash of the user's own file.
+    """
+    points = _entry_points(kind)
+    if name in points:
+        distribution = points[name].dist
+        own = distribution is None or distribution.name == "autoseg"  # our own code has a version of the format
+        return name if distribution is None or own else f"{name} of {distribution.name} {distribution.version}"
+    source = inspect.getsourcefile(inspect.unwrap(load(kind, name)))
+    return f"{name} {hashlib.sha256(Path(source).read_bytes()).hexdigest()}" if source else name
 
 
 def _load_path(kind: str, path: str) -> Any:

@@ -21,15 +21,26 @@ _VISIT = re.compile(r"^(?P<stem>.*?[A-Za-z0-9])[_\-. ]+[A-Za-z]*\d+$")
 
 
 def current_split(workspace: Workspace, dataset: Dataset) -> Split:
-    """The folds: those there are, extended by new cases; else those that came with the data set; else made now."""
+    """The folds: those that came with the data set; else those there are, extended by new cases; else made now.
+
+    Raises:
+        InputError: the folds of the data set are not valid, or not those that the workspace has used so far.
+    """
     cases = [case.id for case in dataset.annotated_cases]
     groups = group_by_patient(cases)
-    if workspace.split_path.is_file():
-        return extend_split(read_document(Split, workspace.split_path), cases, groups)
-    brought = Path(dataset.root) / "splits_final.json"
-    if brought.is_file():
-        return read_split(brought, cases)
-    return split_cases(cases, groups)
+    file = Path(dataset.root) / "splits_final.json"
+    brought = read_split(file, cases) if file.is_file() else None
+    kept = read_document(Split, workspace.split_path) if workspace.split_path.is_file() else None
+    if brought and kept and brought != kept:
+        raise InputError(
+            "the folds of the data set and of the workspace differ",
+            file=file,
+            expected=f"the same as in {workspace.split_path}",
+            remedy="Remove the one that is not to count. Folds do not change under their trainings.",
+        )
+    if brought:
+        return brought
+    return extend_split(kept, cases, groups) if kept else split_cases(cases, groups)
 
 
 def split_cases(cases: Sequence[str], groups: Mapping[str, str] | None = None, *, folds: int = FOLDS) -> Split:
@@ -71,21 +82,21 @@ def extend_split(split: Split, cases: Sequence[str], groups: Mapping[str, str] |
         groups: case id to patient.
     """
     known = {case for fold in split for case in (*fold.train, *fold.val)}
-    held_out = [[case for case in fold.val if case in set(cases)] for fold in split]
+    present = set(cases)
+    held_out = [[case for case in fold.val if case in present] for fold in split]
     home = {(groups[case] if groups else case): index for index, fold in enumerate(held_out) for case in fold}
     trained_on = {groups[case] if groups else case for fold in split for case in fold.train}
-    for case in sorted(set(cases) - known):
+    for case in sorted(present - known):
         patient = groups[case] if groups else case
         if patient in trained_on and patient not in home:
             continue  # in somebody's own folds, a patient who is never held out stays so
         index = home.setdefault(patient, min(range(len(held_out)), key=lambda index: len(held_out[index])))
         held_out[index].append(case)
     if all(len(fold.train) + len(fold.val) == len(known) for fold in split):  # ordinary cross-validation
-        train = [[case for case in sorted(cases) if case not in set(val)] for val in held_out]
+        train = [sorted(present.difference(val)) for val in held_out]
     else:  # somebody's own folds: they gain the new cases, and keep what they left out
-        new = set(cases) - known
         train = [
-            sorted([case for case in fold.train if case in set(cases)] + [case for case in new if case not in set(val)])
+            sorted(present.intersection(fold.train) | (present - known).difference(val))
             for fold, val in zip(split, held_out, strict=True)
         ]
     return tuple(Fold(train=tuple(kept), val=tuple(sorted(val))) for kept, val in zip(train, held_out, strict=True))

@@ -17,9 +17,11 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 import secrets
 import shutil
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
@@ -33,11 +35,13 @@ from autoseg.values.training import Split, fold_folder
 
 __all__ = [
     "ContentIndex",
+    "FoldFolder",
     "ModelFolder",
     "Workspace",
     "content_hash",
     "keep",
     "read_document",
+    "sweep",
     "write_atomically",
     "write_document",
     "written_folder",
@@ -45,6 +49,8 @@ __all__ = [
 
 DEFAULT_FOLDER = "autoseg-workspace"
 T = TypeVar("T")
+#: Names of files and folders that are being written; see ``replacing`` and ``written_folder``.
+_BESIDE = re.compile(r"\.[0-9a-f]{12}-")
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -86,6 +92,13 @@ def written_folder(target: Path) -> Iterator[Path]:
         _sync_folder(target.parent)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
+
+
+def sweep(folder: Path, *, older_than_seconds: float = 24 * 3600.0) -> None:
+    """Removes what killed processes left half-written in a folder."""
+    for path in folder.glob(".[0-9a-f]*-*"):
+        if _BESIDE.match(path.name) and time.time() - path.stat().st_mtime > older_than_seconds:
+            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def _sync_folder(folder: Path) -> None:
@@ -198,6 +211,56 @@ class ContentIndex:
                 self._changed = False
 
 
+class FoldFolder:
+    """Everything of one training.
+
+    Args:
+        path: the folder ``fold_K``, or ``full``.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def job(self) -> Path:
+        """What was asked for."""
+        return self.path / "job.json"
+
+    @property
+    def execution(self) -> Path:
+        """How the network runs on the device."""
+        return self.path / "execution.json"
+
+    @property
+    def checkpoint(self) -> Path:
+        """The newest state of the training."""
+        return self.path / "checkpoint.safetensors"
+
+    @property
+    def model(self) -> Path:
+        """The trained weights; there once the training has ended."""
+        return self.path / "model.safetensors"
+
+    @property
+    def validation(self) -> Path:
+        """Folder of the held-out cases' label maps."""
+        return self.path / "validation"
+
+    @property
+    def summary(self) -> Path:
+        """Scores of the held-out cases; there once all of them are scored."""
+        return self.validation / "summary.json"
+
+    def score(self, case_id: str) -> Path:
+        """Scores of one held-out case."""
+        return self.validation / "scores" / f"{case_id}.json"
+
+    @property
+    def lock(self) -> Path:
+        """Held by the process that trains here."""
+        return self.path / ".lock"
+
+
 class ModelFolder:
     """A plan and everything trained from it; complete in itself, so that it can be moved and shared.
 
@@ -218,9 +281,9 @@ class ModelFolder:
             raise InputError("there is no plan", file=self.path / "plan.json", remedy="Make one: autoseg plan DATASET")
         return read_document(Plan, self.path / "plan.json")
 
-    def fold(self, configuration: str, fold: str) -> Path:
+    def fold(self, configuration: str, fold: str) -> FoldFolder:
         """Folder of one training."""
-        return self.path / configuration / fold_folder(fold)
+        return FoldFolder(self.path / configuration / fold_folder(fold))
 
     def trained(self, configuration: str) -> tuple[str, ...]:
         """The folds of a configuration whose training has ended: "0", "1", …, "full"."""
@@ -234,7 +297,10 @@ class ModelFolder:
 
 
 class _WorkspaceRecord(Value, frozen=True, kw_only=True, tag_field="schema", tag="autoseg.workspace/1"):
+    """``planned`` tells the id of each plan as its planner made it, so that a plan edited by hand is known as such."""
+
     active_plan: str
+    planned: dict[str, str] = {}
 
 
 class Workspace:
@@ -299,10 +365,10 @@ class Workspace:
             InputError: no plan was made yet, or none of that name.
         """
         if plan is None:
-            record = self.existing().path / "workspace.json"
-            if not record.is_file():
+            record = self.existing()._record()
+            if record is None:
                 raise InputError("the workspace holds no plan", file=self.path, remedy="Make one: autoseg plan DATASET")
-            plan = read_document(_WorkspaceRecord, record).active_plan
+            plan = record.active_plan
         folder = ModelFolder(self.path / "models" / plan)
         if not (folder.path / "plan.json").is_file():
             names = sorted(path.parent.name for path in self.path.glob("models/*/plan.json"))
@@ -314,22 +380,45 @@ class Workspace:
             )
         return folder
 
+    def models(self) -> list[ModelFolder]:
+        """All model folders, the active plan's first.
+
+        Raises:
+            InputError: no plan was made yet.
+        """
+        active = self.model()
+        others = (ModelFolder(path.parent) for path in sorted(self.path.glob("models/*/plan.json")))
+        return [active, *(model for model in others if model.path != active.path)]
+
+    def _record(self) -> _WorkspaceRecord | None:
+        path = self.path / "workspace.json"
+        return read_document(_WorkspaceRecord, path) if path.is_file() else None
+
     def save(self, dataset: Dataset, fingerprint: Fingerprint, split: Split, plan: Plan) -> ModelFolder:
         """Records a finished planning and makes its plan the active one.
 
         Raises:
-            InputError: a different plan of that name has trainings already.
+            InputError: a different plan of that name has trainings already, or was edited by hand.
         """
-        folder = ModelFolder(self.path / "models" / plan.name)
-        if folder.has_trainings() and folder.plan().id != plan.id:
+        folder, record = ModelFolder(self.path / "models" / plan.name), self._record()
+        planned = record.planned if record else {}
+        there = folder.plan().id if (folder.path / "plan.json").is_file() else plan.id
+        if there != plan.id and folder.has_trainings():
             raise InputError(
                 f"the plan {plan.name!r} has trainings, and planning anew gives another plan",
                 file=folder.path,
                 remedy="Plans do not change under their trainings: give the new one a name with --name NEW",
             )
+        if there not in (plan.id, planned.get(plan.name)):
+            raise InputError(
+                f"the plan {plan.name!r} was edited by hand, and planning anew would lose that",
+                file=folder.path / "plan.json",
+                remedy="Give the new one a name with --name NEW, or remove the file.",
+            )
         write_document(self.dataset_path, dataset)
         write_document(self.fingerprint_path(), fingerprint)
         write_document(self.split_path, split)
+        record = _WorkspaceRecord(active_plan=plan.name, planned={**planned, plan.name: plan.id})
         write_document(folder.path / "plan.json", plan)
-        write_document(self.path / "workspace.json", _WorkspaceRecord(active_plan=plan.name))
+        write_document(self.path / "workspace.json", record)
         return folder

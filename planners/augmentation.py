@@ -9,6 +9,8 @@ from autoseg.values import AugmentationSpec, Labels
 
 __all__ = ["augmentation", "left_right_pairs"]
 
+#: Where a word begins within ``LeftKidney`` or ``KidneyL``.
+_CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[LR])(?=[A-Z][a-z])")
 _SIDE = re.compile(r"(?<![a-z])(left|right|l|r|lt|rt)(?![a-z])")
 _OTHER_SIDE = {"left": "right", "right": "left", "l": "r", "r": "l", "lt": "rt", "rt": "lt"}
 #: Beyond these ratios of patch edges, rotation is kept small (2D) or within slices (3D).
@@ -33,7 +35,7 @@ def augmentation(patch_size: Sequence[int], *, blocked_axes: Sequence[int] = ())
 
 def left_right_pairs(labels: Labels) -> list[tuple[str, str]]:
     """Pairs of labels whose names differ only in the side: ``left kidney`` and ``right kidney``, ``lung_L``, ``lung_R``."""
-    names = {label.name.casefold(): label.name for label in labels.foreground}
+    names = {_CAMEL.sub(" ", label.name).casefold(): label.name for label in labels.foreground}
     pairs = []
     for name in sorted(names):
         if _side(name) in ("left", "l", "lt"):

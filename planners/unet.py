@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 from autoseg import __version__
@@ -21,6 +21,7 @@ from autoseg.values import (
 from autoseg.values.json_form import Value
 from planners.augmentation import augmentation, left_right_pairs
 from planners.intensity import normalization
+from planners.lowres import low_resolution
 from planners.memory import CONVOLUTIONS, FittedPatch, features_per_stage, fit_patch
 from planners.spacing import axis_order, median_shape, target_spacing
 from planners.topology import Topology
@@ -50,10 +51,26 @@ class _Style(Value, frozen=True, kw_only=True):
     orientation: Orientation
     separate_axis_order: Literal[0, 1]
     scale_2d_elements: bool
+    keeps_budget: bool
+    blocks_sides: bool
 
 
-_DEFAULT = _Style(name="default", orientation="canonical", separate_axis_order=1, scale_2d_elements=False)
-_NNUNET = _Style(name="nnunet", orientation="as_stored", separate_axis_order=0, scale_2d_elements=True)
+_DEFAULT = _Style(
+    name="default",
+    orientation="canonical",
+    separate_axis_order=1,
+    scale_2d_elements=False,
+    keeps_budget=True,
+    blocks_sides=True,
+)
+_NNUNET = _Style(
+    name="nnunet",
+    orientation="as_stored",
+    separate_axis_order=0,
+    scale_2d_elements=True,
+    keeps_budget=False,
+    blocks_sides=False,
+)
 
 
 class DefaultPlanner:
@@ -66,6 +83,8 @@ class DefaultPlanner:
 
 class NnunetPlanner:
     """nnU-Net's plans for its plain U-Net, quirks included, and its training: SGD for 1000 epochs."""
+
+    default_memory_bytes = 8 * GIBIBYTE
 
     def plan(self, fingerprint: Fingerprint, budget: Budget, cost: MemoryCost, *, name: str) -> Plan:
         """See ``autoseg.planning.Planner``."""
@@ -106,7 +125,7 @@ def _grid(style: _Style, fingerprint: Fingerprint) -> _Grid:
     order = axis_order(target.spacing)
     shape = median_shape(spacings, shapes, target.spacing)
     # nnU-Net mirrors all axes whatever the labels mean; here a pair of sides forbids to exchange them
-    paired = style.orientation == "canonical" and bool(left_right_pairs(fingerprint.labels))
+    paired = style.blocks_sides and bool(left_right_pairs(fingerprint.labels))
     return _Grid(
         order=order,
         spacing=_ordered(target.spacing, order),
@@ -129,16 +148,20 @@ def _configuration(
     def predicted(topology: Topology, batch_size: int) -> int:
         return cost(_network(fingerprint, topology), topology.patch_size, batch_size)
 
-    fitted = fit_patch(
-        grid.spacing[first:],
-        grid.shape[first:],
-        dataset_voxels=grid.dataset_voxels,
-        label_count=fingerprint.labels.declared_count,
-        memory_bytes=budget.memory_bytes,
-        scale_2d_elements=style.scale_2d_elements,
-        cost=None if style.name == "nnunet" else predicted,
-    )
+    def fit(spacing: Sequence[float], shape: Sequence[float], dataset_voxels: float) -> FittedPatch:
+        return fit_patch(
+            spacing,
+            shape,
+            dataset_voxels=dataset_voxels,
+            label_count=fingerprint.labels.declared_count,
+            memory_bytes=budget.memory_bytes,
+            scale_2d_elements=style.scale_2d_elements,
+            cost=predicted if style.keeps_budget else None,
+        )
+
+    fitted = fit(grid.spacing[first:], grid.shape[first:], grid.dataset_voxels)
     topology = fitted.topology
+    large = name != "2d" and _is_large(grid, topology.patch_size, fit, cases=len(fingerprint.cases))
     return Configuration(
         name=name,
         spacing=(None, *grid.spacing[1:]) if name == "2d" else grid.spacing,
@@ -146,7 +169,7 @@ def _configuration(
         patch_size=topology.patch_size,
         batch_size=fitted.batch_size,
         network=_network(fingerprint, topology),
-        training=_training(style, batch_dice=name == "2d", device=budget.device),
+        training=_training(style, batch_dice=name == "2d" or large, device=budget.device),
         augmentation=augmentation(
             topology.patch_size, blocked_axes=[axis - first for axis in grid.blocked_axes if axis >= first]
         ),
@@ -154,6 +177,24 @@ def _configuration(
         expected_memory_bytes=predicted(topology, fitted.batch_size),
         reasons=_configuration_reasons(style, name, grid, fitted, budget),
     )
+
+
+def _is_large(
+    grid: _Grid,
+    patch_size: Sequence[int],
+    fit: Callable[[Sequence[float], Sequence[float], float], FittedPatch],
+    *,
+    cases: int,
+) -> bool:
+    """Whether a patch sees so little of an image that a low resolution makes sense.
+
+    Patches then often hold no foreground at all, and Dice is taken over the whole batch.
+    """
+
+    def fit_coarse(spacing: Triple, shape: Triple) -> FittedPatch:
+        return fit(spacing, [round(size) for size in shape], math.prod(shape) * cases)
+
+    return low_resolution(grid.spacing, grid.shape, patch_size, fit_coarse) is not None
 
 
 def _network(fingerprint: Fingerprint, topology: Topology) -> NetworkSpec:

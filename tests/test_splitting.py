@@ -12,7 +12,7 @@ from sklearn.model_selection import KFold
 
 from autoseg.errors import InputError
 from autoseg.splitting import current_split, extend_split, group_by_patient, split_cases
-from autoseg.values import Case, Dataset, Fold, Label, Labels, Split
+from autoseg.values import Case, Dataset, Fold, Label, Labels, Split, encode
 from autoseg.workspace import Workspace, write_document
 
 
@@ -231,12 +231,23 @@ def test_folds_that_came_with_the_data_set_are_used(tmp_path: Path) -> None:
     )
 
 
-def test_folds_of_the_workspace_win_and_are_extended(tmp_path: Path) -> None:
+def test_folds_of_the_workspace_are_extended(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path / "W")
-    (tmp_path / "splits_final.json").write_text(json.dumps([{"train": ["case_000"], "val": ["case_001"]}]))
     write_document(workspace.split_path, split_cases(ids(10)))
     found = current_split(workspace, dataset(tmp_path, ids(11)))
     assert found == extend_split(split_cases(ids(10)), ids(11))
+
+
+def test_folds_that_came_with_the_data_set_are_taken_as_they_are_and_not_exchanged_later(tmp_path: Path) -> None:
+    workspace, file = Workspace(tmp_path / "W"), tmp_path / "splits_final.json"
+    brought = (Fold(train=("case_000",), val=("case_001",)),)
+    file.write_bytes(encode(brought))
+    for _ in range(2):
+        assert current_split(workspace, dataset(tmp_path, ids(11))) == brought
+        write_document(workspace.split_path, brought)
+    file.write_bytes(encode((Fold(train=("case_001",), val=("case_000",)),)))
+    with pytest.raises(InputError, match="differ"):
+        current_split(workspace, dataset(tmp_path, ids(11)))
 
 
 @pytest.mark.parametrize("sizes", list(itertools.permutations((3, 1, 2))))

@@ -36,6 +36,7 @@ from autoseg.workspace import (
     keep,
     read_document,
     replacing,
+    sweep,
     write_atomically,
     write_document,
     written_folder,
@@ -333,7 +334,7 @@ SPLIT: Split = (Fold(train=("a",), val=("b",)),)
 
 
 def begin_training(model: ModelFolder) -> None:
-    write_atomically(model.fold("2d", "0") / "job.json", b"{}")
+    write_atomically(model.fold("2d", "0").job, b"{}")
 
 
 def test_a_planning_is_saved_whole_and_its_plan_is_active(tmp_path: Path) -> None:
@@ -378,6 +379,36 @@ def test_the_same_plan_may_be_saved_again_beside_its_trainings(tmp_path: Path) -
     assert workspace.model().plan() == plan()
 
 
+def test_a_plan_edited_by_hand_is_not_lost(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path / "W")
+    model = workspace.save(DATASET, FINGERPRINT, SPLIT, plan())
+    write_document(model.path / "plan.json", plan(seed=3))
+    with pytest.raises(InputError, match="edited by hand"):
+        workspace.save(DATASET, FINGERPRINT, SPLIT, plan(seed=2))
+    assert model.plan().seed == 3
+    workspace.save(DATASET, FINGERPRINT, SPLIT, plan(seed=3))  # the planner comes to the same
+    workspace.save(DATASET, FINGERPRINT, SPLIT, plan(seed=2))
+
+
+def test_all_plans_are_found_the_active_one_first(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path / "W")
+    for name in ("one", "two", "three"):
+        workspace.save(DATASET, FINGERPRINT, SPLIT, plan(name=name))
+    assert [model.plan().name for model in workspace.models()] == ["three", "one", "two"]
+
+
+def test_what_a_kill_left_half_written_is_swept_away_and_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / ".0123456789ab-case").mkdir()
+    (tmp_path / ".0123456789ab-case" / "image.npy").write_bytes(b"half")
+    (tmp_path / ".ffffffffffff-model.safetensors").write_bytes(b"half")
+    for kept in (".lock", "model.safetensors", ".hidden-file"):
+        (tmp_path / kept).write_bytes(b"whole")
+    sweep(tmp_path)  # young: another process may be writing
+    assert len(list(tmp_path.iterdir())) == 5
+    sweep(tmp_path, older_than_seconds=0)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".hidden-file", ".lock", "model.safetensors"]
+
+
 def test_another_name_makes_room_for_another_plan(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path / "W")
     begin_training(workspace.save(DATASET, FINGERPRINT, SPLIT, plan()))
@@ -406,9 +437,9 @@ def test_an_unknown_plan_is_refused_with_those_that_there_are(tmp_path: Path) ->
 def test_trained_folds_are_those_with_a_model(tmp_path: Path) -> None:
     model = ModelFolder(tmp_path)
     for fold in ("0", "3", "full"):
-        write_atomically(model.fold("2d", fold) / "model.safetensors", b"")
+        write_atomically(model.fold("2d", fold).model, b"")
     begin_training(ModelFolder(tmp_path))
-    write_atomically(model.fold("2d", "1") / "job.json", b"{}")
+    write_atomically(model.fold("2d", "1").job, b"{}")
     assert model.trained("2d") == ("0", "3", "full")
     assert model.trained("3d_fullres") == ()
     assert model.has_trainings()

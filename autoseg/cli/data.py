@@ -19,6 +19,11 @@ __all__ = ["plan", "preprocess"]
 @click.option(
     "--gpu-memory", "memory_gib", type=click.FloatRange(min=1), help="GiB to plan for; what is free by default."
 )
+@click.option(
+    "--device",
+    type=click.Choice(["cpu", "cuda", "mps"]),
+    help="That will train, here or elsewhere. By default this machine's; with --gpu-memory, cuda.",
+)
 @click.option("-c", "--configuration", "configurations", multiple=True, help="Plan only this one; may be repeated.")
 @click.option("--seed", default=12345, show_default=True, help="From which everything random derives.")
 @options.as_json
@@ -28,6 +33,7 @@ def plan(
     preset: str,
     name: str | None,
     memory_gib: float | None,
+    device: str | None,
     configurations: tuple[str, ...],
     seed: int,
     as_json: bool,
@@ -49,6 +55,7 @@ def plan(
             preset=preset,
             name=name,
             memory_gib=memory_gib,
+            device=device,
             configurations=configurations,
             seed=seed,
             logger=logger,
@@ -58,9 +65,9 @@ def plan(
     for finding in planned.findings:
         click.echo(str(finding))
     click.echo(plan_text(planned.plan))
-    cases, unlabelled = len(planned.dataset.annotated_cases), len(planned.dataset.cases)
+    annotated, all_cases = len(planned.dataset.annotated_cases), len(planned.dataset.cases)
     click.echo(
-        f"\n{cases} annotated cases of {unlabelled}, {len(planned.split)} folds. Written: "
+        f"\n{annotated} annotated cases of {all_cases}, {len(planned.split)} folds. Written: "
         f"{planned.folder.path / 'plan.json'}\n"
         + options.next_command(f"train {planned.plan.names[-1]} 0", workspace_path)
     )

@@ -48,14 +48,12 @@ def train(
     if epochs and iterations:
         raise click.UsageError("give --epochs or --iterations, not both")
     with session(workspace_path, "train", quiet=as_json) as (workspace, logger), stop_on_signals() as stop:
-        if epochs:
-            plan = workspace.model(plan_name).plan()
-            iterations = epochs * plan.configuration(configuration).training.iterations_per_epoch
         results = pipeline.train(
             workspace.existing(),
             configuration,
             fold,
             plan_name=plan_name,
+            epochs=epochs,
             iterations=iterations,
             device=device,
             logger=logger,
@@ -64,10 +62,10 @@ def train(
     if as_json:
         return options.print_json({f"{result.configuration}/{result.fold}": result.summary for result in results})
     for result in results:
-        click.echo(f"\n{result.configuration}, fold {result.fold}: {result.folder / 'model.safetensors'}")
+        click.echo(f"\n{result.configuration}, fold {result.fold}: {result.folder.model}")
         if result.summary is not None:
             click.echo(summary_text(result.summary))
-            click.echo(f"Held-out cases, on their original grids: {result.folder / 'validation'}")
+            click.echo(f"Held-out cases, on their original grids: {result.folder.validation}")
     click.echo(options.next_command("predict -i IMAGES -o PREDICTIONS", workspace_path))
 
 
@@ -125,7 +123,7 @@ def predict(
     dice = "not validated" if choice.dice is None else f"validation Dice {choice.dice:.4f}"
     click.echo(
         f"{len(predicted.files)} label maps in {target}, by {choice.configuration}, fold "
-        f"{', '.join(choice.folds)} ({dice})"
+        f"{', '.join(choice.folds)} of the plan {predicted.model.path.name} ({dice})"
     )
     click.echo(f"Next: autoseg evaluate -p {target} -r LABELS")
 
@@ -155,11 +153,11 @@ def evaluate(predictions: Path, references: Path, workspace_path: Path, as_json:
     from autoseg.cli.tables import summary_text
 
     with session(workspace_path, "evaluate", quiet=as_json) as (workspace, logger):
-        summary, alone = pipeline.evaluate(predictions, references, workspace=workspace, logger=logger)
+        summary = pipeline.evaluate(predictions, references, workspace=workspace, logger=logger)
     if as_json:
         return options.print_json(summary)
     click.echo(summary_text(summary))
-    if alone:
+    if alone := summary.not_scored:
         named = ", ".join(alone[:5]) + (" …" if len(alone) > 5 else "")
         click.echo(f"{len(alone)} cases stand in one of the folders only and are not scored: {named}")
     click.echo(

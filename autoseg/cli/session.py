@@ -13,8 +13,7 @@ import click
 
 from autoseg import __version__
 from autoseg.cli.terminal import TerminalLogger
-from autoseg.errors import AutosegError
-from autoseg.logs import JsonLinesLogger, Logger, Loggers
+from autoseg.logs import JsonLinesLogger, Logger, Loggers, reported
 from autoseg.workspace import Workspace
 
 __all__ = ["session", "stop_on_signals"]
@@ -30,8 +29,8 @@ def session(path: Path, command: str, *, quiet: bool = False) -> Iterator[tuple[
     try:
         yield workspace, logger
         logger.event("done")
-    except AutosegError as error:
-        logger.event("error", error=str(error))
+    except BaseException as error:  # whatever ends the command stands in the log
+        logger.event("error", **reported(error))
         raise
     finally:
         logger.close()

@@ -55,7 +55,6 @@ def plan_text(plan: Plan) -> str:
 def _configuration_rows(configuration: Configuration) -> list[tuple[str, str, str]]:
     reasons, network, training = configuration.reasons, configuration.network, configuration.training
     spacing = " x ".join("own" if step is None else f"{step:.4g}" for step in configuration.spacing)
-    iterations = training.epochs * training.iterations_per_epoch
     features = "-".join(map(str, network.features))
     pooled = " x ".join(str(_halvings(network.strides, axis)) for axis in range(network.dimensions))
     return [
@@ -66,7 +65,7 @@ def _configuration_rows(configuration: Configuration) -> list[tuple[str, str, st
         ("features", features, f"{len(network.features)} stages, {network.architecture}"),
         ("batch size", str(configuration.batch_size), reasons.get("batch size", "")),
         ("memory", f"{configuration.expected_memory_bytes / GIBIBYTE:.1f} GiB", reasons.get("memory", "")),
-        ("training", f"{iterations} iterations", f"{training.optimizer}; {reasons.get('length', '')}"),
+        ("training", f"{training.iterations} iterations", f"{training.optimizer}; {reasons.get('length', '')}"),
     ]
 
 

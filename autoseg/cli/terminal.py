@@ -14,6 +14,8 @@ from autoseg.cli.options import seconds
 __all__ = ["TerminalLogger"]
 
 HEARTBEAT_SECONDS = 20.0
+#: tqdm's own, but with a whole number of what is done: within a case, progress has fractions.
+BAR_FORMAT = "{l_bar}{bar}| {n:.0f}/{total} [{elapsed}<{remaining}, {rate_fmt}{postfix}]"
 
 
 class TerminalLogger:
@@ -65,12 +67,12 @@ class TerminalLogger:
         with self._lock:
             self._end_bar()
 
-    def _progress(self, stage: str, done: int, total: int, detail: str) -> None:
+    def _progress(self, stage: str, done: float, total: int, detail: str) -> None:
         if stage != self._stage:
             self._end_bar()
             self._stage, self._begin = stage, time.monotonic()
             self._last_line = self._begin if not self._interactive else self._last_line
-        self._state = f"{stage}: {done} of {total}" + (f", {detail}" if detail else "")
+        self._state = f"{stage}: {int(done)} of {total}" + (f", {detail}" if detail else "")
         if self._interactive:
             self._advance_bar(stage, done, total, detail)
         elif done == total:
@@ -79,11 +81,14 @@ class TerminalLogger:
             self._end_bar()
             self._stage, self._state = "", ""
 
-    def _advance_bar(self, stage: str, done: int, total: int, detail: str) -> None:
+    def _advance_bar(self, stage: str, done: float, total: int, detail: str) -> None:
         from tqdm import tqdm
 
         if self._bar is None:
-            self._bar = tqdm(total=total, desc=stage, file=sys.stderr, dynamic_ncols=True, initial=max(0, done - 1))
+            begin = max(0, int(done) - 1)
+            self._bar = tqdm(
+                total=total, desc=stage, file=sys.stderr, dynamic_ncols=True, initial=begin, bar_format=BAR_FORMAT
+            )
         self._bar.set_postfix_str(detail, refresh=False)
         self._bar.update(done - self._bar.n)
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
+
 from autoseg.errors import CasesFailedError, InputError
 from autoseg.evaluation.overlap import overlap_scores
 from autoseg.evaluation.summarize import summarize
 from autoseg.executors import Executor
-from autoseg.io.cases import grid_conflict, read_labels
+from autoseg.io.cases import grid_conflict, read_labels, undeclared_values
 from autoseg.io.dataset import read_labels_of
 from autoseg.io.formats import split_ending
 from autoseg.logs import Logger
@@ -45,9 +47,20 @@ def evaluate_case(case_id: str, prediction: Path, reference: Path, labels: Label
     """Scores one label map against its reference.
 
     Raises:
-        InputError: a file is unreadable, or the two lie on different grids.
+        InputError: a file is unreadable or holds undeclared values, or the two lie on different grids.
     """
     wanted, predicted = read_labels(reference, case_id), read_labels(prediction, case_id)
+    for volume, file in ((wanted, reference), (predicted, prediction)):
+        surplus = undeclared_values(volume.array, labels)
+        if surplus:
+            raise InputError(
+                "the label map holds values that are not declared",
+                case=case_id,
+                file=file,
+                found=", ".join(map(str, surplus[:10])),
+                expected=", ".join(map(str, labels.allowed_integers)),
+                remedy="Name the data set's labels with -w or a dataset.json beside the references, or correct the file.",
+            )
     problem = grid_conflict(wanted.geometry, predicted.geometry)
     if problem:
         raise InputError(
@@ -65,11 +78,8 @@ def evaluate_case(case_id: str, prediction: Path, reference: Path, labels: Label
 
 def evaluate_folders(
     predictions: Path, references: Path, labels: Labels, executor: Executor, logger: Logger
-) -> tuple[Summary, list[str]]:
-    """Scores every prediction that has a reference.
-
-    Returns:
-        The summary, and the ids that stand in one folder only.
+) -> Summary:
+    """Scores every prediction that has a reference; the summary names the cases that stand in one folder only.
 
     Raises:
         InputError: no id stands in both folders.
@@ -95,8 +105,10 @@ def evaluate_folders(
         else:
             scores.append(outcome.result)
     if failures:
-        raise CasesFailedError("evaluate", failures, len(scores))
-    return summarize(scores, labels), sorted(predicted.keys() ^ wanted.keys())
+        raise CasesFailedError("evaluate", failures, len(scores), kept=False)
+    return msgspec.structs.replace(
+        summarize(scores, labels), not_scored=tuple(sorted(predicted.keys() ^ wanted.keys()))
+    )
 
 
 def find_labels(predictions: Path, references: Path, workspace: Workspace | None) -> Labels:

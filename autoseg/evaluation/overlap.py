@@ -65,10 +65,7 @@ def overlap_scores(reference: np.ndarray, prediction: np.ndarray, labels: Labels
         prediction: integers, same shape.
         labels: what the integers mean.
     """
-    known = None if labels.ignore is None else reference != labels.ignore
-    if known is not None:
-        reference, prediction = reference[known], prediction[known]
-    table = _joint_counts(reference, prediction, labels.integers)
+    table = _joint_counts(reference, prediction, labels)
     position = {value: index for index, value in enumerate(labels.integers)}
     scores = {}
     for key, label in zip(label_keys(labels), labels.foreground, strict=True):
@@ -95,7 +92,14 @@ def _positions(labels: np.ndarray, integers: Sequence[int]) -> np.ndarray:
     return np.where(known[nearest] == labels.ravel(), nearest, 0)
 
 
-def _joint_counts(reference: np.ndarray, prediction: np.ndarray, integers: Sequence[int]) -> np.ndarray:
+def _joint_counts(reference: np.ndarray, prediction: np.ndarray, labels: Labels) -> np.ndarray:
     """Voxels per pair of reference and predicted label; integers that are not declared count as background."""
-    pairs = _positions(reference, integers) * len(integers) + _positions(prediction, integers)
-    return np.bincount(pairs, minlength=len(integers) ** 2).reshape(len(integers), len(integers))
+    integers = labels.integers
+    table = np.zeros(len(integers) ** 2, np.int64)
+    for one, other in zip(reference, prediction, strict=True):  # slice by slice: the positions need 8 bytes a voxel
+        if labels.ignore is not None:
+            known = one != labels.ignore
+            one, other = one[known], other[known]
+        pairs = _positions(one, integers) * len(integers) + _positions(other, integers)
+        table += np.bincount(pairs, minlength=len(table))
+    return table.reshape(len(integers), len(integers))

@@ -14,10 +14,10 @@ from autoseg.inference.predict import Predictor
 from autoseg.io.case_store import CaseStore
 from autoseg.io.cases import read_image
 from autoseg.io.formats import format_of, split_ending
-from autoseg.logs import Logger
+from autoseg.logs import Logger, reported
 from autoseg.preprocessing.forward import preprocess_image
-from autoseg.values import PREDICTION_RECORD, Case, CaseScore, Plan, PredictionRecord, Summary, digest
-from autoseg.workspace import content_hash, keep, read_document, write_document
+from autoseg.values import PREDICTION_RECORD, Case, CasePrediction, CaseScore, Plan, PredictionRecord, Summary, digest
+from autoseg.workspace import FoldFolder, content_hash, keep, read_document, write_document
 
 __all__ = ["predict_files", "validate_cases"]
 
@@ -27,7 +27,7 @@ def validate_cases(
     plan: Plan,
     store: CaseStore,
     keys: Mapping[str, str],
-    folder: Path,
+    folder: FoldFolder,
     logger: Logger,
     stop: Callable[[], bool],
 ) -> Summary:
@@ -41,7 +41,7 @@ def validate_cases(
         plan: it belongs to.
         store: of the preprocessed cases, with their references.
         keys: case id to content key, of the cases to predict.
-        folder: for the label maps, a score per case, and ``summary.json``.
+        folder: of the training; gets the label maps, a score per case, and their summary.
         logger: for progress.
         stop: asked before every case.
 
@@ -53,10 +53,11 @@ def validate_cases(
         if stop():
             raise InterruptedRunError(f"stopped before validating {case_id}; the same command goes on from here")
 
-        def score(case_id: str = case_id, key: str = key) -> CaseScore:
+        def score(case_id: str = case_id, key: str = key, done: int = done) -> CaseScore:
             stored = store.open(case_id, key)
-            prediction = label_map(predictor.logits(stored.image), stored.record, predictor.configuration, plan.labels)
-            file = folder / f"{case_id}{plan.file_ending}"
+            logits = predictor.logits(stored.image, _advance(logger, "validate", done, len(keys), case_id))
+            prediction = label_map(logits, stored.record, predictor.configuration, plan.labels)
+            file = folder.validation / f"{case_id}{plan.file_ending}"
             try:
                 format_of(file).write(file, prediction)
             except MissingPartError as error:  # scores need no image library
@@ -67,10 +68,10 @@ def validate_cases(
                 reference_file=f"{case_id}{plan.file_ending}",
             )
 
-        scores.append(keep(folder / "scores" / f"{case_id}.json", CaseScore, score))
+        scores.append(keep(folder.score(case_id), CaseScore, score))
         logger.event("progress", stage="validate", done=done, total=len(keys), detail=case_id)
     summary = summarize(scores, plan.labels)
-    write_document(folder / "summary.json", summary)
+    write_document(folder.summary, summary)
     return summary
 
 
@@ -85,7 +86,8 @@ def predict_files(
 ) -> dict[str, Path]:
     """Predicts image files and writes a label map for each, on the image's own grid.
 
-    A case whose label map is there already, made from the same image by the same model, is left alone.
+    A case whose label map is there already, made from the same image by the same model, is left alone. A file that autoseg
+    did not write is never replaced.
 
     Args:
         predictor: the trained model.
@@ -100,48 +102,75 @@ def predict_files(
         Case id to label file.
 
     Raises:
+        InputError: files that autoseg did not write stand in the way.
         CasesFailedError: some cases failed; the others are written.
     """
-    record_path = target / PREDICTION_RECORD
-    made = read_document(PredictionRecord, record_path).cases if record_path.is_file() else {}
+    files = {case.id: target / f"{case.id}{split_ending(case.images[0])[1]}" for case in cases}
+    made = _made_before(target, files, plan)
+    model = f"{predictor.configuration.name}, weights {model_key[:16]}"
     written: dict[str, Path] = {}
     failures: dict[str, BaseException] = {}
     for done, case in enumerate(cases, start=1):
-        file = target / f"{case.id}{split_ending(case.images[0])[1]}"
+        file, mirroring = files[case.id], bool(predictor.mirror_axes)
         try:
             inputs = [content_hash(source / name) for name in case.images]
-            key = digest([__version__, plan.id, model_key, str(bool(predictor.mirror_axes)), *inputs])
-            if made.get(case.id) != key or not file.is_file():
-                if made.pop(case.id, None) is not None:  # ours, from another image or model: it must not outlive that
-                    file.unlink(missing_ok=True)
-                _predict_file(predictor, plan, case, source, file)
-                made[case.id] = key
-                write_document(record_path, _record(predictor, plan, model_key, made))
+            key = digest([__version__, plan.id, model_key, str(mirroring), *inputs])
+            if made.get(case.id) is None or made[case.id].key != key or not file.is_file():
+                file.unlink(missing_ok=True)  # ours, from another image or model: it must not outlive that
+                made[case.id] = CasePrediction(
+                    autoseg_version=__version__, plan=plan.id, model=model, mirroring=mirroring, key=key
+                )
+                record = PredictionRecord(labels=plan.labels, cases=dict(sorted(made.items())))
+                write_document(target / PREDICTION_RECORD, record)  # first: a file that is not recorded is not ours
+                advance = _advance(logger, "predict", done, len(cases), case.id)
+                _predict_file(predictor, plan, case, source, file, advance)
             written[case.id] = file
         except Exception as error:  # one bad case costs one case
             failures[case.id] = error
-            logger.event("case_failed", stage="predict", case=case.id, error=str(error))
-            if not isinstance(error, InputError):
-                logger.event("message", text=f"case {case.id} failed unexpectedly: {error!r}")
+            logger.event("case_failed", stage="predict", case=case.id, **reported(error))
         logger.event("progress", stage="predict", done=done, total=len(cases), detail=case.id)
     if failures:
         raise CasesFailedError("predict", failures, len(written))
     return written
 
 
-def _predict_file(predictor: Predictor, plan: Plan, case: Case, source: Path, file: Path) -> None:
+def _made_before(target: Path, files: Mapping[str, Path], plan: Plan) -> dict[str, CasePrediction]:
+    """What the folder's record says of earlier runs; refuses to mix with what is not ours."""
+    record = None
+    if (target / PREDICTION_RECORD).is_file():
+        record = read_document(PredictionRecord, target / PREDICTION_RECORD)
+        if record.labels != plan.labels:
+            raise InputError(
+                "the output folder holds label maps of a model with other labels",
+                file=target,
+                remedy="Name another folder with -o.",
+            )
+    made = dict(record.cases) if record else {}
+    foreign = [file.name for case_id, file in sorted(files.items()) if case_id not in made and file.exists()]
+    if foreign:
+        raise InputError(
+            "the output folder holds files that autoseg did not write, and would replace",
+            file=target,
+            found=", ".join(foreign[:5]) + (" …" if len(foreign) > 5 else ""),
+            remedy="Name another folder with -o, or move these files away.",
+        )
+    return made
+
+
+def _advance(logger: Logger, stage: str, done: int, total: int, case_id: str) -> Callable[[int, int], None]:
+    """Tells how far the work on the ``done``-th case has come, after every group of tiles."""
+
+    def advance(tiles: int, of: int) -> None:
+        detail = f"{case_id}, tile {tiles} of {of}"
+        logger.event("progress", stage=stage, done=done - 1 + 0.99 * tiles / of, total=total, detail=detail)
+
+    return advance
+
+
+def _predict_file(
+    predictor: Predictor, plan: Plan, case: Case, source: Path, file: Path, advance: Callable[[int, int], None]
+) -> None:
     volume = read_image(case, source, plan.channels)
     image, record = preprocess_image(volume, plan, predictor.configuration, case_id=case.id)
-    prediction = label_map(predictor.logits(image), record, predictor.configuration, plan.labels)
+    prediction = label_map(predictor.logits(image, advance), record, predictor.configuration, plan.labels)
     format_of(file).write(file, prediction)
-
-
-def _record(predictor: Predictor, plan: Plan, model_key: str, made: dict[str, str]) -> PredictionRecord:
-    return PredictionRecord(
-        autoseg_version=__version__,
-        plan=plan.id,
-        model=f"{predictor.configuration.name}, weights {model_key[:16]}",
-        labels=plan.labels,
-        mirroring=bool(predictor.mirror_axes),
-        cases=dict(sorted(made.items())),
-    )

@@ -33,7 +33,7 @@ def validation_dice(model: ModelFolder, configuration: str, folds: Sequence[str]
     """Mean foreground Dice over the folds that have been scored on their held-out cases."""
     scores = []
     for fold in folds:
-        path = model.fold(configuration, fold) / "validation" / "summary.json"
+        path = model.fold(configuration, fold).summary
         if path.is_file():
             dice = read_document(Summary, path).foreground_mean.dice
             if dice is not None:
@@ -41,11 +41,13 @@ def validation_dice(model: ModelFolder, configuration: str, folds: Sequence[str]
     return sum(scores) / len(scores) if scores else None
 
 
-def choose_model(model: ModelFolder, configuration: str | None = None, folds: Sequence[str] = ()) -> Choice:
-    """The trained model that was named, or the one with the best validation Dice.
+def choose_model(
+    models: Sequence[ModelFolder], configuration: str | None = None, folds: Sequence[str] = ()
+) -> tuple[ModelFolder, Choice]:
+    """The trained model that was named, or the one with the best validation Dice on the folds that all of them have.
 
     Args:
-        model: folder of the plan.
+        models: folders to choose from, the preferred one first.
         configuration: its name; None to choose.
         folds: to average; empty for all that are trained (the full model only where there is nothing else).
 
@@ -53,28 +55,52 @@ def choose_model(model: ModelFolder, configuration: str | None = None, folds: Se
         UnknownNameError: a configuration or fold that does not exist.
         InputError: nothing suitable has been trained.
     """
-    plan = model.plan()
-    names = (plan.configuration(configuration).name,) if configuration else plan.names
-    choices = []
-    for name in names:
-        trained = model.trained(name)
-        missing = [fold for fold in folds if fold not in trained]
-        if missing and configuration:
-            raise UnknownNameError(
-                f"{name} has no trained fold {', '.join(missing)}",
-                expected=" or ".join(trained) or None,
-                remedy=f"Train it: autoseg train {name} {missing[0]}",
-            )
-        usable = tuple(folds) or tuple(fold for fold in trained if fold != "full") or trained
-        if usable and not missing:
-            choices.append(Choice(configuration=name, folds=usable, dice=validation_dice(model, name, usable)))
-    if not choices:
+    assert models
+    plans = [model.plan() for model in models]
+    if configuration and all(configuration not in plan.names for plan in plans):
+        plans[0].configuration(configuration)  # says which there are
+    names = {plan.name: (configuration,) if configuration else plan.names for plan in plans}
+    trained = [
+        (model, name, model.trained(name))
+        for model, plan in zip(models, plans, strict=True)
+        for name in names[plan.name]
+        if name in plan.names and model.trained(name)
+    ]
+    if not trained:
         raise InputError(
             f"no model of {configuration} has been trained yet" if configuration else "no model has been trained yet",
-            file=model.path,
-            remedy=f"Train one: autoseg train {names[-1]} 0",
+            file=models[0].path,
+            remedy=f"Train one: autoseg train {names[plans[0].name][-1]} 0",
         )
-    return max(choices, key=lambda choice: -1.0 if choice.dice is None else choice.dice)
+    choices = [
+        (model, Choice(configuration=name, folds=used, dice=validation_dice(model, name, used)))
+        for model, name, there in trained
+        if (used := _folds_to_use(there, folds))
+    ]
+    if not choices:
+        _, name, there = trained[0]
+        missing = [fold for fold in folds if fold not in there]
+        raise UnknownNameError(
+            f"{name} has no trained fold {', '.join(missing)}",
+            expected=" or ".join(there),
+            remedy=f"Train it: autoseg train {name} {missing[0]}",
+        )
+    # on equal terms: by the folds that all of them have, if there are any
+    shared = sorted(set.intersection(*(set(choice.folds) for _, choice in choices)))
+
+    def score(candidate: tuple[ModelFolder, Choice]) -> float:
+        model, choice = candidate
+        dice = validation_dice(model, choice.configuration, shared or choice.folds)
+        return -1.0 if dice is None else dice
+
+    return max(choices, key=score)
+
+
+def _folds_to_use(trained: Sequence[str], wanted: Sequence[str]) -> tuple[str, ...]:
+    """The wanted folds if all are trained; without a wish all folds, or the full model where there is nothing else."""
+    if wanted:
+        return tuple(wanted) if set(wanted) <= set(trained) else ()
+    return tuple(fold for fold in trained if fold != "full") or tuple(trained)
 
 
 def load_predictor(model: ModelFolder, choice: Choice, *, device: str, mirroring: bool = True) -> Predictor:
@@ -87,7 +113,7 @@ def load_predictor(model: ModelFolder, choice: Choice, *, device: str, mirroring
     configuration = plan.configuration(choice.configuration)
     networks = []
     for fold in choice.folds:
-        path = model.fold(choice.configuration, fold) / "model.safetensors"
+        path = model.fold(choice.configuration, fold).model
         tensors, texts = load_tensors(path)
         if texts.get("plan") != plan.id:
             raise InputError(
@@ -106,7 +132,7 @@ def load_predictor(model: ModelFolder, choice: Choice, *, device: str, mirroring
 
 def _execution(model: ModelFolder, choice: Choice, device: str) -> ExecutionPath:
     """The path that training measured to be fast and right, if this machine can run it; never compiled."""
-    path = model.fold(choice.configuration, choice.folds[0]) / "execution.json"
+    path = model.fold(choice.configuration, choice.folds[0]).execution
     default = default_execution(device)
     if path.is_file():
         chosen = read_document(ExecutionPath, path)

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from autoseg.errors import AutosegError
 from autoseg.inference.window import importance_map, padding_to, tiles
 from autoseg.networks.execution import autocast, memory_format, place
 from autoseg.values import Configuration, ExecutionPath
@@ -47,6 +48,9 @@ class Predictor:
         Args:
             image: on the configuration's grid.
             advance: told how many tiles are done, of how many.
+
+        Raises:
+            AutosegError: the output is not finite.
         """
         patch = self.configuration.full_patch_size
         padding = padding_to(image.shape[1:], patch)
@@ -67,6 +71,10 @@ class Predictor:
                 counts[box] += weights
             advance(min(begin + at_once, len(places)), len(places))
         total /= counts
+        if not np.isfinite(total).all():
+            raise AutosegError(
+                "the network's output is not finite: damaged weights, or an image far from the training data"
+            )
         inner = tuple(
             slice(before, size - after) for (before, after), size in zip(padding, padded.shape[1:], strict=True)
         )

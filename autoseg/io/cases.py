@@ -11,7 +11,7 @@ from autoseg.errors import InputError
 from autoseg.io.formats import format_of
 from autoseg.values import Case, Dataset, Finding, Geometry, Labels, Volume
 
-__all__ = ["check_case", "grid_conflict", "read_image", "read_labels"]
+__all__ = ["check_case", "grid_conflict", "read_image", "read_labels", "undeclared_values"]
 
 #: Grids that differ by less are the same grid, written by different programs.
 NOISE_VOXELS = 1e-3
@@ -126,9 +126,7 @@ def _finding_of(error: InputError, case: Case) -> Finding:
 
 
 def _check_values(labels: Volume, declared: Labels, case: Case) -> Iterator[Finding]:
-    allowed = {*declared.integers, *({declared.ignore} if declared.ignore is not None else ())}
-    found = [int(value) for value in np.unique(labels.array)]
-    surplus = [value for value in found if value not in allowed]
+    surplus = undeclared_values(labels.array, declared)
     if surplus:
         yield Finding(
             severity="error",
@@ -136,11 +134,16 @@ def _check_values(labels: Volume, declared: Labels, case: Case) -> Iterator[Find
             case=case.id,
             file=case.label,
             found=", ".join(map(str, surplus[:10])) + (" …" if len(surplus) > 10 else ""),
-            expected=", ".join(map(str, sorted(allowed))),
+            expected=", ".join(map(str, declared.allowed_integers)),
             remedy="Declare them in dataset.json, or correct the label file.",
         )
-    elif found == [0]:
+    elif not labels.array.any():
         yield Finding(severity="note", what="the label file holds background only", case=case.id, file=case.label)
+
+
+def undeclared_values(labels: np.ndarray, declared: Labels) -> list[int]:
+    """The integers of a label map that are not declared, sorted."""
+    return sorted({int(value) for value in np.unique(labels)}.difference(declared.allowed_integers))
 
 
 def _check_grids(image: Geometry, labels: Geometry, case: Case) -> Iterator[Finding]:

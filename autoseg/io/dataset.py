@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections import defaultdict
 from collections.abc import Sequence
@@ -68,8 +69,10 @@ def read_dataset(folder: Path) -> tuple[Dataset, list[Finding]]:
     labels = _labels(stated, description)
     findings: list[Finding] = []
     if stated.dataset:
-        table = stated.dataset.items()
-        cases = [_case(id_, tuple(entry.images), entry.label) for id_, entry in table]
+        cases = [
+            _case(id_, tuple(map(os.path.expandvars, entry.images)), entry.label and os.path.expandvars(entry.label))
+            for id_, entry in stated.dataset.items()
+        ]
     else:
         cases, findings = _discovered(folder, stated.file_ending, len(channels))
     annotated = sum(case.label is not None for case in cases)
@@ -162,7 +165,11 @@ def _discovered(folder: Path, ending: str, channels: int) -> tuple[list[Case], l
         if problem is not None:
             findings.append(problem)
             continue
-        cases.append(_case(id_, _in_order(files), label))
+        try:
+            cases.append(_case(id_, _in_order(files), label))
+        except InputError as error:
+            findings.append(Finding(severity="error", what=error.what, file=str(error.file), remedy=error.remedy))
+            continue
         if label is None:
             findings.append(
                 Finding(severity="note", what="an image without a label file: it is not trained on", case=id_)

@@ -63,7 +63,8 @@ def with_nonfinite(array: np.ndarray, path: Path) -> np.ndarray:
         if header.code not in FLOATS:
             return array
         file.seek(header.begin)
-        stored = np.frombuffer(file.read(), header.order + FLOATS[header.code], array.size).reshape(array.shape)
+        raw = file.read(header.data_bytes)
+    stored = np.frombuffer(raw, header.order + FLOATS[header.code], array.size).reshape(array.shape)
     broken = ~np.isfinite(stored)
     if broken.any():
         array = array.copy()

@@ -20,9 +20,11 @@ from torch import nn
 
 from autoseg.errors import InputError
 from autoseg.executors import usable_cpus
+from autoseg.networks.memory import FLOAT_BYTES, HALF_BYTES
 from autoseg.values import ExecutionPath
 
 __all__ = [
+    "activation_bytes",
     "autocast",
     "choose_execution",
     "compiled",
@@ -41,28 +43,47 @@ AGREEMENT = 0.1
 #: Compiling costs about a minute; it is tried only for trainings that take many times longer.
 WORTH_COMPILING_SECONDS = 1200.0
 COMPILED_GAIN = 0.95
+#: A training shorter than this runs in the default way: measuring would not pay.
+WORTH_MEASURING_SECONDS = 120.0
+#: Another way than the default must be faster than this share of its time, so that chance does not decide.
+CLEAR_GAIN = 0.9
 
 
-def resolve_device(wanted: str) -> Device:
+def resolve_device(wanted: str, *, here: bool = True) -> Device:
     """The device to use: "auto" takes a GPU if there is one.
 
+    Args:
+        wanted: cpu, cuda, mps or auto.
+        here: False for a device that need not be in this machine.
+
     Raises:
-        InputError: a device that is not here.
+        InputError: no such device, or none here.
     """
-    here = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    present = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if wanted == "auto":
-        return "cuda" if here["cuda"] else "mps" if here["mps"] else "cpu"
-    if not here.get(wanted, False):
+        return "cuda" if present["cuda"] else "mps" if present["mps"] else "cpu"
+    if wanted not in present or (here and not present[wanted]):
         raise InputError(
             f"the device {wanted!r} is not available here",
-            expected=" or ".join(device for device, present in here.items() if present),
+            expected=" or ".join(device for device, is_here in present.items() if is_here),
         )
     return cast(Device, wanted)
 
 
 def free_memory(device: str) -> int | None:
-    """Bytes that a GPU has free; None for other devices."""
-    return int(torch.cuda.mem_get_info()[0]) if device == "cuda" else None
+    """Bytes that this machine's GPU has free; None for other devices, or without one."""
+    return int(torch.cuda.mem_get_info()[0]) if device == "cuda" and torch.cuda.is_available() else None
+
+
+def activation_bytes(device: str) -> int:
+    """Bytes of a feature-map element in training on a device of that kind; a GPU that is not here is taken for a new one."""
+    half = device == "cuda" and (not torch.cuda.is_available() or _gpu_has_bf16())
+    return HALF_BYTES if half else FLOAT_BYTES
+
+
+def _gpu_has_bf16() -> bool:
+    """Whether the GPU multiplies bf16 in hardware (Ampere and newer); before, torch emulates it."""
+    return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def memory_format(path: ExecutionPath, dimensions: int) -> torch.memory_format:
@@ -112,16 +133,20 @@ def default_execution(device: str) -> ExecutionPath:
 
 
 def usable_here(path: ExecutionPath) -> bool:
-    """Whether this machine runs that precision at speed; a path may come from another machine."""
+    """Whether this machine runs that path, and at speed; a path may come from another machine."""
+    if path.compiled and not _compiler_found():
+        return False
     if path.precision == "fp32":
         return True
-    return _has_fast_bf16() if path.device == "cpu" else torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+    return _has_fast_bf16() if path.device == "cpu" else _gpu_has_bf16()
 
 
 def choose_execution(
     network: nn.Module, channels: int, patch_size: Sequence[int], batch_size: int, *, device: str, iterations: int
 ) -> ExecutionPath:
     """Times the candidates on the planned network and takes the fastest that is right.
+
+    A GPU is not measured: it gets bf16 where it has that in hardware.
 
     Args:
         network: with fresh weights, on the CPU; it is not changed.
@@ -133,38 +158,40 @@ def choose_execution(
     """
     threads = usable_cpus()
     if device != "cpu":
-        bf16 = device == "cuda" and torch.cuda.is_bf16_supported()
+        bf16 = device == "cuda" and _gpu_has_bf16()
         return ExecutionPath(
             device=device, precision="bf16" if bf16 else "fp32", threads=threads, reason="by the device's kind"
         )
     dimensions = len(patch_size)
     part = max(1, batch_size // 8)
     example = torch.randn(part, channels, *patch_size, generator=torch.Generator().manual_seed(0))
-    candidates = [
-        ExecutionPath(device=device, threads=threads),
-        ExecutionPath(device=device, threads=threads, channels_last=True),
-    ]
+    default = default_execution(device)
+    default_seconds, reference = _time_step(network, default, example, dimensions)
+    if default_seconds * batch_size / part * iterations < WORTH_MEASURING_SECONDS:
+        return msgspec.structs.replace(default, reason="too short a training to measure")
+    others = [msgspec.structs.replace(default, channels_last=False)]
     if _has_fast_bf16():
-        candidates.append(ExecutionPath(device=device, threads=threads, channels_last=True, precision="bf16"))
-    seconds: dict[str, float] = {}
-    reference: torch.Tensor | None = None
-    best, best_time, notes = candidates[0], float("inf"), []
-    for path in candidates:
-        took, logits = _time_step(network, path, example, dimensions)
-        reference = logits if reference is None else reference
-        difference = float((logits - reference).abs().max() / reference.abs().max().clamp_min(1e-6))
-        seconds[_name(path)] = took
-        if not difference < AGREEMENT:
+        others.append(msgspec.structs.replace(default, precision="bf16"))
+    seconds, notes, right = {default: default_seconds}, [], {default: default_seconds * CLEAR_GAIN}
+    for path in others:
+        seconds[path], logits = _time_step(network, path, example, dimensions)
+        if (difference := _difference(logits, reference)) < AGREEMENT:
+            right[path] = seconds[path]
+        else:
             notes.append(f"{_name(path)} disagrees with fp32 by {difference:.2g} and is not used")
-        elif took < best_time:
-            best, best_time = path, took
-    step = best_time * batch_size / part
+    best = min(right, key=lambda path: right[path])
+    step = seconds[best] * batch_size / part
     if _compiler_found() and step * iterations > WORTH_COMPILING_SECONDS:
-        best, note = _try_compiled(network, best, example, dimensions, best_time)
+        best, note = _try_compiled(network, best, example, dimensions, seconds[best], reference)
         notes.append(note)
-    timings = ", ".join(f"{name} {took:.2f} s" for name, took in seconds.items())
+    timings = ", ".join(f"{_name(path)} {took:.2f} s" for path, took in seconds.items())
     reason = "; ".join([f"{timings} for forward and backward of {part} patches", *notes])
     return msgspec.structs.replace(best, reason=reason)
+
+
+def _difference(logits: torch.Tensor, reference: torch.Tensor) -> float:
+    """Largest difference relative to the largest logit; NaN if there is one."""
+    return float((logits - reference).abs().max() / reference.abs().max().clamp_min(1e-6))
 
 
 def _has_fast_bf16() -> bool:
@@ -198,15 +225,22 @@ def _time_step(
 
 
 def _try_compiled(
-    network: nn.Module, path: ExecutionPath, example: torch.Tensor, dimensions: int, eager_seconds: float
+    network: nn.Module,
+    path: ExecutionPath,
+    example: torch.Tensor,
+    dimensions: int,
+    eager_seconds: float,
+    reference: torch.Tensor,
 ) -> tuple[ExecutionPath, str]:
     fast = msgspec.structs.replace(path, compiled=True)
     try:
-        took, _ = _time_step(network, fast, example, dimensions)
+        took, logits = _time_step(network, fast, example, dimensions)
     except Exception as error:  # no working compiler: whatever it raises, the eager path works
         return path, f"torch.compile does not work here ({type(error).__name__})"
     finally:
         torch.compiler.reset()
+    if not (difference := _difference(logits, reference)) < AGREEMENT:
+        return path, f"compiled disagrees with fp32 by {difference:.2g} and is not used"
     if took < eager_seconds * COMPILED_GAIN:
         return fast, f"compiled {took:.2f} s"
     return path, f"compiled {took:.2f} s, not enough to be worth it"

@@ -10,10 +10,10 @@ from autoseg.executors import Executor
 from autoseg.io.case_store import CaseStore, StoredCase
 from autoseg.io.cases import check_case
 from autoseg.io.dtypes import smallest_integers
-from autoseg.logs import Logger
+from autoseg.logs import Logger, reported
 from autoseg.preprocessing.forward import case_key, parameters_key, preprocess_case
 from autoseg.values import Case, Configuration, Dataset, Plan
-from autoseg.workspace import ContentIndex
+from autoseg.workspace import ContentIndex, sweep
 
 __all__ = ["preprocess_cases"]
 
@@ -38,6 +38,7 @@ def preprocess_cases(
         CasesFailedError: some cases could not be preprocessed; the others are stored.
         InterruptedRunError: ``stop`` said so; what is stored stays.
     """
+    sweep(store.folder)
     parameters = parameters_key(plan, configuration)
     keys: dict[str, str] = {}
     failures: dict[str, BaseException] = {}
@@ -53,17 +54,19 @@ def preprocess_cases(
         return key, True
 
     made = 0
-    for done, outcome in enumerate(executor.run(work, cases), start=1):
-        logger.event("progress", stage=f"preprocess {configuration.name}", done=done, total=len(cases))
-        if outcome.result is None:
-            failures[outcome.item.id] = outcome.error or InputError("unknown failure")
-            logger.event("case_failed", stage="preprocess", case=outcome.item.id, error=str(outcome.error))
-        else:
-            keys[outcome.item.id] = outcome.result[0]
-            made += outcome.result[1]
-        if stop():
-            raise InterruptedRunError(f"stopped preprocessing after {done} of {len(cases)} cases; they are kept")
-    contents.save()
+    try:
+        for done, outcome in enumerate(executor.run(work, cases), start=1):
+            logger.event("progress", stage=f"preprocess {configuration.name}", done=done, total=len(cases))
+            if outcome.result is None:
+                failures[outcome.item.id] = outcome.error or InputError("unknown failure")
+                logger.event("case_failed", stage="preprocess", case=outcome.item.id, **reported(outcome.error))
+            else:
+                keys[outcome.item.id] = outcome.result[0]
+                made += outcome.result[1]
+            if stop():
+                raise InterruptedRunError(f"stopped preprocessing after {done} of {len(cases)} cases; they are kept")
+    finally:
+        contents.save()
     logger.event("preprocessed", configuration=configuration.name, made=made, kept=len(keys) - made)
     if failures:
         raise CasesFailedError(f"preprocess {configuration.name}", failures, len(keys))

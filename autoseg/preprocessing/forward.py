@@ -66,10 +66,17 @@ def parameters_key(plan: Plan, configuration: Configuration) -> str:
             orientation=plan.orientation,
             axis_order=plan.axis_order,
             labels=plan.labels,
-            normalization=tuple((spec.scheme, spec.use_mask, spec.properties) for spec in plan.normalization),
+            normalization=tuple(
+                (plugins.identity("normalizer", spec.scheme), spec.use_mask, spec.properties)
+                for spec in plan.normalization
+            ),
             spacing=configuration.spacing,
             # logits_order does not change what is stored
-            resampling=msgspec.structs.replace(configuration.resampling, logits_order=1),
+            resampling=msgspec.structs.replace(
+                configuration.resampling,
+                logits_order=1,
+                resampler=plugins.identity("resampler", configuration.resampling.resampler),
+            ),
         )
     )
 
@@ -168,14 +175,15 @@ def _locations(segmentation: np.ndarray, declared: Labels) -> dict[int, np.ndarr
     random = np.random.RandomState(1234)
     locations = {}
     for position, indices in enumerate(declared.region_indices, start=1):
-        locations[position] = _some(np.argwhere(np.isin(segmentation, indices)), random)
+        locations[position] = _some(np.isin(segmentation, indices), random)
     if declared.ignore_index is not None:
-        locations[0] = _some(np.argwhere(segmentation != declared.ignore_index), random)
+        locations[0] = _some(segmentation != declared.ignore_index, random)
     return {position: at for position, at in locations.items() if len(at)}
 
 
-def _some(positions: np.ndarray, random: np.random.RandomState) -> np.ndarray:
-    count = min(len(positions), max(MOST_LOCATIONS, int(np.ceil(LEAST_SHARE * len(positions)))))
-    if count == len(positions):
-        return positions
-    return positions[random.choice(len(positions), count, replace=False)]
+def _some(where: np.ndarray, random: np.random.RandomState) -> np.ndarray:
+    places = np.flatnonzero(where)
+    count = min(len(places), max(MOST_LOCATIONS, int(np.ceil(LEAST_SHARE * len(places)))))
+    if count < len(places):
+        places = places[random.choice(len(places), count, replace=False)]
+    return np.stack(np.unravel_index(places, where.shape), axis=-1)

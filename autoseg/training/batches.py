@@ -7,7 +7,9 @@ The loader is batchgenerators' ``SlimDataLoaderBase``; its batches are dictionar
 from __future__ import annotations
 
 import contextlib
+import functools
 import queue
+import sys
 import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -29,6 +31,16 @@ OUTSIDE = -1
 def forced_samples(batch_size: int, foreground_share: float) -> int:
     """How many samples of a batch must hold foreground; the last ones do."""
     return batch_size - round(batch_size * (1 - foreground_share))
+
+
+def most_open_cases() -> int:
+    """How many cases are kept open: each has two memory maps, which may use up half of the files a process may have."""
+    if sys.platform == "win32":
+        return 256
+    import resource
+
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return min(4096, max(16, limit // 4)) if limit != resource.RLIM_INFINITY else 4096
 
 
 def crop_padded(array: np.ndarray, start: Sequence[int], shape: Sequence[int], fill: float) -> np.ndarray:
@@ -80,12 +92,12 @@ class PatchLoader(SlimDataLoaderBase):
     ) -> None:
         super().__init__(keys, batch_size)
         self.patch_size = tuple(patch_size)
-        self._store, self._cases = store, sorted(keys)
+        self._cases = sorted(keys)
         self._forced = forced_samples(batch_size, foreground_share)
         self._recipe, self._steps = recipe, recipe.steps()
         self._seed, self._purpose = seed, purpose
         self._masked_channels = list(masked_channels)
-        self._open: dict[str, StoredCase] = {}
+        self._opened = functools.lru_cache(most_open_cases())(lambda case: store.open(case, keys[case]))
         self.iteration = 0
 
     def generate_train_batch(self) -> dict[str, Any]:
@@ -103,7 +115,7 @@ class PatchLoader(SlimDataLoaderBase):
     def _sample(self, iteration: int, position: int) -> tuple[np.ndarray, np.ndarray, str]:
         random = stream(self._seed, self._purpose, iteration, position)
         case_id = self._cases[int(random.integers(len(self._cases)))]
-        case = self._case(case_id)
+        case = self._opened(case_id)
         forced = position >= self.batch_size - self._forced
         image, segmentation = self._patch(case, random, forced)
         for step in self._steps:
@@ -114,11 +126,6 @@ class PatchLoader(SlimDataLoaderBase):
         if self._masked_channels:
             image[self._masked_channels] *= segmentation >= 0
         return image, np.maximum(segmentation, 0), case_id
-
-    def _case(self, case_id: str) -> StoredCase:
-        if case_id not in self._open:
-            self._open[case_id] = self._store.open(case_id, self._data[case_id])
-        return self._open[case_id]
 
     def _patch(self, case: StoredCase, random: np.random.Generator, forced: bool) -> tuple[np.ndarray, np.ndarray]:
         full = (1,) * (3 - len(self.patch_size)) + self.patch_size

@@ -18,14 +18,22 @@ from autoseg.errors import AutosegError, InputError, InterruptedRunError
 from autoseg.io.case_store import CaseStore
 from autoseg.logs import Logger
 from autoseg.networks.build import build_network
-from autoseg.networks.execution import autocast, choose_execution, compiled, keep_freed_memory, memory_format, place
+from autoseg.networks.execution import (
+    autocast,
+    choose_execution,
+    compiled,
+    keep_freed_memory,
+    memory_format,
+    place,
+    usable_here,
+)
 from autoseg.networks.weights import load_weights, save_tensors
 from autoseg.training.batches import PatchLoader, prefetched
 from autoseg.training.losses import Loss, deeply_supervised
 from autoseg.training.optimization import WeightAverage, make_optimizer
 from autoseg.training.state import TrainState
 from autoseg.values import Configuration, ExecutionPath, Plan, TrainJob
-from autoseg.workspace import keep
+from autoseg.workspace import FoldFolder, keep
 
 __all__ = ["FoldTrainer", "train_fold"]
 
@@ -38,7 +46,7 @@ def train_fold(
     job: TrainJob,
     plan: Plan,
     store: CaseStore,
-    folder: Path,
+    folder: FoldFolder,
     logger: Logger,
     *,
     device: str,
@@ -73,7 +81,9 @@ def train_fold(
 class FoldTrainer:
     """One training with all that it needs; see ``train_fold``."""
 
-    def __init__(self, job: TrainJob, plan: Plan, store: CaseStore, folder: Path, logger: Logger, device: str) -> None:
+    def __init__(
+        self, job: TrainJob, plan: Plan, store: CaseStore, folder: FoldFolder, logger: Logger, device: str
+    ) -> None:
         self.job, self.plan, self.store, self.folder, self.logger = job, plan, store, folder, logger
         self.configuration: Configuration = plan.configuration(job.configuration)
         self.spec = self.configuration.training
@@ -100,19 +110,21 @@ class FoldTrainer:
                 iterations=self.job.iterations,
             )
 
-        path = keep(self.folder / "execution.json", ExecutionPath, choose, valid=lambda kept: kept.device == device)
+        def valid(kept: ExecutionPath) -> bool:
+            usable = kept.device == device and usable_here(kept)
+            if not usable:
+                text = "another kind of machine began this training: it goes on, but not to the same bits"
+                self.logger.event("message", text=text)
+            return usable
+
+        path = keep(self.folder.execution, ExecutionPath, choose, valid=valid)
         self.logger.event("execution", **{name: getattr(path, name) for name in path.__struct_fields__})
         return path
 
-    @property
-    def checkpoint(self) -> Path:
-        """The newest state."""
-        return self.folder / "checkpoint.safetensors"
-
     def resume(self) -> None:
         """Goes back to the checkpoint, if there is one."""
-        if self.checkpoint.is_file():
-            self.state.load(self.checkpoint)
+        if self.folder.checkpoint.is_file():
+            self.state.load(self.folder.checkpoint)
             self.logger.event("resumed", iteration=self.state.iteration)
 
     def loader(self, *, train: bool) -> PatchLoader:
@@ -141,7 +153,7 @@ class FoldTrainer:
         first, losses = self.state.iteration, []
         for batch in self._batches(first):
             if stop():
-                self.state.save(self.checkpoint)
+                self.state.save(self.folder.checkpoint)
                 self.logger.event("interrupted", iteration=self.state.iteration)
                 raise InterruptedRunError(
                     f"stopped after {self.state.iteration} of {self.job.iterations} iterations; "
@@ -159,7 +171,7 @@ class FoldTrainer:
             if end_of_epoch:
                 self._estimate()
             if now - last_save > max(CHECKPOINT_SECONDS, 20 * saving) or end_of_epoch:
-                self.state.save(self.checkpoint)
+                self.state.save(self.folder.checkpoint)
                 last_save = time.monotonic()
                 saving = last_save - now
 
@@ -176,7 +188,7 @@ class FoldTrainer:
         if not np.isfinite(value):
             raise AutosegError(
                 f"the loss is not a number at iteration {self.state.iteration}; the batch held "
-                f"{', '.join(sorted(set(batch['keys'])))}. The last healthy checkpoint is {self.checkpoint}"
+                f"{', '.join(sorted(set(batch['keys'])))}. The last healthy checkpoint is {self.folder.checkpoint}"
             )
         nn.utils.clip_grad_norm_(self.network.parameters(), self.spec.gradient_clip_norm)
         optimizer.step()
@@ -223,10 +235,10 @@ class FoldTrainer:
         if not self.job.cases.val or not self.spec.validation_iterations:
             return
         network = build_network(self.configuration.network, seed=0)
-        load_weights(network, self.state.model_weights(), source=self.checkpoint)
+        load_weights(network, self.state.model_weights(), source=self.folder.checkpoint)
         network = place(network, self.execution, self.configuration.dimensions).eval()
         network.deep_supervision = False  # type: ignore[assignment]
-        loader, counts = self.loader(train=False), torch.zeros(3, self.loss_outputs)
+        loader, counts = self.loader(train=False), torch.zeros(3, len(self.plan.labels.foreground))
         for index in range(self.spec.validation_iterations):
             image, target = self._to_device(loader.batch(index))
             with autocast(self.execution):
@@ -236,11 +248,6 @@ class FoldTrainer:
         dice = torch.where(predicted + wanted > 0, 2 * both / (predicted + wanted).clamp_min(1), torch.nan)
         values = [None if np.isnan(value) else round(value, 4) for value in dice.tolist()]
         self.logger.event("estimate", iteration=self.state.iteration, patch_dice=values)
-
-    @property
-    def loss_outputs(self) -> int:
-        """Number of foreground entries."""
-        return len(self.plan.labels.foreground)
 
     def _overlap(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         labels = self.plan.labels
@@ -257,8 +264,8 @@ class FoldTrainer:
     def save_model(self) -> Path:
         """Writes the model: the weights under nnU-Net's names, with the job they come from."""
         if self.state.iteration < self.job.iterations:
-            raise InputError("the training has not ended", file=self.folder)
-        path = self.folder / "model.safetensors"
+            raise InputError("the training has not ended", file=self.folder.path)
+        path = self.folder.model
         save_tensors(path, self.state.model_weights(), {"plan": self.job.plan_id, "fold": self.job.fold})
         self.logger.event("trained", iterations=self.state.iteration, file=str(path))
         return path

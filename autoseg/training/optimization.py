@@ -67,4 +67,7 @@ class WeightAverage:
         """Moves towards the weights after that iteration (counted from 0)."""
         decay = min(self.decay, (1 + iteration) / (10 + iteration))
         for name, tensor in weights.items():
-            self.weights[name].lerp_(tensor.detach(), 1 - decay)
+            if tensor.is_floating_point():
+                self.weights[name].lerp_(tensor.detach(), 1 - decay)
+            else:  # a counter, such as that of batch normalization
+                self.weights[name].copy_(tensor)

@@ -12,7 +12,7 @@ from typing import TypeVar
 import torch
 from torch import nn
 
-from autoseg.errors import InputError
+from autoseg.errors import InputError, UnreadableFileError
 from autoseg.networks.weights import load_tensors, load_weights, save_tensors
 from autoseg.training.optimization import WeightAverage
 from autoseg.values import digest
@@ -66,7 +66,11 @@ class TrainState:
         Raises:
             InputError: the file is damaged, or belongs to another job.
         """
-        tensors, metadata = load_tensors(path)
+        try:
+            tensors, metadata = load_tensors(path)
+        except UnreadableFileError as error:
+            remedy = "Remove the file to begin this training anew."
+            raise UnreadableFileError(error.what, file=path, remedy=remedy) from error
         try:
             iteration, job, numbers = int(metadata["iteration"]), metadata["job"], dict(metadata["optimizer_numbers"])
         except (KeyError, TypeError, ValueError) as error:

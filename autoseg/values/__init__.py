@@ -14,7 +14,7 @@ from autoseg.values.plan import (
     ResamplingSpec,
     TrainingSpec,
 )
-from autoseg.values.prediction import PREDICTION_RECORD, PredictionRecord
+from autoseg.values.prediction import PREDICTION_RECORD, CasePrediction, PredictionRecord
 from autoseg.values.preprocessing import PreprocessRecord
 from autoseg.values.scores import CaseScore, LabelScore, MeanScore, Summary
 from autoseg.values.training import ExecutionPath, Fold, Split, TrainJob, fold_folder, select_fold
@@ -25,6 +25,7 @@ __all__ = [
     "AxisMap",
     "Case",
     "CaseFingerprint",
+    "CasePrediction",
     "CaseScore",
     "Configuration",
     "Dataset",

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import re
-
-from autoseg.values.json_form import Value, require
+from autoseg.values.json_form import Value, require, require_file_name
 
 __all__ = ["Case", "Dataset", "Label", "Labels"]
-
-_FORBIDDEN_IN_ID = re.compile(r'[\x00-\x1f\x7f/\\:*?"<>|]')
 
 
 class Label(Value, frozen=True, kw_only=True):
@@ -78,6 +74,11 @@ class Labels(Value, frozen=True, kw_only=True):
         return tuple(sorted({0, *(value for label in self.foreground for value in label.values)}))
 
     @property
+    def allowed_integers(self) -> tuple[int, ...]:
+        """All integers that label files may hold, the ignore label included."""
+        return self.integers if self.ignore is None else tuple(sorted((*self.integers, self.ignore)))
+
+    @property
     def ignore_index(self) -> int | None:
         """The integer that stands for the ignore label inside autoseg, or None."""
         return None if self.ignore is None else len(self.integers)
@@ -118,11 +119,7 @@ class Case(Value, frozen=True, kw_only=True):
     label: str | None = None
 
     def __post_init__(self) -> None:
-        require(bool(self.id) and len(self.id.encode()) <= 200, f"case id {self.id!r} is empty or too long")
-        require(
-            not _FORBIDDEN_IN_ID.search(self.id) and self.id[0] not in ". " and self.id[-1] not in ". ",
-            f'case id {self.id!r} is not usable as a file name (no / \\ : * ? " < > |, no leading or final dot or space)',
-        )
+        require_file_name("case id", self.id)
         require(len(self.images) > 0, f"case {self.id} has no image")
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
+
+import msgspec
 
 from autoseg.values.dataset import Labels
 from autoseg.values.geometry import AxisMap
@@ -25,6 +28,11 @@ class IntensityProperties(Value, frozen=True, kw_only=True):
     percentile_00_5: float
     percentile_99_5: float
 
+    def __post_init__(self) -> None:
+        require(all(map(math.isfinite, msgspec.structs.astuple(self))), "statistics must be finite")
+        require(self.std >= 0, "std must not be negative")
+        require(self.min <= self.max, "min must not be over max")
+
 
 class CaseFingerprint(Value, frozen=True, kw_only=True):
     """Size and place of one case, per array axis as stored.
@@ -46,6 +54,12 @@ class CaseFingerprint(Value, frozen=True, kw_only=True):
     to_canonical: AxisMap
     planar: bool
     label_counts: dict[str, int]
+
+    def __post_init__(self) -> None:
+        require(all(0 < step < math.inf for step in self.spacing), f"spacing must be positive: {self.spacing}")
+        pairs = zip(self.shape_after_crop, self.shape, strict=True)
+        require(all(0 < inner <= whole for inner, whole in pairs), "shape_after_crop must lie within shape")
+        require(all(count >= 0 for count in self.label_counts.values()), "label_counts must not be negative")
 
     @property
     def size_kept_by_crop(self) -> float:

@@ -8,6 +8,7 @@ the field.
 from __future__ import annotations
 
 import hashlib
+import re
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -15,7 +16,9 @@ import msgspec
 
 from autoseg.errors import DocumentError
 
-__all__ = ["Value", "decode", "digest", "encode", "require"]
+__all__ = ["Value", "decode", "digest", "encode", "require", "require_file_name"]
+
+_FORBIDDEN_IN_NAME = re.compile(r'[\x00-\x1f\x7f/\\:*?"<>|]')
 
 
 class Value(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -32,6 +35,15 @@ def require(condition: bool, message: str) -> None:
     """Raises ``ValueError`` with the message unless the condition holds; for the self-checks of values."""
     if not condition:
         raise ValueError(message)
+
+
+def require_file_name(kind: str, name: str) -> None:
+    """Raises ``ValueError`` unless the name can be that of a file or folder on every system, within its own folder."""
+    require(bool(name) and len(name.encode()) <= 200, f"{kind} {name!r} is empty or too long")
+    require(
+        not _FORBIDDEN_IN_NAME.search(name) and name[0] not in ". " and name[-1] not in ". ",
+        f'{kind} {name!r} is not usable as a file name (no / \\ : * ? " < > |, no leading or final dot or space)',
+    )
 
 
 def encode(value: Any) -> bytes:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from typing import Literal
 
+import msgspec
+
 from autoseg.errors import UnknownNameError
 from autoseg.values.dataset import Labels
 from autoseg.values.fingerprint import IntensityProperties, Orientation
-from autoseg.values.json_form import Value, digest, require
+from autoseg.values.json_form import Value, digest, require, require_file_name
 
 __all__ = [
     "AugmentationSpec",
@@ -167,10 +169,18 @@ class TrainingSpec(Value, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         require(self.iterations_per_epoch > 0 and self.epochs > 0, "epochs and their iterations must be positive")
         require(self.validation_iterations >= 0, "validation_iterations must not be negative")
-        require(self.learning_rate > 0, "learning_rate must be positive")
+        require(0 < self.learning_rate < math.inf, "learning_rate must be positive")
+        require(0 <= self.weight_decay < math.inf, "weight_decay must not be negative")
+        require(0 <= self.momentum < 1, "momentum must be within 0..1")
+        require(self.warmup_iterations >= 0, "warmup_iterations must not be negative")
         require(self.gradient_clip_norm > 0, "gradient_clip_norm must be positive")
         require(self.ema_decay is None or 0 < self.ema_decay < 1, "ema_decay must be within 0..1")
         require(0 <= self.foreground_share <= 1, "foreground_share must be within 0..1")
+
+    @property
+    def iterations(self) -> int:
+        """Length of the training."""
+        return self.epochs * self.iterations_per_epoch
 
 
 class Configuration(Value, frozen=True, kw_only=True):
@@ -200,6 +210,7 @@ class Configuration(Value, frozen=True, kw_only=True):
     reasons: dict[str, str] = {}
 
     def __post_init__(self) -> None:
+        require_file_name("configuration", self.name)
         require(len(self.patch_size) == self.network.dimensions, "patch size and network differ in dimension")
         require(self.batch_size >= 1, "batch_size must be at least 1")
         require(all(step is None or step > 0 for step in self.spacing), "spacing must be positive")
@@ -263,6 +274,7 @@ class Plan(Value, frozen=True, kw_only=True, tag_field="schema", tag="autoseg.pl
     reasons: dict[str, str] = {}
 
     def __post_init__(self) -> None:
+        require_file_name("plan", self.name)
         require(sorted(self.axis_order) == [0, 1, 2], f"axis_order must name each of 0, 1, 2 once: {self.axis_order}")
         require(len(self.normalization) == len(self.channels), "normalization and channels differ in number")
         require(self.seed >= 0, "seed must not be negative")
@@ -282,8 +294,20 @@ class Plan(Value, frozen=True, kw_only=True, tag_field="schema", tag="autoseg.pl
 
     @property
     def id(self) -> str:
-        """Hash of the content: two plans with the same id are the same experiment."""
-        return digest(self)[:16]
+        """Hash of all that makes the experiment: arrays, networks and training, not its name, its maker or its reasons."""
+        essence = msgspec.structs.replace(
+            self,
+            name="-",
+            planner="",
+            autoseg_version="",
+            budget_bytes=0,
+            reasons={},
+            normalization=tuple(msgspec.structs.replace(spec, reason="") for spec in self.normalization),
+            configurations=tuple(
+                msgspec.structs.replace(each, expected_memory_bytes=0, reasons={}) for each in self.configurations
+            ),
+        )
+        return digest(essence)[:16]
 
     @property
     def code_paths(self) -> tuple[str, ...]:
@@ -306,5 +330,5 @@ class Plan(Value, frozen=True, kw_only=True, tag_field="schema", tag="autoseg.pl
         raise UnknownNameError(
             f"the plan {self.name!r} has no configuration {name!r}",
             expected=" or ".join(self.names),
-            remedy="See the planned configurations with: autoseg plan --help",
+            remedy="To have others, plan anew: autoseg plan DATASET --name NEW -c CONFIGURATION",
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from autoseg.values.geometry import AxisMap, Geometry
-from autoseg.values.json_form import Value
+from autoseg.values.json_form import Value, require
 
 __all__ = ["PreprocessRecord"]
 
@@ -34,6 +34,16 @@ class PreprocessRecord(Value, frozen=True, kw_only=True, tag_field="schema", tag
     spacing: tuple[float, float, float]
     shape: Sizes
     target_spacing: tuple[float, float, float]
+
+    def __post_init__(self) -> None:
+        whole = self.axes.reorder(self.source.shape)
+        inside = zip(self.crop_start, self.crop_shape, whole, strict=True)
+        require(
+            all(start >= 0 and size > 0 and start + size <= edge for start, size, edge in inside),
+            f"the crop {self.crop_start} + {self.crop_shape} does not lie within {whole}",
+        )
+        require(all(step > 0 for step in (*self.spacing, *self.target_spacing)), "spacing must be positive")
+        require(all(edge > 0 for edge in self.shape), "shape must be positive")
 
     @property
     def crop(self) -> tuple[slice, slice, slice]:

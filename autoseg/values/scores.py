@@ -5,7 +5,7 @@ Undefined values are ``null``; the count of cases behind every mean stands besid
 
 from __future__ import annotations
 
-from autoseg.values.json_form import Value
+from autoseg.values.json_form import Value, require
 
 __all__ = ["CaseScore", "LabelScore", "MeanScore", "Summary"]
 
@@ -27,6 +27,15 @@ class LabelScore(Value, frozen=True, kw_only=True, rename=_NNUNET_NAMES):
     tn: int
     n_pred: int
     n_ref: int
+
+    def __post_init__(self) -> None:
+        for name in ("dice", "iou"):
+            value = getattr(self, name)
+            require(value is None or 0 <= value <= 1, f"{name} must be within 0..1, not {value}")
+        require(
+            self.tp + self.fp == self.n_pred and self.tp + self.fn == self.n_ref, "the counts contradict each other"
+        )
+        require(min(self.tp, self.fp, self.fn, self.tn) >= 0, "counts must not be negative")
 
 
 class MeanScore(Value, frozen=True, kw_only=True, rename=_NNUNET_NAMES):
@@ -63,6 +72,7 @@ class Summary(Value, frozen=True, kw_only=True):
         metric_per_case: sorted by case.
         label_names: label key to its name.
         absent_labels: names of labels with no defined value in any case.
+        not_scored: ids of cases with a prediction or a reference only.
     """
 
     foreground_mean: MeanScore
@@ -70,3 +80,4 @@ class Summary(Value, frozen=True, kw_only=True):
     metric_per_case: tuple[CaseScore, ...]
     label_names: dict[str, str]
     absent_labels: tuple[str, ...] = ()
+    not_scored: tuple[str, ...] = ()

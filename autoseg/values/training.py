@@ -26,7 +26,7 @@ class Fold(Value, frozen=True, kw_only=True):
 Split = tuple[Fold, ...]
 
 
-class ExecutionPath(Value, frozen=True, kw_only=True):
+class ExecutionPath(Value, frozen=True, kw_only=True, tag_field="schema", tag="autoseg.execution/1"):
     """How a network runs on a device; chosen once by measurement and kept, so that resuming is exact.
 
     Attributes:
@@ -44,6 +44,10 @@ class ExecutionPath(Value, frozen=True, kw_only=True):
     compiled: bool = False
     threads: int = 1
     reason: str = ""
+
+    def __post_init__(self) -> None:
+        require(self.device in ("cpu", "cuda", "mps"), f"device must be cpu, cuda or mps, not {self.device!r}")
+        require(self.threads > 0, "threads must be positive")
 
 
 class TrainJob(Value, frozen=True, kw_only=True, tag_field="schema", tag="autoseg.train-job/1"):
@@ -69,10 +73,6 @@ class TrainJob(Value, frozen=True, kw_only=True, tag_field="schema", tag="autose
 
     def __post_init__(self) -> None:
         require(self.iterations > 0, "iterations must be positive")
-
-    def fold_folder(self) -> str:
-        """Name of the folder of this training: ``fold_0``, or ``full``."""
-        return fold_folder(self.fold)
 
 
 def fold_folder(fold: str) -> str:

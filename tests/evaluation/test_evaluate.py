@@ -38,7 +38,7 @@ def folders(tmp_path: Path) -> tuple[Path, Path]:
     return tmp_path / "predictions", tmp_path / "references"
 
 
-def evaluate(folders: tuple[Path, Path]) -> tuple[Summary, list[str]]:
+def evaluate(folders: tuple[Path, Path]) -> Summary:
     return evaluate_folders(*folders, LABELS, SerialExecutor(), SilentLogger())
 
 
@@ -48,8 +48,8 @@ def by_hand(seed: int, label: int) -> float:
 
 
 def test_every_pair_is_scored(folders) -> None:
-    summary, alone = evaluate(folders)
-    assert alone == []
+    summary = evaluate(folders)
+    assert summary.not_scored == ()
     assert len(summary.metric_per_case) == 3
     for seed, score in enumerate(summary.metric_per_case):
         assert Path(score.prediction_file).name == Path(score.reference_file).name == f"{'abc'[seed]}.nii.gz"
@@ -59,20 +59,20 @@ def test_every_pair_is_scored(folders) -> None:
 
 
 def test_folders_against_themselves_are_perfect(folders) -> None:
-    summary, _ = evaluate((folders[1], folders[1]))
+    summary = evaluate((folders[1], folders[1]))
     assert summary.foreground_mean.dice == summary.foreground_mean.iou == 1.0
 
 
 def test_threads_give_the_same_summary(folders) -> None:
-    threaded, _ = evaluate_folders(*folders, LABELS, ThreadExecutor(2), SilentLogger())
-    assert threaded == evaluate(folders)[0]
+    threaded = evaluate_folders(*folders, LABELS, ThreadExecutor(2), SilentLogger())
+    assert threaded == evaluate(folders)
 
 
 def test_what_stands_in_one_folder_only_is_told(folders) -> None:
     (folders[0] / "a.nii.gz").unlink()
     (folders[1] / "c.nii.gz").unlink()
-    summary, alone = evaluate(folders)
-    assert alone == ["a", "c"]
+    summary = evaluate(folders)
+    assert summary.not_scored == ("a", "c")
     assert [Path(score.prediction_file).name for score in summary.metric_per_case] == ["b.nii.gz"]
 
 
@@ -82,14 +82,14 @@ def test_other_files_are_not_label_maps(folders) -> None:
     (folders[0] / ".hidden.nii.gz").write_bytes(b"x")
     (folders[0] / "folder.nii.gz").mkdir()
     assert list(label_files(folders[0])) == ["a", "b", "c"]
-    assert evaluate(folders)[1] == []
+    assert evaluate(folders).not_scored == ()
 
 
 def test_a_prediction_may_have_another_file_ending_than_its_reference(folders) -> None:
     (folders[0] / "a.nii.gz").unlink()
     write(folders[0] / "a.nrrd", label_map(10))
-    summary, alone = evaluate(folders)
-    assert alone == []
+    summary = evaluate(folders)
+    assert summary.not_scored == ()
     assert summary.metric_per_case[0].metrics["1"].dice == pytest.approx(by_hand(0, 1))
 
 
@@ -184,8 +184,5 @@ def test_what_labels_mean_is_told_by_record_then_data_set_then_workspace(tmp_pat
     }
     (references.parent / "dataset.json").write_text(json.dumps(description))
     assert find_labels(predictions, references, workspace) == named("of data set")
-    record = PredictionRecord(
-        autoseg_version="1", plan="p", model="m", labels=named("of record"), mirroring=True, cases={}
-    )
-    write_document(predictions / PREDICTION_RECORD, record)
+    write_document(predictions / PREDICTION_RECORD, PredictionRecord(labels=named("of record"), cases={}))
     assert find_labels(predictions, references, workspace) == named("of record")

@@ -45,7 +45,7 @@ def make_record(
     target: tuple[float, float, float] = (1.0, 1.0, 1.0),
 ) -> PreprocessRecord:
     axes = axes or AxisMap()
-    whole = (9, 17, 16)  # before cropping, after ``axes``
+    whole = (11, 17, 16)  # before cropping, after ``axes``
     return PreprocessRecord(
         case_id="case",
         key="",

@@ -236,7 +236,9 @@ def test_another_number_of_cases_than_stated_is_a_warning_with_both_numbers(tmp_
 
 def test_an_image_whose_name_cannot_be_a_case_is_refused_by_file(tmp_path: Path) -> None:
     files = ["imagesTr/a:b_0000.nii.gz", "labelsTr/a:b.nii.gz"]
-    assert "imagesTr/a:b_0000.nii.gz" in refusal(make(tmp_path, files))
+    dataset, findings = read_dataset(make(tmp_path, [*files, "imagesTr/c_0000.nii.gz", "labelsTr/c.nii.gz"]))
+    assert [case.id for case in dataset.cases] == ["c"]
+    assert ("error", "imagesTr/a:b_0000.nii.gz") in [(finding.severity, finding.file) for finding in findings]
 
 
 def test_an_explicit_table_replaces_looking_at_folders(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 import torch
 import torch._inductor.config as inductor
@@ -17,6 +18,7 @@ from autoseg.errors import InputError
 from autoseg.networks import execution
 from autoseg.networks.build import build_network
 from autoseg.networks.execution import (
+    activation_bytes,
     autocast,
     choose_execution,
     compiled,
@@ -95,7 +97,30 @@ def test_only_a_gpu_has_free_memory_to_plan_for() -> None:
         assert 0 < free_memory("cuda") <= torch.cuda.mem_get_info()[1]
 
 
-def test_choosing_gives_a_path_for_the_device_with_its_reason() -> None:
+@pytest.fixture
+def measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even the shortest training is worth measuring."""
+    monkeypatch.setattr(execution, "WORTH_MEASURING_SECONDS", 0.0)
+
+
+def test_a_short_training_runs_in_the_default_way_whatever_the_clock_says() -> None:
+    path = choose(tiny_network())
+    assert msgspec.structs.replace(path, reason="") == msgspec.structs.replace(default_execution("cpu"), reason="")
+    assert "too short" in path.reason
+
+
+def test_another_way_must_be_clearly_faster(measured, monkeypatch: pytest.MonkeyPatch) -> None:
+    for contiguous_seconds, channels_last in ((0.95, True), (0.85, False)):
+
+        def time_step(network, path, example, dimensions, contiguous_seconds=contiguous_seconds):
+            return (1.0 if path.channels_last else contiguous_seconds), torch.ones(2)
+
+        monkeypatch.setattr(execution, "_time_step", time_step)
+        monkeypatch.setattr(execution, "_has_fast_bf16", lambda: False)
+        assert choose(tiny_network()).channels_last is channels_last
+
+
+def test_choosing_gives_a_path_for_the_device_with_its_reason(measured) -> None:
     path = choose(tiny_network())
     assert path.device == "cpu"
     assert path.precision == "fp32" or usable_here(path)
@@ -118,14 +143,16 @@ def test_choosing_leaves_the_network_as_it_was() -> None:
 
 
 @pytest.mark.parametrize("wrong", [1e4, float("nan"), float("inf")])
-def test_bf16_that_disagrees_is_refused_with_the_reason(monkeypatch: pytest.MonkeyPatch, wrong: float) -> None:
+def test_bf16_that_disagrees_is_refused_with_the_reason(
+    measured, monkeypatch: pytest.MonkeyPatch, wrong: float
+) -> None:
     monkeypatch.setattr(execution, "_has_fast_bf16", lambda: True)
     path = choose(WrongUnderAutocast(wrong))
     assert path.precision == "fp32"
     assert "bf16 channels-last disagrees with fp32" in path.reason
 
 
-def test_bf16_that_agrees_is_a_candidate(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bf16_that_agrees_is_a_candidate(measured, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(execution, "_has_fast_bf16", lambda: True)
     path = choose(WrongUnderAutocast(0.0))
     assert "disagrees" not in path.reason
@@ -147,6 +174,37 @@ def test_where_the_compiler_is_broken_the_network_runs_eagerly(monkeypatch: pyte
     path = choose(tiny_network(), iterations=HOURS)
     assert not path.compiled
     assert "torch.compile does not work here" in path.reason
+
+
+def test_a_compiled_network_that_is_wrong_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(execution.shutil, "which", lambda name: "a compiler")
+    monkeypatch.setattr(execution, "compiled", lambda network, path: Shifted(network) if path.compiled else network)
+    path = choose(tiny_network(), iterations=HOURS)
+    assert not path.compiled
+    assert "compiled disagrees with fp32" in path.reason
+
+
+class Shifted(nn.Module):
+    """A network with wrong logits."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+        return [output + 100 for output in self.network(x)]
+
+
+def test_what_was_compiled_elsewhere_is_not_usable_without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(execution.shutil, "which", lambda name: None)
+    assert not usable_here(ExecutionPath(device="cpu", compiled=True))
+    assert usable_here(ExecutionPath(device="cpu"))
+
+
+def test_a_gpu_elsewhere_is_planned_for_with_half_precision() -> None:
+    assert activation_bytes("cpu") == 4
+    assert activation_bytes("cuda") in (2, 4)
+    assert resolve_device("cuda", here=False) == "cuda"
 
 
 def test_the_layout_follows_the_path_and_the_dimension() -> None:

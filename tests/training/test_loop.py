@@ -37,7 +37,7 @@ from autoseg.values import (
     TrainJob,
     digest,
 )
-from autoseg.workspace import read_document, write_document
+from autoseg.workspace import FoldFolder, read_document, write_document
 from tests.small_plans import small_configuration, small_plan
 
 PLAIN = Labels(foreground=(Label(name="ball", values=(1,)), Label(name="core", values=(2,))))
@@ -151,11 +151,11 @@ def make_job(plan: Plan, iterations: int = 6, **changes: object) -> TrainJob:
     return msgspec.structs.replace(job, **changes)
 
 
-def fold_folder(parent: Path, name: str, *, channels_last: bool = False) -> Path:
+def fold_folder(parent: Path, name: str, *, channels_last: bool = False) -> FoldFolder:
     """A folder in which the way to run was chosen before, so that no measurement differs between runs."""
-    folder = parent / name
+    folder = FoldFolder(parent / name)
     path = ExecutionPath(device="cpu", channels_last=channels_last, threads=1, reason="chosen before")
-    write_document(folder / "execution.json", path)
+    write_document(folder.execution, path)
     return folder
 
 
@@ -165,7 +165,9 @@ def stop_at(count: int) -> Callable[[], bool]:
     return lambda: next(asked) == count
 
 
-def train(plan: Plan, store: CaseStore, folder: Path, stop: Callable[[], bool] = lambda: False, **job: object) -> Path:
+def train(
+    plan: Plan, store: CaseStore, folder: FoldFolder, stop: Callable[[], bool] = lambda: False, **job: object
+) -> Path:
     return train_fold(make_job(plan, **job), plan, store, folder, SilentLogger(), device="cpu", stop=stop)
 
 
@@ -191,7 +193,7 @@ def test_stopped_at_any_iteration_and_resumed_gives_the_same_model_bit_for_bit(t
     folder = fold_folder(tmp_path, "parts")
     with pytest.raises(InterruptedRunError, match=f"stopped after {count} of 6 iterations"):
         train(plan, store, folder, stop_at(count))
-    assert not (folder / "model.safetensors").exists()
+    assert not folder.model.exists()
     assert_same_weights(train(plan, store, folder), whole)
 
 
@@ -228,7 +230,7 @@ from autoseg.io.case_store import CaseStore
 from autoseg.logs import SilentLogger
 from autoseg.training.loop import train_fold
 from autoseg.values import Plan, TrainJob
-from autoseg.workspace import read_document
+from autoseg.workspace import FoldFolder, read_document
 
 parent, where, count = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 calls = {"iteration": 0, "checkpoint": 0}
@@ -248,7 +250,7 @@ def replace_or_die(source, target):
 
 os.replace = replace_or_die
 plan, job = read_document(Plan, parent / "plan.json"), read_document(TrainJob, parent / "job.json")
-train_fold(job, plan, CaseStore(parent / "store"), parent / "killed", SilentLogger(), device="cpu",
+train_fold(job, plan, CaseStore(parent / "store"), FoldFolder(parent / "killed"), SilentLogger(), device="cpu",
            stop=lambda: pass_or_die("iteration"))
 """
 
@@ -264,8 +266,8 @@ def test_a_killed_training_goes_on_to_the_same_model(tmp_path: Path, where: str,
     folder = fold_folder(tmp_path, "killed")
     child = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path), where, str(count)], capture_output=True)
     assert child.returncode == -signal.SIGKILL, child.stderr.decode()
-    assert (folder / "checkpoint.safetensors").is_file() == saved
-    assert not (folder / "model.safetensors").exists()
+    assert folder.checkpoint.is_file() == saved
+    assert not folder.model.exists()
     assert_same_weights(train(plan, store, folder), train(plan, store, fold_folder(tmp_path, "whole")))
 
 
@@ -367,17 +369,17 @@ def test_a_case_with_nan_is_named_and_the_last_healthy_checkpoint_stays(tmp_path
 
 
 def test_what_was_chosen_at_the_first_start_is_used_again(tmp_path: Path) -> None:
-    plan, store, folder = make_plan(), make_store(tmp_path), tmp_path / "fold"
+    plan, store, folder = make_plan(), make_store(tmp_path), FoldFolder(tmp_path / "fold")
     first = FoldTrainer(make_job(plan), plan, store, folder, SilentLogger(), "cpu").execution
-    assert read_document(ExecutionPath, folder / "execution.json") == first
+    assert read_document(ExecutionPath, folder.execution) == first
     other = msgspec.structs.replace(first, channels_last=not first.channels_last, reason="chosen before")
-    write_document(folder / "execution.json", other)
+    write_document(folder.execution, other)
     assert FoldTrainer(make_job(plan), plan, store, folder, SilentLogger(), "cpu").execution == other
 
 
 def test_a_choice_for_another_device_is_made_anew(tmp_path: Path) -> None:
-    plan, store, folder = make_plan(), make_store(tmp_path), tmp_path / "fold"
-    write_document(folder / "execution.json", ExecutionPath(device="cuda", precision="bf16"))
+    plan, store, folder = make_plan(), make_store(tmp_path), FoldFolder(tmp_path / "fold")
+    write_document(folder.execution, ExecutionPath(device="cuda", precision="bf16"))
     assert FoldTrainer(make_job(plan), plan, store, folder, SilentLogger(), "cpu").execution.device == "cpu"
 
 

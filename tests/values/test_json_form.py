@@ -25,6 +25,7 @@ from autoseg.values import (
     AxisMap,
     Case,
     CaseFingerprint,
+    CasePrediction,
     CaseScore,
     Configuration,
     Dataset,
@@ -167,13 +168,12 @@ EXAMPLES: dict[type, Any] = {
             shape=(3, 12, 5),
             target_spacing=(1.25, 1.0, 1.5),
         ),
+        CasePrediction(autoseg_version="0.1.0", plan="0" * 16, model="2d, weights 1", mirroring=False, key="2"),
         PredictionRecord(
-            autoseg_version="0.1.0",
-            plan="0" * 16,
-            model="2d fold 0",
             labels=LABELS,
-            mirroring=True,
-            cases={"a": "1", "b": "2"},
+            cases={
+                "a": CasePrediction(autoseg_version="0.1.0", plan="0" * 16, model="2d fold 0", mirroring=True, key="1")
+            },
         ),
         ExecutionPath(device="cpu", precision="bf16", channels_last=True, threads=2, reason="measured"),
         TrainJob(
@@ -191,6 +191,7 @@ EXAMPLES: dict[type, Any] = {
             metric_per_case=(CASE_SCORE,),
             label_names={"(1, 3)": "whole"},
             absent_labels=("core",),
+            not_scored=("c",),
         ),
     )
 }

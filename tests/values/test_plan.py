@@ -185,6 +185,33 @@ def test_equal_plans_share_an_id_and_it_survives_the_file() -> None:
     assert len(plan().id) == 16
 
 
-@pytest.mark.parametrize("field", ["seed", "budget_bytes"])
-def test_another_plan_has_another_id(field: str) -> None:
-    assert msgspec.structs.replace(plan(), **{field: 7}).id != plan().id
+def test_another_experiment_has_another_id() -> None:
+    configuration_ = plan().configurations[0]
+    others = [
+        msgspec.structs.replace(plan(), seed=7),
+        msgspec.structs.replace(plan(), configurations=(msgspec.structs.replace(configuration_, batch_size=3),)),
+        msgspec.structs.replace(plan(), normalization=(NormalizationSpec(scheme="none"),)),
+    ]
+    assert len({plan().id, *(other.id for other in others)}) == 4
+
+
+def test_names_reasons_and_budgets_do_not_make_another_experiment() -> None:
+    told = msgspec.structs.replace(
+        plan(),
+        name="mine",
+        planner="other",
+        autoseg_version="9",
+        budget_bytes=7,
+        reasons={"why": "because"},
+        normalization=(NormalizationSpec(scheme="zscore", reason="so"),),
+        configurations=(configuration(expected_memory_bytes=9, reasons={"spacing": "median"}),),
+    )
+    assert told.id == plan().id
+
+
+@pytest.mark.parametrize("name", ["../x", "a/b", "", ".hidden", "a:b", "x" * 201])
+def test_names_that_are_no_file_names_are_refused(name: str) -> None:
+    with pytest.raises(ValueError, match="plan"):
+        plan(name=name)
+    with pytest.raises(ValueError, match="configuration"):
+        configuration(name=name)

@@ -43,6 +43,5 @@ def test_a_job_without_iterations_is_refused() -> None:
         TrainJob(plan_id="p", configuration="2d", fold="0", iterations=0, seed=1, cases=SPLIT[0], case_keys={})
 
 
-def test_a_job_names_its_folder() -> None:
-    job = TrainJob(plan_id="p", configuration="2d", fold="3", iterations=1, seed=1, cases=SPLIT[0], case_keys={})
-    assert job.fold_folder() == "fold_3"
+def test_folds_name_their_folders() -> None:
+    assert (fold_folder("3"), fold_folder("full")) == ("fold_3", "full")
