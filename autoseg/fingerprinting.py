@@ -108,7 +108,11 @@ def fingerprint_dataset(
         others = f", {len(findings) - len(errors)} other findings" if len(findings) > len(errors) else ""
         raise FindingsError(f"{dataset.name} cannot be used as it is: {len(errors)} errors{others}", findings)
     if not measurements:
-        raise InputError("the data set has no annotated case", file=dataset.root, expected="images with label files")
+        raise FindingsError(
+            f"{dataset.name} has no annotated case; expected images and labels that end in {dataset.file_ending}",
+            findings,
+        )
+    findings.extend(_unused_labels(dataset, measurements))
     return pool_fingerprint(dataset, measurements), findings
 
 
@@ -190,6 +194,28 @@ def _measure(image: Volume, labels: Volume, declared: Labels, case_id: str) -> C
     ranks = ((np.arange(QUANTILES) + 0.5) / QUANTILES * count).astype(int)
     moments = np.stack([values.mean(1), values.var(1), values[:, 0], values[:, -1]], axis=1)
     return CaseMeasurement(case=case, moments=moments, quantiles=np.ascontiguousarray(values[:, ranks], np.float32))
+
+
+def _unused_labels(dataset: Dataset, measurements: Sequence[CaseMeasurement]) -> list[Finding]:
+    """A warning for every declared label that no case holds.
+
+    Raises:
+        InputError: no case holds any.
+    """
+    seen = {int(value) for each in measurements for value, count in each.case.label_counts.items() if count}
+    unused = [label.name for label in dataset.labels.foreground if not seen.intersection(label.values)]
+    if len(unused) == len(dataset.labels.foreground):
+        raise InputError(
+            "no case has any foreground: there is nothing to learn",
+            file=dataset.root,
+            found="background only",
+            expected=", ".join(unused),
+            remedy="Check that the label files are the right ones.",
+        )
+    return [
+        Finding(severity="warning", what=f"the label {name!r} is declared, but no case has it: it cannot be learned")
+        for name in unused
+    ]
 
 
 def pool_fingerprint(dataset: Dataset, measurements: Sequence[CaseMeasurement]) -> Fingerprint:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime
 import threading
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any, Protocol
 
@@ -46,12 +47,11 @@ class JsonLinesLogger:
 
     Args:
         path: the file.
-        home: a folder that somebody else makes; until it is there, lines wait in memory, so that a command that fails at
-            once leaves nothing behind. None: the file's folder is made on the first event.
+        ready: until it is true, lines wait in memory, so that a command that fails at once leaves nothing behind.
     """
 
-    def __init__(self, path: Path, home: Path | None = None) -> None:
-        self.path, self.home = path, home
+    def __init__(self, path: Path, ready: Callable[[], bool] = lambda: True) -> None:
+        self.path, self._ready = path, ready
         self._file: IO[bytes] | None = None
         self._waiting: list[bytes] = []
         self._lock = threading.Lock()
@@ -67,12 +67,15 @@ class JsonLinesLogger:
             self._write()
 
     def _write(self) -> None:
-        if self._file is None and self._waiting and (self.home is None or self.home.is_dir()):
-            self._file = self._open()
-        if self._file is not None:
-            self._file.write(b"".join(self._waiting))
-            self._file.flush()
-            self._waiting.clear()
+        try:
+            if self._file is None and self._waiting and self._ready():
+                self._file = self._open()
+            if self._file is not None:
+                self._file.write(b"".join(self._waiting))
+                self._file.flush()
+                self._waiting.clear()
+        except OSError:  # a log that cannot be written must not end the work: a read-only folder, a full disk
+            self._ready = lambda: False
 
     def _open(self) -> IO[bytes]:
         self.path.parent.mkdir(parents=True, exist_ok=True)

@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from autoseg import plugins
-from autoseg.errors import InputError
+from autoseg.errors import InputError, UnknownNameError, UnreadableFileError
 from autoseg.executors import Executor, SerialExecutor, ThreadExecutor
 from autoseg.logs import Logger, SilentLogger, WithFields
 from autoseg.planning import GIBIBYTE, Budget
 from autoseg.values import Case, Dataset, Finding, Labels, Plan, Split, Summary, TrainJob, digest, select_fold
+from autoseg.values.json_form import require_file_name
 from autoseg.workspace import FoldFolder, ModelFolder, Workspace, content_hash, read_document, sweep, write_document
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ __all__ = ["Planned", "Predicted", "Trained", "evaluate", "plan_dataset", "predi
 SILENT = SilentLogger()
 NEVER: Callable[[], bool] = lambda: False  # noqa: E731
 DEFAULT_BUDGET = 8 * GIBIBYTE
+MOST_MEMORY_GIB = 10_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,9 +99,19 @@ def plan_dataset(
     from autoseg.networks.memory import training_bytes
     from autoseg.splitting import current_split
 
-    planner = plugins.load("planner", preset)()
+    make_planner = plugins.load("planner", preset)
+    if not hasattr(make_planner, "plan"):
+        raise UnknownNameError(f"{preset!r} is no planner: it has no method plan")
+    planner = make_planner()
+    if memory_gib is not None and not 1 <= memory_gib <= MOST_MEMORY_GIB:
+        raise InputError("the memory to plan for is out of range", found=memory_gib, expected="1 to 10000 GiB")
+    name = name or preset.replace(":", "-")
+    try:
+        require_file_name("plan", name)
+    except ValueError as error:
+        raise InputError(str(error), remedy="Name it otherwise with --name.") from error
     dataset, known = read_dataset(folder)
-    _check_same_dataset(workspace, dataset)
+    _check_workspace(workspace, dataset)
     fingerprint, findings = fingerprint_dataset(dataset, known, workspace, executor or ThreadExecutor(), logger)
     split = current_split(workspace, dataset)
     here = resolve_device("auto")
@@ -112,21 +124,48 @@ def plan_dataset(
         seed=seed,
     )
     cost = functools.partial(training_bytes, activation_bytes=activation_bytes(trains_on))
-    plan = planner.plan(fingerprint, budget, cost, name=name or preset.replace(":", "-"))
+    plan = planner.plan(fingerprint, budget, cost, name=name)
     model = workspace.save(dataset, fingerprint, split, plan)
     logger.event("planned", plan=plan.id, file=str(model.path / "plan.json"))
     return Planned(plan=plan, folder=model, dataset=dataset, split=split, findings=tuple(findings))
 
 
-def _check_same_dataset(workspace: Workspace, dataset: Dataset) -> None:
-    if workspace.dataset_path.is_file() and workspace.dataset().name != dataset.name:
+def _check_workspace(workspace: Workspace, dataset: Dataset) -> None:
+    """Refuses a workspace that lies within the data set, or that was made from other images."""
+    if workspace.path.resolve().is_relative_to(dataset.root):
+        raise InputError(
+            "the workspace would lie inside the data set, which is never written to",
+            file=workspace.path.absolute(),
+            remedy="Work in another folder, or name a workspace outside with -w.",
+        )
+    if not workspace.dataset_path.is_file():
+        return
+    before = workspace.dataset()
+    if not _same_images(workspace, before, dataset):
         raise InputError(
             "the workspace belongs to another data set",
             file=workspace.path,
-            found=workspace.dataset().name,
-            expected=dataset.name,
+            found=f"{before.name}, {len(before.cases)} cases from {before.root}",
+            expected=f"{dataset.name}, {len(dataset.cases)} cases from {dataset.root}",
             remedy="Name another workspace with -w.",
         )
+
+
+def _same_images(workspace: Workspace, before: Dataset, now: Dataset) -> bool:
+    """Whether this is the same data set as before, perhaps with more or fewer cases, perhaps in another folder."""
+    cases = {case.id: case for case in before.cases}
+    shared = [(cases[case.id], case) for case in now.cases if case.id in cases]
+    if before.root == now.root or not shared:
+        return bool(shared)
+
+    def content(dataset: Dataset, case: Case) -> str:
+        return workspace.contents.sha256(Path(dataset.root, case.images[0]))
+
+    try:
+        equal = sum(content(before, old) == content(now, new) for old, new in shared)
+    except UnreadableFileError:  # neither there nor known from before
+        return False
+    return equal * 2 >= len(shared)
 
 
 def preprocess(
@@ -156,6 +195,12 @@ def preprocess(
     from autoseg.preprocessing.cases import preprocess_cases
 
     plan, dataset = workspace.model(plan_name).plan(), workspace.dataset()
+    if (plan.labels, plan.channels) != (dataset.labels, dataset.channels):
+        raise InputError(
+            f"the labels or channels of the data set have changed since the plan {plan.name!r} was made",
+            file=workspace.path,
+            remedy="Make a new plan: autoseg plan DATASET --name NEW. What is trained can still be predicted with.",
+        )
     wanted = [case for case in dataset.annotated_cases if not cases or case.id in cases]
     keys = {}
     for name in [plan.configuration(name).name for name in configurations] or plan.names:
@@ -341,6 +386,11 @@ def _check_no_foreign_code(model: ModelFolder) -> None:
 def _check_outside(target: Path, source: Path, *, whole: bool) -> None:
     """Refuses to write among the input images, where a label map could take the name of an image."""
     target, source = target.resolve(), source.resolve()
+    for existing in (target, *target.parents):
+        if existing.is_file():
+            raise InputError(
+                "the output folder is a file, or lies in one", file=existing, remedy="Name a folder with -o."
+            )
     if target == source or (whole and target.is_relative_to(source)):
         raise InputError(
             "the output folder is the input folder, or lies inside it",

@@ -58,12 +58,7 @@ def split_cases(cases: Sequence[str], groups: Mapping[str, str] | None = None, *
     for case in sorted(cases):
         members[groups[case] if groups else case].append(case)
     names = sorted(members)
-    if len(names) < 2:
-        raise InputError(
-            "cross-validation needs at least two cases of different patients",
-            found=f"{len(cases)} case(s) of {len(names)} patient(s)",
-            remedy="Add annotated cases.",
-        )
+    _check_enough(cases, groups)
     order = np.arange(len(names))
     np.random.RandomState(SPLIT_SEED).shuffle(order)
     split = []
@@ -73,6 +68,16 @@ def split_cases(cases: Sequence[str], groups: Mapping[str, str] | None = None, *
     return tuple(split)
 
 
+def _check_enough(cases: Sequence[str], groups: Mapping[str, str] | None) -> None:
+    patients = {groups[case] if groups else case for case in cases}
+    if len(patients) < 2:
+        raise InputError(
+            "cross-validation needs at least two cases of different patients",
+            found=f"{len(cases)} case(s) of {len(patients)} patient(s)",
+            remedy="Add annotated cases.",
+        )
+
+
 def extend_split(split: Split, cases: Sequence[str], groups: Mapping[str, str] | None = None) -> Split:
     """Brings a split up to date: new cases join their patient's fold or else the smallest, nobody else moves.
 
@@ -80,9 +85,13 @@ def extend_split(split: Split, cases: Sequence[str], groups: Mapping[str, str] |
         split: as it was.
         cases: ids that there are now; the others are dropped.
         groups: case id to patient.
+
+    Raises:
+        InputError: too few cases are left, or a fold has nothing to hold out any more.
     """
     known = {case for fold in split for case in (*fold.train, *fold.val)}
     present = set(cases)
+    _check_enough(cases, groups)
     held_out = [[case for case in fold.val if case in present] for fold in split]
     home = {(groups[case] if groups else case): index for index, fold in enumerate(held_out) for case in fold}
     trained_on = {groups[case] if groups else case for fold in split for case in fold.train}
@@ -92,6 +101,12 @@ def extend_split(split: Split, cases: Sequence[str], groups: Mapping[str, str] |
             continue  # in somebody's own folds, a patient who is never held out stays so
         index = home.setdefault(patient, min(range(len(held_out)), key=lambda index: len(held_out[index])))
         held_out[index].append(case)
+    emptied = [str(index) for index, fold in enumerate(split) if fold.val and not held_out[index]]
+    if emptied:
+        raise InputError(
+            f"all held-out cases of fold {', '.join(emptied)} are gone from the data set",
+            remedy="Put them back, or name another workspace with -w to begin anew.",
+        )
     if all(len(fold.train) + len(fold.val) == len(known) for fold in split):  # ordinary cross-validation
         train = [sorted(present.difference(val)) for val in held_out]
     else:  # somebody's own folds: they gain the new cases, and keep what they left out

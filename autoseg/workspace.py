@@ -328,6 +328,10 @@ class Workspace:
             )
         return self
 
+    def begun(self) -> bool:
+        """Whether anything has been kept here yet: a data set, or measurements on the way to one."""
+        return (self.path / "workspace.json").is_file() or self.case_fingerprint_path("").parent.is_dir()
+
     @property
     def dataset_path(self) -> Path:
         """The data set as understood."""

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Literal
 
 from autoseg import __version__
-from autoseg.errors import UnknownNameError
+from autoseg.errors import InputError, UnknownNameError
 from autoseg.planning import GIBIBYTE, Budget, MemoryCost
 from autoseg.values import (
     Configuration,
@@ -24,7 +24,7 @@ from planners.intensity import normalization
 from planners.lowres import low_resolution
 from planners.memory import CONVOLUTIONS, FittedPatch, features_per_stage, fit_patch
 from planners.spacing import axis_order, median_shape, target_spacing
-from planners.topology import Topology
+from planners.topology import Topology, network_topology
 
 __all__ = ["DefaultPlanner", "NnunetPlanner"]
 
@@ -144,6 +144,7 @@ def _configuration(
     style: _Style, name: str, grid: _Grid, fingerprint: Fingerprint, budget: Budget, cost: MemoryCost
 ) -> Configuration:
     first = 1 if name == "2d" else 0
+    _check_size(grid, first)
 
     def predicted(topology: Topology, batch_size: int) -> int:
         return cost(_network(fingerprint, topology), topology.patch_size, batch_size)
@@ -177,6 +178,15 @@ def _configuration(
         expected_memory_bytes=predicted(topology, fitted.batch_size),
         reasons=_configuration_reasons(style, name, grid, fitted, budget),
     )
+
+
+def _check_size(grid: _Grid, first: int) -> None:
+    if len(network_topology(grid.spacing[first:], grid.shape[first:]).strides) < 2:
+        raise InputError(
+            "the images are too small for a U-Net",
+            found=f"a median of {' x '.join(f'{size:g}' for size in grid.shape)} voxels",
+            expected="at least 8 voxels along two axes",
+        )
 
 
 def _is_large(

@@ -128,10 +128,28 @@ def test_a_case_without_foreground_has_no_part_in_intensities(tmp_path: Path) ->
     assert [(finding.severity, finding.case) for finding in findings] == [("note", "b")]
 
 
-def test_without_any_foreground_there_are_no_intensities(tmp_path: Path) -> None:
+def test_without_any_foreground_there_is_nothing_to_learn(tmp_path: Path) -> None:
     empty = Scan(image=scan(5).image, labels=np.where(scan(5).labels == 9, 9, 0).astype(np.uint8))
-    found, _ = fingerprint(make_dataset(tmp_path / "D", {"a": empty}), tmp_path / "W")
-    assert found.intensities == (None, None)
+    with pytest.raises(InputError, match="nothing to learn"):
+        fingerprint(make_dataset(tmp_path / "D", {"a": empty}), tmp_path / "W")
+
+
+def test_a_label_that_no_case_has_is_told(tmp_path: Path) -> None:
+    partly = Scan(image=scan(5).image, labels=np.where(scan(5).labels == 3, 0, scan(5).labels).astype(np.uint8))
+    _, findings = fingerprint(make_dataset(tmp_path / "D", {"a": partly}), tmp_path / "W")
+    assert [finding.severity for finding in findings if "no case has it" in finding.what] == ["warning"]
+
+
+def test_intensities_outside_the_crop_do_not_count(tmp_path: Path) -> None:
+    """Labels may lie where the image is all zero; nnU-Net crops first, too."""
+    image, labels = scan(0).image.copy(), scan(0).labels.copy()
+    image[:, :, :6] = 0
+    labels[:, :6] = 3
+    found, _ = fingerprint(make_dataset(tmp_path / "D", {"a": Scan(image=image, labels=labels)}), tmp_path / "W")
+    inside = (labels > 0) & (labels != 9)
+    inside[:, :6] = False
+    assert found.intensities[0].mean == pytest.approx(image[0][inside].mean(), rel=1e-5)
+    assert found.intensities[0].min == pytest.approx(image[0][inside].min(), rel=1e-6)
 
 
 def test_sizes_spacing_and_label_counts_are_measured(tmp_path: Path) -> None:

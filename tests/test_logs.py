@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from autoseg.logs import JsonLinesLogger, Loggers, SilentLogger
+from autoseg.errors import InputError
+from autoseg.logs import JsonLinesLogger, Loggers, SilentLogger, WithFields, reported
 
 
 def lines(path: Path) -> list[dict[str, object]]:
@@ -62,11 +63,11 @@ def test_whole_lines_are_gone_on_from(before: bytes, tmp_path: Path) -> None:
 
 def test_lines_wait_for_a_home_and_a_command_that_fails_leaves_nothing(tmp_path: Path) -> None:
     home = tmp_path / "W"
-    failed = JsonLinesLogger(home / "logs" / "plan.jsonl", home)
+    failed = JsonLinesLogger(home / "logs" / "plan.jsonl", home.is_dir)
     failed.event("error")
     failed.close()
     assert not home.exists()
-    logger = JsonLinesLogger(home / "logs" / "plan.jsonl", home)
+    logger = JsonLinesLogger(home / "logs" / "plan.jsonl", home.is_dir)
     logger.event("first")
     home.mkdir()
     logger.event("second")
@@ -76,11 +77,38 @@ def test_lines_wait_for_a_home_and_a_command_that_fails_leaves_nothing(tmp_path:
 
 def test_lines_that_waited_are_written_at_the_close(tmp_path: Path) -> None:
     home = tmp_path / "W"
-    logger = JsonLinesLogger(home / "a.jsonl", home)
+    logger = JsonLinesLogger(home / "a.jsonl", home.is_dir)
     logger.event("first")
     home.mkdir()
     logger.close()
     assert [line["event"] for line in lines(home / "a.jsonl")] == ["first"]
+
+
+def test_a_log_that_cannot_be_written_does_not_end_the_work(tmp_path: Path) -> None:
+    (tmp_path / "logs").write_text("a file where the folder should be")
+    logger = JsonLinesLogger(tmp_path / "logs" / "a.jsonl")
+    for _ in range(2):
+        logger.event("goes on")
+    logger.close()
+    assert (tmp_path / "logs").read_text() == "a file where the folder should be"
+
+
+def test_lines_of_several_jobs_are_told_apart(tmp_path: Path) -> None:
+    logger = JsonLinesLogger(tmp_path / "a.jsonl")
+    for fold in ("0", "1"):
+        WithFields(logger, fold=fold).event("trained", iterations=3)
+    WithFields(logger, fold="2").close()
+    assert [(line["fold"], line["iterations"]) for line in lines(logger.path)] == [("0", 3), ("1", 3)]
+
+
+def test_what_is_reported_of_an_error_tells_bugs_from_wrong_input() -> None:
+    assert reported(InputError("wrong")) == {"error": "wrong"}
+    try:
+        raise MemoryError
+    except MemoryError as error:
+        told = reported(error)
+    assert told["error"].startswith("MemoryError")
+    assert "raise MemoryError" in told["traceback"]
 
 
 def test_events_of_several_threads_are_all_whole(tmp_path: Path) -> None:

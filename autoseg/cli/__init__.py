@@ -5,6 +5,7 @@ Nothing heavy is imported before a command runs, so that ``--help`` is instant.
 
 from __future__ import annotations
 
+import io
 import sys
 
 import click
@@ -40,6 +41,9 @@ def main() -> None:
 
     Exit codes: 0 done, 1 some cases failed, 2 wrong input, 130 interrupted (repeat the command to go on).
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal that lacks a character still gets the rest
     try:
         autoseg.main(prog_name="autoseg", standalone_mode=False)
     except AutosegError as error:
@@ -50,6 +54,12 @@ def main() -> None:
     except click.ClickException as error:
         error.show()
         sys.exit(2)
+    except OSError as error:
+        name = f" [{error.filename}]" if error.filename else ""
+        click.echo(
+            f"error: {error.strerror or error}{name}. What is done is kept; repeat the command to go on.", err=True
+        )
+        sys.exit(1)
     except (KeyboardInterrupt, click.Abort):
         click.echo("stopped: what is done is kept; repeat the command to go on", err=True)
         sys.exit(130)

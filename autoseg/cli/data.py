@@ -17,7 +17,7 @@ __all__ = ["plan", "preprocess"]
 @click.option("--preset", default="default", show_default=True, help="The planner: default, or nnunet for its plans.")
 @click.option("--name", help="Name of the plan; the preset's by default.")
 @click.option(
-    "--gpu-memory", "memory_gib", type=click.FloatRange(min=1), help="GiB to plan for; what is free by default."
+    "--gpu-memory", "memory_gib", type=click.FloatRange(1, 10_000), help="GiB to plan for; what is free by default."
 )
 @click.option(
     "--device",
@@ -25,7 +25,13 @@ __all__ = ["plan", "preprocess"]
     help="That will train, here or elsewhere. By default this machine's; with --gpu-memory, cuda.",
 )
 @click.option("-c", "--configuration", "configurations", multiple=True, help="Plan only this one; may be repeated.")
-@click.option("--seed", default=12345, show_default=True, help="From which everything random derives.")
+@click.option(
+    "--seed",
+    type=click.IntRange(0, 2**63 - 1),
+    default=12345,
+    show_default=True,
+    help="From which everything random derives.",
+)
 @options.as_json
 def plan(
     dataset: Path,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -125,7 +126,7 @@ def predict(
         f"{len(predicted.files)} label maps in {target}, by {choice.configuration}, fold "
         f"{', '.join(choice.folds)} of the plan {predicted.model.path.name} ({dice})"
     )
-    click.echo(f"Next: autoseg evaluate -p {target} -r LABELS")
+    click.echo(f"Next: autoseg evaluate -p {shlex.quote(str(target))} -r LABELS")
 
 
 def _named_model(workspace: Workspace, model_path: Path | None, plan_name: str | None) -> ModelFolder | None:

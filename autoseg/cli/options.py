@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -39,7 +40,7 @@ as_json: Callable[[F], F] = click.option("--json", "as_json", is_flag=True, help
 
 def next_command(command: str, workspace_path: Path) -> str:
     """The line that tells what to type next; names the workspace if it is not the usual one."""
-    named = "" if str(workspace_path) == DEFAULT_WORKSPACE else f" -w {workspace_path}"
+    named = "" if str(workspace_path) == DEFAULT_WORKSPACE else f" -w {shlex.quote(str(workspace_path))}"
     return f"Next: autoseg {command}{named}"
 
 

@@ -24,7 +24,7 @@ def session(path: Path, command: str, *, quiet: bool = False) -> Iterator[tuple[
     """The workspace and a logger; errors and the end of the command are logged, too."""
     workspace = Workspace(path)
     signal.signal(signal.SIGTERM, _as_interrupt)
-    logger = Loggers(TerminalLogger(quiet=quiet), JsonLinesLogger(workspace.log_path(command), home=path))
+    logger = Loggers(TerminalLogger(quiet=quiet), JsonLinesLogger(workspace.log_path(command), workspace.begun))
     logger.event("command", arguments=sys.argv[1:], version=__version__)
     try:
         yield workspace, logger

@@ -99,7 +99,7 @@ def choose_model(
 def _folds_to_use(trained: Sequence[str], wanted: Sequence[str]) -> tuple[str, ...]:
     """The wanted folds if all are trained; without a wish all folds, or the full model where there is nothing else."""
     if wanted:
-        return tuple(wanted) if set(wanted) <= set(trained) else ()
+        return tuple(dict.fromkeys(wanted)) if set(wanted) <= set(trained) else ()
     return tuple(fold for fold in trained if fold != "full") or tuple(trained)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -19,7 +19,7 @@ __all__ = ["read_dataset", "read_inputs", "read_labels_of", "read_split"]
 _CHANNEL_SUFFIX = re.compile(r"^(?P<id>.+)_(?P<channel>\d{4})$")
 
 
-class _DatasetFile(msgspec.Struct):
+class _DatasetJson(msgspec.Struct):
     """``dataset.json`` as users write it: other fields (licence, description, …) are free and not read."""
 
     labels: dict[str, int | list[int]]
@@ -45,7 +45,7 @@ def read_dataset(folder: Path) -> tuple[Dataset, list[Finding]]:
     Raises:
         InputError: the folder or its ``dataset.json`` cannot be understood at all.
     """
-    folder = folder.absolute()
+    folder = folder.resolve()
     description = folder / "dataset.json"
     if not folder.is_dir():
         raise InputError("there is no such folder", file=folder, remedy="Name the folder that holds dataset.json.")
@@ -57,7 +57,7 @@ def read_dataset(folder: Path) -> tuple[Dataset, list[Finding]]:
             remedy='A minimal one: {"channel_names": {"0": "MRI"}, "labels": {"background": 0, "liver": 1}, '
             '"file_ending": ".nii.gz"}',
         )
-    stated = decode(_DatasetFile, description.read_bytes(), source=description)
+    stated = decode(_DatasetJson, description.read_bytes(), source=description)
     channels = _channels(stated.channel_names or stated.modality, description)
     if stated.file_ending.lower() not in known_endings():
         raise DocumentError(
@@ -69,10 +69,7 @@ def read_dataset(folder: Path) -> tuple[Dataset, list[Finding]]:
     labels = _labels(stated, description)
     findings: list[Finding] = []
     if stated.dataset:
-        cases = [
-            _case(id_, tuple(map(os.path.expandvars, entry.images)), entry.label and os.path.expandvars(entry.label))
-            for id_, entry in stated.dataset.items()
-        ]
+        cases, findings = _listed(stated.dataset)
     else:
         cases, findings = _discovered(folder, stated.file_ending, len(channels))
     annotated = sum(case.label is not None for case in cases)
@@ -103,7 +100,7 @@ def read_labels_of(description: Path) -> Labels:
     Raises:
         DocumentError: it cannot be understood.
     """
-    return _labels(decode(_DatasetFile, description.read_bytes(), source=description), description)
+    return _labels(decode(_DatasetJson, description.read_bytes(), source=description), description)
 
 
 def _channels(names: dict[str, str], source: Path) -> tuple[str, ...]:
@@ -117,7 +114,7 @@ def _channels(names: dict[str, str], source: Path) -> tuple[str, ...]:
     return tuple(names[str(index)] for index in range(len(names)))
 
 
-def _labels(stated: _DatasetFile, source: Path) -> Labels:
+def _labels(stated: _DatasetJson, source: Path) -> Labels:
     entries: dict[str, tuple[int, ...]] = {
         name: (value,) if isinstance(value, int) else tuple(value) for name, value in stated.labels.items()
     }
@@ -136,6 +133,18 @@ def _labels(stated: _DatasetFile, source: Path) -> Labels:
         )
     except ValueError as error:
         raise DocumentError(f"the labels are not usable: {error}", file=source) from error
+
+
+def _listed(table: Mapping[str, _TableEntry]) -> tuple[list[Case], list[Finding]]:
+    """The cases of an explicit table; environment variables in its paths are filled in."""
+    cases, findings = [], []
+    for id_, entry in table.items():
+        images = tuple(os.path.expandvars(name) for name in entry.images)
+        try:
+            cases.append(Case(id=id_, images=images, label=entry.label and os.path.expandvars(entry.label)))
+        except ValueError as error:
+            findings.append(Finding(severity="error", what=str(error), remedy="Correct that entry of dataset.json."))
+    return cases, findings
 
 
 def _discovered(folder: Path, ending: str, channels: int) -> tuple[list[Case], list[Finding]]:
@@ -166,9 +175,9 @@ def _discovered(folder: Path, ending: str, channels: int) -> tuple[list[Case], l
             findings.append(problem)
             continue
         try:
-            cases.append(_case(id_, _in_order(files), label))
-        except InputError as error:
-            findings.append(Finding(severity="error", what=error.what, file=str(error.file), remedy=error.remedy))
+            cases.append(Case(id=id_, images=_in_order(files), label=label))
+        except ValueError as error:
+            findings.append(Finding(severity="error", what=str(error), file=files[0], remedy="Rename the file."))
             continue
         if label is None:
             findings.append(
@@ -222,7 +231,9 @@ def _case(id_: str, images: tuple[str, ...], label: str | None) -> Case:
 
 
 def _files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+    """Files, and whatever else is named like an image: a broken link is not the same as no file."""
+    entries = [path for path in folder.iterdir() if not path.name.startswith(".")]
+    return sorted(path for path in entries if path.is_file() or split_ending(path.name)[1])
 
 
 def read_inputs(path: Path, channels: Sequence[str]) -> tuple[Case, ...]:
@@ -235,7 +246,7 @@ def read_inputs(path: Path, channels: Sequence[str]) -> tuple[Case, ...]:
     """
     if not path.exists():
         raise InputError("there is no such file or folder", file=path)
-    files = [path] if path.is_file() else [file for file in _files(path) if split_ending(file.name)[1]]
+    files = [file for file in ([path] if path.is_file() else _files(path)) if split_ending(file.name)[1]]
     if not files:
         raise InputError(
             "there is no image here", file=path, expected=f"files with {', '.join(sorted(known_endings()))}"

@@ -11,7 +11,7 @@ import copy
 import ctypes
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Literal, cast
 
 import msgspec
@@ -20,8 +20,8 @@ from torch import nn
 
 from autoseg.errors import InputError
 from autoseg.executors import usable_cpus
-from autoseg.networks.memory import FLOAT_BYTES, HALF_BYTES
-from autoseg.values import ExecutionPath
+from autoseg.networks.memory import FLOAT_BYTES, HALF_BYTES, multiply_adds
+from autoseg.values import Configuration, ExecutionPath
 
 __all__ = [
     "activation_bytes",
@@ -40,13 +40,13 @@ __all__ = [
 Device = Literal["cpu", "cuda", "mps"]
 #: Largest difference of bf16 and fp32 logits that is taken for rounding, relative to the largest logit.
 AGREEMENT = 0.1
-#: Compiling costs about a minute; it is tried only for trainings that take many times longer.
-WORTH_COMPILING_SECONDS = 1200.0
-COMPILED_GAIN = 0.95
-#: A training shorter than this runs in the default way: measuring would not pay.
-WORTH_MEASURING_SECONDS = 120.0
-#: Another way than the default must be faster than this share of its time, so that chance does not decide.
-CLEAR_GAIN = 0.9
+#: Multiply-adds of a whole training from which measuring pays (some minutes on two cores), and compiling, which takes
+#: about a minute itself (an hour). Counted, not timed, so that equal trainings are treated alike on a busy machine.
+WORTH_MEASURING, WORTH_COMPILING = 5e12, 1e14
+#: Another way than the default must take less than this share of its time, so that chance does not decide.
+CLEAR_GAIN, COMPILED_GAIN = 0.8, 0.95
+#: Runs that are timed, after a first one; the fastest counts.
+TIMED_RUNS = 3
 
 
 def resolve_device(wanted: str, *, here: bool = True) -> Device:
@@ -142,7 +142,7 @@ def usable_here(path: ExecutionPath) -> bool:
 
 
 def choose_execution(
-    network: nn.Module, channels: int, patch_size: Sequence[int], batch_size: int, *, device: str, iterations: int
+    network: nn.Module, configuration: Configuration, *, device: str, iterations: int
 ) -> ExecutionPath:
     """Times the candidates on the planned network and takes the fastest that is right.
 
@@ -150,11 +150,9 @@ def choose_execution(
 
     Args:
         network: with fresh weights, on the CPU; it is not changed.
-        channels: of the input.
-        patch_size: voxels per axis.
-        batch_size: planned; a part of it is timed on a CPU.
+        configuration: the network's; an eighth of its batch is timed.
         device: cpu, cuda or mps.
-        iterations: of the training; decides whether compiling is worth its time.
+        iterations: of the training; decides whether measuring and compiling are worth their time.
     """
     threads = usable_cpus()
     if device != "cpu":
@@ -162,13 +160,14 @@ def choose_execution(
         return ExecutionPath(
             device=device, precision="bf16" if bf16 else "fp32", threads=threads, reason="by the device's kind"
         )
-    dimensions = len(patch_size)
-    part = max(1, batch_size // 8)
-    example = torch.randn(part, channels, *patch_size, generator=torch.Generator().manual_seed(0))
+    spec, patch_size, dimensions = configuration.network, configuration.patch_size, configuration.dimensions
     default = default_execution(device)
-    default_seconds, reference = _time_step(network, default, example, dimensions)
-    if default_seconds * batch_size / part * iterations < WORTH_MEASURING_SECONDS:
+    work = 3 * multiply_adds(spec, patch_size, configuration.batch_size) * iterations
+    if work < WORTH_MEASURING:
         return msgspec.structs.replace(default, reason="too short a training to measure")
+    part = max(1, configuration.batch_size // 8)
+    example = torch.randn(part, spec.input_channels, *patch_size, generator=torch.Generator().manual_seed(0))
+    default_seconds, reference = _time_step(network, default, example, dimensions)
     others = [msgspec.structs.replace(default, channels_last=False)]
     if _has_fast_bf16():
         others.append(msgspec.structs.replace(default, precision="bf16"))
@@ -180,8 +179,7 @@ def choose_execution(
         else:
             notes.append(f"{_name(path)} disagrees with fp32 by {difference:.2g} and is not used")
     best = min(right, key=lambda path: right[path])
-    step = seconds[best] * batch_size / part
-    if _compiler_found() and step * iterations > WORTH_COMPILING_SECONDS:
+    if _compiler_found() and work > WORTH_COMPILING:
         best, note = _try_compiled(network, best, example, dimensions, seconds[best], reference)
         notes.append(note)
     timings = ", ".join(f"{_name(path)} {took:.2f} s" for path, took in seconds.items())
@@ -211,17 +209,18 @@ def _name(path: ExecutionPath) -> str:
 def _time_step(
     network: nn.Module, path: ExecutionPath, example: torch.Tensor, dimensions: int
 ) -> tuple[float, torch.Tensor]:
-    """Seconds of the second forward and backward pass, and the logits."""
+    """Seconds of a forward and backward pass, the fastest of some, and the logits."""
     trial = place(copy.deepcopy(network), path, dimensions)
     forward = compiled(trial, path)
     batch = example.to(memory_format=memory_format(path, dimensions))
-    for _ in range(2):
+    seconds = []
+    for _ in range(1 + TIMED_RUNS):
         begin = time.perf_counter()
         with autocast(path):
             outputs = forward(batch)
         sum(output.float().square().mean() for output in outputs).backward()  # type: ignore[union-attr]
-        took = time.perf_counter() - begin
-    return took, outputs[0].detach().float()
+        seconds.append(time.perf_counter() - begin)
+    return min(seconds[1:]), outputs[0].detach().float()
 
 
 def _try_compiled(

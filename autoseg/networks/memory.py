@@ -1,4 +1,4 @@
-"""What a training step costs in memory, predicted from the numbers of a network; no torch needed.
+"""What a training step costs in memory and in arithmetic, predicted from the numbers of a network; no torch needed.
 
 The largest parts are the activations that the backward pass needs: of every block the output of its convolution (the norm
 needs it) and its own output (the next convolution needs it), and at every step up the joined feature maps.
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from autoseg.values import NetworkSpec
 
-__all__ = ["parameter_count", "training_bytes"]
+__all__ = ["multiply_adds", "parameter_count", "training_bytes"]
 
 FLOAT_BYTES, HALF_BYTES = 4, 2
 #: Weights, gradients and two moments (AdamW), plus the moving average.
@@ -63,3 +63,25 @@ def training_bytes(
         largest = max(largest, 2 * features * voxels)
     activations = (elements + 2 * largest) * batch_size * activation_bytes
     return int((activations + COPIES_OF_WEIGHTS * parameter_count(spec) * FLOAT_BYTES) * OVERHEAD)
+
+
+def multiply_adds(spec: NetworkSpec, patch_size: Sequence[int], batch_size: int) -> int:
+    """Multiplications of the convolutions in the forward pass of a batch; the backward pass has twice as many.
+
+    Args:
+        spec: the network.
+        patch_size: voxels per axis.
+        batch_size: patches.
+    """
+    size, channels, total = list(patch_size), spec.input_channels, 0
+    for stage, features in enumerate(spec.features):
+        size = [edge // step for edge, step in zip(size, spec.strides[stage], strict=True)]
+        voxels, kernel = math.prod(size), math.prod(spec.kernel_sizes[stage])
+        total += voxels * kernel * features * (channels + (spec.encoder_convolutions[stage] - 1) * features)
+        channels = features
+        if stage < len(spec.features) - 1:
+            below, steps = spec.features[stage + 1], spec.decoder_convolutions[stage]
+            has_head = stage == 0 or stage < len(spec.features) - 2  # the deepest head is not supervised
+            heads = spec.output_channels if has_head else 0
+            total += voxels * features * (below + kernel * (1 + steps) * features + heads)
+    return total * batch_size

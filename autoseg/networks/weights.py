@@ -41,7 +41,9 @@ def load_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
                 raise ValueError("its metadata is not an object")
             return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118
     except (OSError, SafetensorError, ValueError, RecursionError) as error:
-        raise UnreadableFileError(f"cannot read the weights: {error}", file=path) from error
+        raise UnreadableFileError(
+            f"cannot read the weights: {error}", file=path, remedy="Restore the file, or train that fold anew."
+        ) from error
 
 
 def load_weights(network: nn.Module, tensors: Mapping[str, torch.Tensor], *, source: Path) -> None:

@@ -101,14 +101,7 @@ class FoldTrainer:
 
         def choose() -> ExecutionPath:
             self.logger.event("message", text=f"choosing the fastest way to run the network on {device}")
-            return choose_execution(
-                network,
-                self.configuration.network.input_channels,
-                self.configuration.patch_size,
-                self.configuration.batch_size,
-                device=device,
-                iterations=self.job.iterations,
-            )
+            return choose_execution(network, self.configuration, device=device, iterations=self.job.iterations)
 
         def valid(kept: ExecutionPath) -> bool:
             usable = kept.device == device and usable_here(kept)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import threading
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -29,6 +30,8 @@ class Value(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 T = TypeVar("T")
+_DECODERS: dict[Any, Any] = {}
+_MAKING_DECODER = threading.Lock()
 
 
 def require(condition: bool, message: str) -> None:
@@ -66,15 +69,17 @@ def decode(kind: type[T], data: bytes | str, *, source: Path | str | None = None
     Raises:
         DocumentError: not JSON, an unknown or missing field, a wrong type, a broken rule or another schema.
     """
+    data = data.encode() if isinstance(data, str) else data
+    data = data.removeprefix(b"\xef\xbb\xbf")  # a byte-order mark, as some editors write
+    tag = getattr(getattr(kind, "__struct_config__", None), "tag", None)
     try:
-        value = msgspec.json.decode(data, type=kind)
+        value = _decoder(kind).decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise DocumentError(
             f"this is not a valid {_name(kind)} document: {error}",
             file=source,
-            remedy="Correct the field that is named, or let autoseg write the file anew.",
+            remedy="Correct the field that is named" + (", or let autoseg write the file anew." if tag else "."),
         ) from error
-    tag = getattr(getattr(kind, "__struct_config__", None), "tag", None)
     if tag is not None and msgspec.json.decode(data).get("schema") != tag:
         raise DocumentError("the document does not name its schema", file=source, expected=f'"schema": "{tag}"')
     return value
@@ -89,10 +94,18 @@ def _as_read(value: Any) -> Any:
     """The value as reading its JSON form gives it: an integer in a field of numbers becomes a float."""
     if not isinstance(value, Value):
         return value
-    return msgspec.json.decode(msgspec.json.encode(value), type=type(value))
+    return _decoder(type(value)).decode(msgspec.json.encode(value))
+
+
+def _decoder(kind: Any) -> Any:
+    """The decoder of a type, made once and by one thread alone: two that make the same one at once crash the process."""
+    with _MAKING_DECODER:
+        if kind not in _DECODERS:
+            _DECODERS[kind] = msgspec.json.Decoder(kind)
+        return _DECODERS[kind]
 
 
 def _name(kind: Any) -> str:
     arguments = " of ".join(_name(argument) for argument in get_args(kind) if argument is not ...)
     name = getattr(kind, "__name__", str(kind))
-    return f"{name} of {arguments}" if arguments else name
+    return f"{name} of {arguments}" if arguments else name.lstrip("_")

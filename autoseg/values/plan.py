@@ -50,7 +50,7 @@ class NetworkSpec(Value, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         stages = len(self.features)
-        require(stages >= 2, "a U-Net needs at least two stages")
+        require(2 <= stages <= 16, "a U-Net needs 2 to 16 stages")
         require(self.input_channels > 0 and self.output_channels > 0, "channel counts must be positive")
         require(len(self.kernel_sizes) == stages, f"kernel_sizes needs {stages} entries, one per stage")
         require(len(self.strides) == stages, f"strides needs {stages} entries, one per stage")
@@ -60,7 +60,11 @@ class NetworkSpec(Value, frozen=True, kw_only=True):
         sizes = (*self.kernel_sizes, *self.strides)
         require(all(len(size) == self.dimensions for size in sizes), "kernel sizes and strides differ in dimension")
         require(all(edge % 2 == 1 and edge > 0 for size in self.kernel_sizes for edge in size), "kernels must be odd")
-        require(all(step >= 1 for size in self.strides for step in size), "strides must be at least 1")
+        require(all(edge <= 31 for size in self.kernel_sizes for edge in size), "kernels must not be over 31")
+        require(all(1 <= step <= 8 for size in self.strides for step in size), "strides must be within 1..8")
+        require(all(0 < maps <= 2**14 for maps in self.features), "features must be within 1..16384")
+        counts = (*self.encoder_convolutions, *self.decoder_convolutions)
+        require(all(1 <= count <= 64 for count in counts), "convolutions per stage must be within 1..64")
         require(all(step == 1 for step in self.strides[0]), "the first stride must be all ones")
 
     @property
@@ -213,7 +217,8 @@ class Configuration(Value, frozen=True, kw_only=True):
         require_file_name("configuration", self.name)
         require(len(self.patch_size) == self.network.dimensions, "patch size and network differ in dimension")
         require(self.batch_size >= 1, "batch_size must be at least 1")
-        require(all(step is None or step > 0 for step in self.spacing), "spacing must be positive")
+        require(all(step is None or 1e-6 < step < 1e6 for step in self.spacing), "spacing must be within 1e-6..1e6 mm")
+        require(math.prod(self.patch_size) <= 2**30, "a patch must not have over 2**30 voxels")
         for edge, divisor in zip(self.patch_size, self.network.divisor, strict=True):
             require(
                 edge > 0 and edge % divisor == 0,
@@ -298,6 +303,7 @@ class Plan(Value, frozen=True, kw_only=True, tag_field="schema", tag="autoseg.pl
         essence = msgspec.structs.replace(
             self,
             name="-",
+            dataset="",
             planner="",
             autoseg_version="",
             budget_bytes=0,

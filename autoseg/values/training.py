@@ -18,6 +18,8 @@ class Fold(Value, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         require(len(self.train) > 0, "a fold needs at least one training case")
+        repeated = len(set(self.train)) < len(self.train) or len(set(self.val)) < len(self.val)
+        require(not repeated, "a fold names a case twice")
         shared = sorted(set(self.train) & set(self.val))
         require(not shared, f"cases stand in train and val of one fold: {', '.join(shared[:5])}")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 import SimpleITK
 
 from autoseg.cli import main
+from autoseg.phantom import write_phantom_dataset
 from tests.conftest import TINY_PRESET
 
 
@@ -68,7 +70,7 @@ def test_missing_dataset_json(dataset, tmp_path, capsys):
 
 
 def test_all_problems_are_listed_together(dataset, tmp_path, capsys):
-    """Ten planted defects come out of one run, each with its case."""
+    """All planted defects come out of one run, each with its case."""
     images, labels = dataset / "imagesTr", dataset / "labelsTr"
 
     def with_nan(image):
@@ -93,6 +95,9 @@ def test_all_problems_are_listed_together(dataset, tmp_path, capsys):
     (images / "phantom_004_0000.nii.gz").write_bytes((images / "phantom_004_0000.nii.gz").read_bytes()[:200])
     shutil.copy(images / "phantom_005_0000.nii.gz", images / "phantom_005_0001.nii.gz")
     shutil.copy(labels / "phantom_005.nii.gz", labels / "orphan.nii.gz")
+    shutil.copy(images / "phantom_001_0000.nii.gz", images / "linked_0000.nii.gz")
+    (labels / "linked.nii.gz").symlink_to(tmp_path / "nowhere.nii.gz")
+    shutil.copy(images / "phantom_001_0000.nii.gz", images / "a:b_0000.nii.gz")
     text = failure(capsys, "plan", dataset, "-w", tmp_path / "workspace")
     for case, what in {
         "phantom_000": "NaN",
@@ -102,6 +107,8 @@ def test_all_problems_are_listed_together(dataset, tmp_path, capsys):
         "phantom_004": "cannot read",
         "phantom_005": "too many channel files",
         "orphan": "no image",
+        "linked": "no such file",
+        "a:b": "not usable as a file name",
     }.items():
         assert any(case in line and what in line for line in text.splitlines()), f"{case}: {what}\n{text}"
     assert not (tmp_path / "workspace" / "workspace.json").exists()
@@ -228,3 +235,132 @@ def test_split_with_leakage_is_refused(dataset, tmp_path, capsys):
     (dataset / "splits_final.json").write_text(json.dumps([{"train": cases, "val": cases[:2]}]))
     text = failure(capsys, "plan", dataset, "-w", tmp_path / "workspace")
     assert "train and val" in text
+
+
+def test_another_data_set_of_the_same_name_does_not_take_over_a_workspace(planned, dataset, tmp_path, capsys):
+    other = tmp_path / "elsewhere" / dataset.name
+    write_phantom_dataset(other, 6, seed=7, shape=(8, 24, 24), spacing=(5.0, 2.0, 2.0))  # other ids
+    assert "belongs to another data set" in failure(capsys, "plan", other, "-w", planned)
+    renamed = shutil.copytree(other, tmp_path / "same ids" / dataset.name)
+    for folder, ending in (("imagesTr", "_0000.nii.gz"), ("labelsTr", ".nii.gz")):
+        for index in range(6):
+            (renamed / folder / f"phantom_{index + 7:03d}{ending}").rename(
+                renamed / folder / f"phantom_{index:03d}{ending}"
+            )
+    assert "belongs to another data set" in failure(capsys, "plan", renamed, "-w", planned)
+
+
+def test_a_data_set_that_was_moved_and_renamed_is_still_the_same(dataset, tmp_path):
+    workspace = tmp_path / "workspace"
+    plan = ["-w", workspace, "--preset", TINY_PRESET, "--name", "tiny"]
+    assert invoke(["plan", dataset, *plan]) == 0
+    train(workspace)
+    moved = dataset.rename(tmp_path / "Dataset777_Moved")
+    assert invoke(["plan", moved, *plan]) == 0
+    assert invoke(["train", "2d", "1", "-w", workspace, "--iterations", "2", "--device", "cpu"]) == 0
+
+
+def test_a_workspace_within_the_data_set_is_refused(dataset, capsys):
+    before = sorted(dataset.rglob("*"))
+    for workspace in (dataset, dataset / "workspace"):
+        assert "inside the data set" in failure(capsys, "plan", dataset, "-w", workspace)
+    assert sorted(dataset.rglob("*")) == before
+
+
+def test_labels_that_changed_since_the_plan_are_noticed(dataset, tmp_path, capsys):
+    """An old plan is not trained with the new meaning of the integers."""
+    workspace = tmp_path / "workspace"
+    plan = ["-w", workspace, "--preset", TINY_PRESET]
+    assert invoke(["plan", dataset, *plan, "--name", "old"]) == 0
+    edit(dataset / "dataset.json", labels={"background": 0, "spleen": 1, "liver": 2, "kidney": 3})
+    assert invoke(["plan", dataset, *plan, "--name", "new"]) == 0
+    text = failure(capsys, "train", "2d", "0", "-w", workspace, "--plan", "old", "--iterations", "2")
+    assert "have changed since the plan 'old' was made" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--gpu-memory", "nan"], "out of range"),
+        (["--gpu-memory", "inf"], "inf"),
+        (["--seed", "-1"], "-1"),
+        (["--seed", str(10**30)], "is not in the range"),
+        (["--name", "../../evil"], "not usable as a file name"),
+        (["--preset", "os:system"], "no planner"),
+        (["--preset", "no such"], "one of default, nnunet"),
+        (["-c", "3d_superres"], "2d or 3d_fullres"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_wrong_options_of_plan(arguments, named, phantoms, tmp_path, capsys):
+    assert named in failure(capsys, "plan", phantoms, "-w", tmp_path / "workspace", *arguments)
+
+
+def test_volumes_too_small_for_a_network(tmp_path, capsys):
+    write_phantom_dataset(tmp_path / "D", 3, shape=(4, 6, 6))
+    assert "too small for a U-Net" in failure(capsys, "plan", tmp_path / "D", "-w", tmp_path / "workspace")
+
+
+def test_too_few_cases_left(dataset, tmp_path, capsys):
+    workspace = tmp_path / "workspace"
+    assert invoke(["plan", dataset, "-w", workspace]) == 0
+    for left, named in ((4, "held-out cases of fold"), (1, "at least two cases")):
+        for index in range(left, 6):
+            for folder, ending in (("imagesTr", "_0000.nii.gz"), ("labelsTr", ".nii.gz")):
+                (dataset / folder / f"phantom_{index:03d}{ending}").unlink(missing_ok=True)
+        assert named in failure(capsys, "plan", dataset, "-w", workspace)
+
+
+def test_a_wrong_file_ending_comes_with_its_reason(dataset, tmp_path, capsys):
+    edit(dataset / "dataset.json", file_ending=".nrrd")
+    text = failure(capsys, "plan", dataset, "-w", tmp_path / "workspace")
+    assert "no annotated case" in text
+    assert "phantom_000_0000.nii.gz" in text
+
+
+def test_a_byte_order_mark_does_not_matter(dataset, tmp_path):
+    description = dataset / "dataset.json"
+    description.write_bytes(b"\xef\xbb\xbf" + description.read_bytes())
+    assert invoke(["plan", dataset, "-w", tmp_path / "workspace"]) == 0
+
+
+def test_an_output_that_is_a_file_or_no_image(planned, dataset, tmp_path, capsys):
+    train(planned)
+    images, file = dataset / "imagesTs", tmp_path / "file"
+    file.touch()
+    assert "is a file" in failure(capsys, "predict", "-i", images, "-o", file / "out", "-w", planned)
+    target = tmp_path / "out"
+    assert "no image here" in failure(capsys, "predict", "-i", dataset / "dataset.json", "-o", target, "-w", planned)
+
+
+def test_references_are_never_replaced_by_predictions(planned, dataset, capsys):
+    train(planned)
+    labels = dataset / "labelsTs"
+    before = {file: file.read_bytes() for file in labels.iterdir()}
+    text = failure(capsys, "predict", "-i", dataset / "imagesTs", "-o", labels, "-w", planned)
+    assert "phantom_100.nii.gz" in text
+    assert {file: file.read_bytes() for file in labels.iterdir()} == before
+
+
+def test_undeclared_values_are_not_scored_as_background(dataset, tmp_path, capsys):
+    predictions = shutil.copytree(dataset / "labelsTs", tmp_path / "predictions")
+    replace_image(predictions / "phantom_100.nii.gz", lambda image: image * 20)
+    text = failure(capsys, "evaluate", "-p", predictions, "-r", dataset / "labelsTs")
+    assert "phantom_100" in text
+    assert "not declared" in text
+    assert not (predictions / "summary.json").exists()
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may write anywhere")
+def test_a_read_only_workspace_predicts(planned, dataset, tmp_path):
+    train(planned)
+    workspace = shutil.copytree(planned, tmp_path / "read only")
+    for path in [workspace, *workspace.rglob("*")]:
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    assert invoke(["predict", "-i", dataset / "imagesTs", "-o", tmp_path / "out", "-w", workspace]) == 0
+
+
+def test_a_disk_that_cannot_be_written_is_one_clear_error(phantoms, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    assert invoke(["plan", phantoms, "-w", tmp_path / "file" / "workspace"]) == 1
+    assert "Not a directory" in capsys.readouterr().err

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from autoseg.errors import AutosegError, DocumentError, FindingsError, InputError
+from autoseg.errors import DocumentError, FindingsError, InputError
 from autoseg.io.dataset import read_dataset, read_inputs, read_labels_of, read_split
 from autoseg.values import Fold, Label
 
@@ -255,9 +256,32 @@ def test_an_explicit_table_replaces_looking_at_folders(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("table", [{"a/b": {"images": ["x.nii.gz"]}}, {"a": {"images": []}}], ids=str)
-def test_an_impossible_case_in_the_table_is_refused_as_input(table: dict[str, Any], tmp_path: Path) -> None:
-    with pytest.raises(AutosegError):
-        read_dataset(make(tmp_path, dataset=table))
+def test_an_impossible_case_in_the_table_is_found_beside_the_others(table: dict[str, Any], tmp_path: Path) -> None:
+    good = {"good": {"images": ["x.nii.gz", "y.nii.gz"], "label": "z.nii.gz"}}
+    dataset, findings = read_dataset(make(tmp_path, dataset={**table, **good}))
+    assert [case.id for case in dataset.cases] == ["good"]
+    assert "error" in [finding.severity for finding in findings]
+
+
+def test_environment_variables_in_the_table_are_filled_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("SCANS", "/archive")
+    table = {"a": {"images": ["$SCANS/a_t1.nii.gz", "${SCANS}/a_t2.nii.gz"], "label": "$SCANS/a.nii.gz"}}
+    dataset, _ = read_dataset(make(tmp_path, dataset=table))
+    assert dataset.cases[0].images == ("/archive/a_t1.nii.gz", "/archive/a_t2.nii.gz")
+    assert dataset.cases[0].label == "/archive/a.nii.gz"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="links")
+def test_links_that_lead_nowhere_and_folders_named_like_files_are_no_missing_labels(tmp_path: Path) -> None:
+    folder = make(tmp_path, BOTH)
+    (folder / "labelsTr" / "gone.nii.gz").symlink_to(tmp_path / "nowhere.nii.gz")
+    (folder / "imagesTr" / "folder_0000.nii.gz").mkdir()
+    (folder / "imagesTr" / "gone_0000.nii.gz").touch()
+    (folder / "labelsTr" / "folder.nii.gz").touch()
+    dataset, findings = read_dataset(folder)
+    assert {case.id: case.label for case in dataset.cases}["gone"] == "labelsTr/gone.nii.gz"  # reading it will tell
+    assert "folder" in {case.id for case in dataset.cases}
+    assert not [finding for finding in findings if finding.severity == "error"]
 
 
 def inputs(folder: Path, *names: str, channels: Sequence[str] = ("MRI",)) -> dict[str, tuple[str, ...]]:

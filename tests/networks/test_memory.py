@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import msgspec
 import pytest
+import torch
+from torch import nn
 
 from autoseg.networks.build import build_network
-from autoseg.networks.memory import parameter_count, training_bytes
+from autoseg.networks.memory import multiply_adds, parameter_count, training_bytes
 from autoseg.values import NetworkSpec
 
 MIB = 2**20
@@ -54,6 +56,29 @@ def test_parameter_counts_of_nnunets_standard_networks(dimensions: int, features
 )
 def test_parameter_count_is_that_of_the_built_network(spec: NetworkSpec) -> None:
     assert parameter_count(spec) == sum(parameter.numel() for parameter in build_network(spec, seed=0).parameters())
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [isotropic(2, (4, 8)), isotropic(3, (4, 8, 8), channels=3, outputs=2), ANISOTROPIC],
+    ids=["2d", "3d", "mixed"],
+)
+def test_multiply_adds_are_those_of_the_built_networks_convolutions(spec: NetworkSpec) -> None:
+    counts = []
+
+    def count(module: nn.Module, inputs: tuple[torch.Tensor], output: torch.Tensor) -> None:
+        transposed = isinstance(module, nn.ConvTranspose2d | nn.ConvTranspose3d)
+        voxels = (inputs[0] if transposed else output)[0, 0].numel()
+        counts.append(module.weight.numel() * voxels)
+
+    network = build_network(spec, seed=0)
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d | nn.Conv3d | nn.ConvTranspose2d | nn.ConvTranspose3d):
+            module.register_forward_hook(count)
+    patch = tuple(8 * step for step in spec.divisor)
+    network(torch.zeros(1, spec.input_channels, *patch))
+    assert multiply_adds(spec, patch, 1) == sum(counts)
+    assert multiply_adds(spec, patch, 5) == 5 * sum(counts)
 
 
 def test_bytes_grow_with_batch_patch_and_features() -> None:

@@ -408,3 +408,28 @@ def test_equal_values_have_equal_digests_in_whatever_order_a_table_was_filled() 
     ]
     assert jobs[0] == jobs[1]
     assert digest(jobs[0]) == digest(jobs[1])
+
+
+FIRST_USE = """
+import sys, threading
+from autoseg.values import Label, Labels, digest, encode
+sys.setswitchinterval(1e-6)
+labels = Labels(foreground=tuple(Label(name=f"organ {value}", values=(value,)) for value in range(1, 30)))
+ready = threading.Barrier(8)
+
+def use():
+    ready.wait()
+    for _ in range(20):
+        digest(labels)
+        encode(labels)
+
+threads = [threading.Thread(target=use) for _ in range(8)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+"""
+
+
+def test_the_first_use_in_many_threads_at_once_does_not_crash_the_process() -> None:
+    """msgspec crashes when two threads prepare one type at once; without our lock, one of 12 processes died."""
+    for _ in range(6):
+        subprocess.run([sys.executable, "-c", FIRST_USE], check=True)

@@ -1,0 +1,156 @@
+"""Laws between the stages, with a very small network; the whole way itself is walked in ``tests/end_to_end``."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+
+from autoseg import pipeline
+from autoseg.errors import InputError, InterruptedRunError, UnknownNameError
+from autoseg.planning import GIBIBYTE
+from autoseg.values import TrainJob
+from autoseg.workspace import Workspace, read_document
+from tests.conftest import TINY_PRESET
+
+
+@pytest.fixture(scope="module")
+def planned(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A workspace with one plan, and its 2D cases ready; tests work on a copy."""
+    workspace = Workspace(tmp_path_factory.mktemp("pipeline") / "W")
+    made = pipeline.plan_dataset(phantoms, workspace, preset=TINY_PRESET, name="tiny", device="cpu", memory_gib=2)
+    assert made.plan.configuration("2d").training.iterations_per_epoch == 10
+    pipeline.preprocess(workspace, ["2d"])
+    return workspace.path
+
+
+@pytest.fixture(scope="module")
+def trained(planned: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with a model of fold 0; tests do not write to it."""
+    workspace = Workspace(shutil.copytree(planned, tmp_path_factory.mktemp("trained") / "W"))
+    pipeline.train(workspace, "2d", "0", iterations=1, device="cpu")
+    return workspace.path
+
+
+@pytest.fixture
+def workspace(planned: Path, tmp_path: Path) -> Workspace:
+    """A copy of the planned workspace to write to."""
+    return Workspace(shutil.copytree(planned, tmp_path / "W"))
+
+
+@pytest.mark.parametrize(
+    ("options", "gibibytes", "epochs"),
+    [
+        ({"device": "cpu", "memory_gib": 2.5}, 2.5, 4),
+        ({"device": "cpu"}, 8, 4),
+        ({"memory_gib": 3}, 3, 50),  # stated memory is a GPU's
+        ({"device": "cuda", "memory_gib": 3}, 3, 50),
+        ({"preset": "nnunet", "device": "cpu"}, 8, 1000),
+        ({"preset": "nnunet", "memory_gib": 3}, 3, 1000),
+    ],
+    ids=str,
+)
+def test_a_plan_is_for_the_stated_device_and_memory(options, gibibytes, epochs, workspace, phantoms):
+    plan = pipeline.plan_dataset(phantoms, workspace, name="other", configurations=["2d"], **options).plan
+    assert plan.budget_bytes == gibibytes * GIBIBYTE
+    assert plan.names == ("2d",)
+    assert plan.configuration("2d").training.epochs == epochs
+    assert plan.configuration("2d").expected_memory_bytes <= plan.budget_bytes
+
+
+def test_planning_again_gives_the_same_plan_and_folds(workspace, phantoms):
+    before = {path: path.read_bytes() for path in workspace.path.glob("*.json")}
+    options = {"preset": TINY_PRESET, "device": "cpu", "memory_gib": 2}
+    again, other = (pipeline.plan_dataset(phantoms, workspace, name=name, **options) for name in ("tiny", "other"))
+    assert again.plan.id == other.plan.id == workspace.model("tiny").plan().id
+    assert again.split == other.split
+    pipeline.plan_dataset(phantoms, workspace, name="tiny", **options)
+    after = {path: path.read_bytes() for path in workspace.path.glob("*.json")}
+    assert {path: after[path] for path in after if path.name != "workspace.json"} == {
+        path: before[path] for path in before if path.name != "workspace.json"
+    }
+
+
+def test_preprocessing_again_makes_nothing_and_gives_the_same_keys(workspace):
+    def files():
+        return {
+            path: path.stat().st_mtime_ns for path in (workspace.path / "preprocessed").rglob("*") if path.is_file()
+        }
+
+    before = files()
+    keys = pipeline.preprocess(workspace, ["2d"])["2d"]
+    assert list(keys) == [f"phantom_{index:03d}" for index in range(6)]
+    some = pipeline.preprocess(workspace, ["2d"], cases=["phantom_004", "phantom_001"])["2d"]
+    assert some == {case: keys[case] for case in ("phantom_001", "phantom_004")}
+    assert files() == before
+    with pytest.raises(UnknownNameError, match="2d or 3d_fullres"):
+        pipeline.preprocess(workspace, ["3d"])
+
+
+def test_epochs_are_the_plans_and_make_the_same_training_as_their_iterations(workspace):
+    """A training asked for in epochs goes on when it is asked for in iterations, or without a length."""
+    folder = workspace.model().fold("2d", "1")
+    for length in ({"epochs": 2}, {"iterations": 20}, {}):
+        with pytest.raises(InterruptedRunError):
+            pipeline.train(workspace, "2d", "1", device="cpu", stop=folder.job.is_file, **length)
+        assert read_document(TrainJob, folder.job).iterations == 20
+    with pytest.raises(InputError, match=r"found 20 iterations, expected 10"):
+        pipeline.train(workspace, "2d", "1", device="cpu", epochs=1)
+    assert not folder.model.exists()
+
+
+def test_a_fold_that_another_process_trains_is_refused_and_left_alone(workspace):
+    folder = workspace.model().fold("2d", "0")
+    folder.path.mkdir(parents=True)
+    with FileLock(folder.lock), pytest.raises(InputError, match="another process is training this fold"):
+        pipeline.train(workspace, "2d", "0", iterations=1, device="cpu")
+    assert [path.name for path in folder.path.iterdir() if path != folder.lock] == []
+
+
+def test_the_full_model_is_trained_on_all_cases_and_has_no_score(workspace):
+    (result,) = pipeline.train(workspace, "2d", "full", iterations=1, device="cpu")
+    assert (result.fold, result.summary) == ("full", None)
+    assert len(read_document(TrainJob, result.folder.job).cases.train) == 6
+    assert result.folder.model.is_file()
+
+
+def test_prediction_falls_back_to_the_trained_model_of_another_plan(trained, phantoms, tmp_path):
+    workspace = Workspace(shutil.copytree(trained, tmp_path / "W"))
+    pipeline.plan_dataset(phantoms, workspace, name="newer", device="cpu", memory_gib=2)
+    assert workspace.model().plan().name == "newer"
+    image = phantoms / "imagesTs" / "phantom_100_0000.nii.gz"
+    predicted = pipeline.predict(image, tmp_path / "out", workspace=workspace, device="cpu", mirroring=False)
+    assert predicted.model.path.name == "tiny"
+    assert (predicted.choice.configuration, predicted.choice.folds) == ("2d", ("0",))
+    assert predicted.files == {"phantom_100": tmp_path / "out" / "phantom_100.nii.gz"}
+    with pytest.raises(InputError, match="no model has been trained"):
+        pipeline.predict(image, tmp_path / "out", model=workspace.model("newer"), device="cpu")
+
+
+def test_a_link_into_the_input_folder_is_no_way_around(trained, phantoms, tmp_path):
+    images = shutil.copytree(phantoms / "imagesTs", tmp_path / "images")
+    (tmp_path / "link").symlink_to(images, target_is_directory=True)
+    for target in (tmp_path / "link", tmp_path / "link" / "new", images / ".." / "images"):
+        with pytest.raises(InputError, match="inside"):
+            pipeline.predict(images, target, workspace=Workspace(trained), device="cpu")
+    assert len(list(images.iterdir())) == 2
+
+
+def test_a_file_that_autoseg_did_not_write_is_not_replaced(trained, phantoms, tmp_path):
+    foreign = tmp_path / "out" / "phantom_101.nii.gz"
+    foreign.parent.mkdir()
+    foreign.write_bytes(b"by hand")
+    with pytest.raises(InputError, match=r"did not write.*phantom_101\.nii\.gz"):
+        pipeline.predict(phantoms / "imagesTs", foreign.parent, workspace=Workspace(trained), device="cpu")
+    assert foreign.read_bytes() == b"by hand"
+    assert list(foreign.parent.iterdir()) == [foreign]
+
+
+def test_references_scored_against_themselves_are_perfect(planned, phantoms, tmp_path):
+    copy = shutil.copytree(phantoms / "labelsTs", tmp_path / "predictions")
+    summary = pipeline.evaluate(copy, phantoms / "labelsTs", workspace=Workspace(planned))
+    assert summary.foreground_mean.dice == summary.foreground_mean.iou == 1.0
+    assert len(summary.metric_per_case) == 2
+    assert summary.not_scored == ()
