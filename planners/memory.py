@@ -143,10 +143,18 @@ def _shrink(
         edge > step for edge, step in zip(topology.patch_size, topology.divisor, strict=True)
     ):
         patch = list(topology.patch_size)
-        # of equal shares the highest axis shrinks
-        axis = max(range(len(patch)), key=lambda axis: (patch[axis] / shape[axis], axis))
-        trial = list(patch)
-        trial[axis] -= topology.divisor[axis]
-        patch[axis] -= network_topology(spacing, trial).divisor[axis]
-        topology = network_topology(spacing, patch)
+        # of equal shares the highest axis shrinks first
+        axes = sorted(range(len(patch)), key=lambda axis: (patch[axis] / shape[axis], axis), reverse=True)
+        smaller = (_shrunk(topology, spacing, axis) for axis in axes if patch[axis] > topology.divisor[axis])
+        usable = next((each for each in smaller if len(each.strides) > 1), None)
+        if usable is None:
+            break
+        topology = usable
     return topology
+
+
+def _shrunk(topology: Topology, spacing: Sequence[float], axis: int) -> Topology:
+    patch, trial = list(topology.patch_size), list(topology.patch_size)
+    trial[axis] -= topology.divisor[axis]
+    patch[axis] -= network_topology(spacing, trial).divisor[axis]
+    return network_topology(spacing, patch)

@@ -11,6 +11,10 @@ from autoseg.values import Configuration, Plan, Summary
 __all__ = ["plan_text", "summary_text", "table"]
 
 
+#: Reasons that stand beside the choice they explain.
+SHOWN_REASONS = {"spacing", "anisotropy", "patch size", "pooling", "batch size", "memory", "length"}
+
+
 def table(rows: Sequence[Sequence[str]], *, header: bool = True) -> str:
     """Rows as aligned columns, numbers to the right, with a line under the header."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
@@ -66,6 +70,7 @@ def _configuration_rows(configuration: Configuration) -> list[tuple[str, str, st
         ("batch size", str(configuration.batch_size), reasons.get("batch size", "")),
         ("memory", f"{configuration.expected_memory_bytes / GIBIBYTE:.1f} GiB", reasons.get("memory", "")),
         ("training", f"{training.iterations} iterations", f"{training.optimizer}; {reasons.get('length', '')}"),
+        *((name, "", reason) for name, reason in reasons.items() if name not in SHOWN_REASONS),
     ]
 
 
@@ -90,7 +95,9 @@ def summary_text(summary: Summary) -> str:
     """Mean scores per label, and over labels, with the number of cases behind them."""
     rows = [["label", "Dice", "IoU", "cases"]]
     for key, mean in summary.mean.items():
-        rows.append([f"{summary.label_names[key]} ({key})", _score(mean.dice), _score(mean.iou), str(mean.cases)])
+        rows.append(
+            [f"{summary.label_names[key]} ({key.strip('()')})", _score(mean.dice), _score(mean.iou), str(mean.cases)]
+        )
     overall = summary.foreground_mean
     rows.append(["mean of labels", _score(overall.dice), _score(overall.iou), ""])
     text = table(rows)

@@ -14,8 +14,8 @@ from autoseg.cli.options import seconds
 __all__ = ["TerminalLogger"]
 
 HEARTBEAT_SECONDS = 20.0
-#: tqdm's own, but with a whole number of what is done: within a case, progress has fractions.
-BAR_FORMAT = "{l_bar}{bar}| {n:.0f}/{total} [{elapsed}<{remaining}, {rate_fmt}{postfix}]"
+#: tqdm's own, but with the count of what is wholly done: within a case, progress has fractions.
+BAR_FORMAT = "{l_bar}{bar}| {postfix[0]}/{total} [{elapsed}<{remaining}, {rate_fmt}{postfix[1]}]"
 
 
 class TerminalLogger:
@@ -87,9 +87,15 @@ class TerminalLogger:
         if self._bar is None:
             begin = max(0, int(done) - 1)
             self._bar = tqdm(
-                total=total, desc=stage, file=sys.stderr, dynamic_ncols=True, initial=begin, bar_format=BAR_FORMAT
+                total=total,
+                desc=stage,
+                file=sys.stderr,
+                dynamic_ncols=True,
+                initial=begin,
+                bar_format=BAR_FORMAT,
+                postfix=[0, ""],
             )
-        self._bar.set_postfix_str(detail, refresh=False)
+        self._bar.postfix[:] = [int(done), f", {detail}" if detail else ""]
         self._bar.update(done - self._bar.n)
 
     def _end_bar(self) -> None:

@@ -1,4 +1,4 @@
-"""From logits to a label map on the case's own grid, without ever holding all classes at full size."""
+"""From logits to a label map on the case's own grid, holding one class at a time at full size."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ def require_whole(path: Path) -> None:
         if _stated_bytes(path) == wanted % 2**32 and path.stat().st_size > HEADER_BYTES // 8:
             return
         found = file.tell()
-        while block := file.read(2**20):
+        while found < wanted and (block := file.read(min(2**20, wanted - found))):
             found += len(block)
     if found < wanted:
         raise ValueError(f"the file is truncated: {found} bytes of {wanted}")
@@ -89,7 +89,11 @@ def _read_header(file: BinaryIO) -> _Header:
     raw = file.read(HEADER_BYTES)
     if len(raw) < HEADER_BYTES:
         raise ValueError("the file is truncated within its header")
-    order = "<" if raw[:4] == HEADER_BYTES.to_bytes(4, "little") else ">"
+    orders = {HEADER_BYTES.to_bytes(4, "little"): "<", HEADER_BYTES.to_bytes(4, "big"): ">"}
+    if raw[:4] not in orders:
+        second = raw[4:7] == b"n+2"  # the magic of NIfTI-2
+        raise ValueError("this is a NIfTI-2 file; NIfTI-1 is supported" if second else "this is not a NIfTI-1 file")
+    order = orders[raw[:4]]
 
     def number(kind: str, offset: int) -> float:
         return float(np.frombuffer(raw, order + kind, 1, offset)[0])

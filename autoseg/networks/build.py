@@ -17,7 +17,7 @@ def build_network(spec: NetworkSpec, *, seed: int) -> nn.Module:
     The network maps ``(batch, channels, *spatial)`` to a list of logits, highest resolution first, and has an attribute
     ``deep_supervision``.
     """
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(seed)
         network: nn.Module = plugins.load("network", spec.architecture)(spec)
     return network

@@ -46,6 +46,13 @@ def test_links_lead_somewhere(page):
             assert (page.parent / target).exists(), target
 
 
+@pytest.mark.parametrize("page", [*PAGES, PROJECT / "README.md"], ids=lambda page: str(page.relative_to(PROJECT)))
+def test_no_page_is_unfinished(page):
+    text = page.read_text()
+    assert len(text) > 200
+    assert not re.search(r"@@|TODO|FIXME|TBD", text)
+
+
 def test_plug_table_is_complete():
     text = (PROJECT / "docs" / "reference" / "plugs.md").read_text()
     rows = {line.split("|")[1].strip(): line for line in text.splitlines() if line.startswith("| ")}
