@@ -18,6 +18,7 @@ from safetensors.numpy import save as to_bytes
 
 from autoseg.errors import DocumentError, FindingsError, InputError
 from autoseg.executors import Executor
+from autoseg.files import write_atomically
 from autoseg.io.cases import check_case
 from autoseg.logs import Logger, reported
 from autoseg.values import (
@@ -34,7 +35,7 @@ from autoseg.values import (
 )
 from autoseg.values.json_form import Value
 from autoseg.volume.crop import bounding_box
-from autoseg.workspace import Workspace, write_atomically
+from autoseg.workspace import Workspace
 
 __all__ = ["CaseMeasurement", "fingerprint_dataset", "measure_case", "pool_fingerprint"]
 

@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
+from autoseg.files import write_atomically
 from autoseg.io.formats import format_of
 from autoseg.values import AxisMap, Geometry, Volume
 from autoseg.volume.axes import reorder_volume
-from autoseg.workspace import write_atomically
 
 __all__ = ["ORGANS", "Phantom", "make_phantom", "write_phantom_dataset"]
 

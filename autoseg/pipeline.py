@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from autoseg import plugins
-from autoseg.errors import InputError, UnknownNameError, UnreadableFileError
+from autoseg.errors import InputError, UnknownNameError
 from autoseg.executors import Executor, SerialExecutor, ThreadExecutor
+from autoseg.files import content_hash, read_document, sweep, write_document
 from autoseg.logs import Logger, SilentLogger, WithFields
 from autoseg.planning import GIBIBYTE, Budget
 from autoseg.values import Case, Dataset, Finding, Labels, Plan, Split, Summary, TrainJob, digest, select_fold
 from autoseg.values.json_form import require_file_name
-from autoseg.workspace import FoldFolder, ModelFolder, Workspace, content_hash, read_document, sweep, write_document
+from autoseg.workspace import FoldFolder, ModelFolder, Workspace
 
 if TYPE_CHECKING:
     from autoseg.inference.model import Choice
@@ -111,7 +112,7 @@ def plan_dataset(
     except ValueError as error:
         raise InputError(str(error), remedy="Name it otherwise with --name.") from error
     dataset, known = read_dataset(folder)
-    _check_workspace(workspace, dataset)
+    workspace.check_dataset(dataset)
     fingerprint, findings = fingerprint_dataset(dataset, known, workspace, executor or ThreadExecutor(), logger)
     split = current_split(workspace, dataset)
     here = resolve_device("auto")
@@ -128,44 +129,6 @@ def plan_dataset(
     model = workspace.save(dataset, fingerprint, split, plan)
     logger.event("planned", plan=plan.id, file=str(model.path / "plan.json"))
     return Planned(plan=plan, folder=model, dataset=dataset, split=split, findings=tuple(findings))
-
-
-def _check_workspace(workspace: Workspace, dataset: Dataset) -> None:
-    """Refuses a workspace that lies within the data set, or that was made from other images."""
-    if workspace.path.resolve().is_relative_to(dataset.root):
-        raise InputError(
-            "the workspace would lie inside the data set, which is never written to",
-            file=workspace.path.absolute(),
-            remedy="Work in another folder, or name a workspace outside with -w.",
-        )
-    if not workspace.dataset_path.is_file():
-        return
-    before = workspace.dataset()
-    if not _same_images(workspace, before, dataset):
-        raise InputError(
-            "the workspace belongs to another data set",
-            file=workspace.path,
-            found=f"{before.name}, {len(before.cases)} cases from {before.root}",
-            expected=f"{dataset.name}, {len(dataset.cases)} cases from {dataset.root}",
-            remedy="Name another workspace with -w.",
-        )
-
-
-def _same_images(workspace: Workspace, before: Dataset, now: Dataset) -> bool:
-    """Whether this is the same data set as before, perhaps with more or fewer cases, perhaps in another folder."""
-    cases = {case.id: case for case in before.cases}
-    shared = [(cases[case.id], case) for case in now.cases if case.id in cases]
-    if before.root == now.root or not shared:
-        return bool(shared)
-
-    def content(dataset: Dataset, case: Case) -> str:
-        return workspace.contents.sha256(Path(dataset.root, case.images[0]))
-
-    try:
-        equal = sum(content(before, old) == content(now, new) for old, new in shared)
-    except UnreadableFileError:  # neither there nor known from before
-        return False
-    return equal * 2 >= len(shared)
 
 
 def preprocess(

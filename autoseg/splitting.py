@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from autoseg.errors import InputError
+from autoseg.files import read_document
 from autoseg.io.dataset import read_split
 from autoseg.values import Dataset, Fold, Split
-from autoseg.workspace import Workspace, read_document
+from autoseg.workspace import Workspace
 
 __all__ = ["current_split", "extend_split", "group_by_patient", "split_cases"]
 

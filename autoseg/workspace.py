@@ -1,4 +1,4 @@
-"""Where each value and array lives on disk, and how it gets there: written beside, then renamed, so never half-written.
+"""Where each value and array lives on disk; no other module knows.
 
 autoseg-workspace/
     workspace.json              which plan is the active one
@@ -14,201 +14,19 @@ autoseg-workspace/
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import os
-import re
-import secrets
-import shutil
-import threading
-import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TypeVar
 
-from autoseg.errors import DocumentError, InputError, UnreadableFileError
-from autoseg.values.dataset import Dataset
+from autoseg.errors import InputError, UnreadableFileError
+from autoseg.files import ContentIndex, read_document, write_document
+from autoseg.values.dataset import Case, Dataset
 from autoseg.values.fingerprint import Fingerprint
-from autoseg.values.json_form import Value, decode, encode
+from autoseg.values.json_form import Value
 from autoseg.values.plan import Plan
 from autoseg.values.training import Split, fold_folder
 
-__all__ = [
-    "ContentIndex",
-    "FoldFolder",
-    "ModelFolder",
-    "Workspace",
-    "content_hash",
-    "keep",
-    "read_document",
-    "sweep",
-    "write_atomically",
-    "write_document",
-    "written_folder",
-]
+__all__ = ["FoldFolder", "ModelFolder", "Workspace"]
 
 DEFAULT_FOLDER = "autoseg-workspace"
-T = TypeVar("T")
-#: Names of files and folders that are being written; see ``replacing`` and ``written_folder``.
-_BESIDE = re.compile(r"\.[0-9a-f]{12}-")
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Writes a file so that, whatever happens, it holds either the old content or the new."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as beside:
-        beside.write_bytes(data)
-
-
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Yields a path beside ``path`` to write to, with the same ending; on success it takes the place of ``path``."""
-    beside = path.with_name(f".{secrets.token_hex(6)}-{path.name}")
-    try:
-        yield beside
-        with beside.open("rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-        _sync_folder(path.parent)
-    finally:
-        beside.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def written_folder(target: Path) -> Iterator[Path]:
-    """Yields a new folder to fill; on success it becomes ``target``. If another process was faster, its result stays."""
-    beside = target.with_name(f".{secrets.token_hex(6)}-{target.name}")
-    beside.mkdir(parents=True)
-    try:
-        yield beside
-        for path in beside.iterdir():
-            with path.open("rb+") as file:
-                os.fsync(file.fileno())
-        try:
-            beside.rename(target)
-        except OSError:
-            if not target.is_dir():
-                raise
-        _sync_folder(target.parent)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
-
-
-def sweep(folder: Path, *, older_than_seconds: float = 24 * 3600.0) -> None:
-    """Removes what killed processes left half-written in a folder."""
-    for path in folder.glob(".[0-9a-f]*-*"):
-        if _BESIDE.match(path.name) and time.time() - path.stat().st_mtime > older_than_seconds:
-            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
-
-
-def _sync_folder(folder: Path) -> None:
-    if os.name == "posix":  # Windows cannot open a folder, and does not need to
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-
-
-def read_document(kind: type[T], path: Path) -> T:
-    """Reads a value from its file.
-
-    Raises:
-        UnreadableFileError: the file cannot be read.
-        DocumentError: it does not have the form of that value.
-    """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise UnreadableFileError(f"cannot read the file: {error.strerror or error}", file=path) from error
-    return decode(kind, data, source=path)
-
-
-def write_document(path: Path, value: object) -> None:
-    """Writes a value's JSON form, atomically; an equal file is left alone."""
-    data = encode(value)
-    if not (path.is_file() and path.read_bytes() == data):
-        write_atomically(path, data)
-
-
-def keep(path: Path, kind: type[T], make: Callable[[], T], *, valid: Callable[[T], bool] = lambda value: True) -> T:
-    """The value at ``path`` if it is there and valid, else a newly made one, saved."""
-    if path.is_file():
-        with contextlib.suppress(DocumentError):  # a damaged cache is as good as none
-            value = read_document(kind, path)
-            if valid(value):
-                return value
-    value = make()
-    write_document(path, value)
-    return value
-
-
-def content_hash(file: Path) -> str:
-    """SHA-256 of a file's content.
-
-    Raises:
-        UnreadableFileError: the file cannot be read.
-    """
-    try:
-        with file.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
-    except OSError as error:
-        raise UnreadableFileError(f"cannot read the file: {error.strerror or error}", file=file) from error
-
-
-class _Source(Value, frozen=True, kw_only=True):
-    size: int
-    time_ns: int
-    sha256: str
-
-
-class ContentIndex:
-    """SHA-256 of files, remembered by size and time so that an unchanged file is not read again.
-
-    A file that is gone keeps its last known hash: a machine that got the workspace without the data set can train on
-    what was preprocessed.
-
-    Args:
-        path: where the index is kept.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._lock = threading.Lock()
-        self._changed = False
-        self._known: dict[str, _Source] = {}
-        if path.is_file():
-            with contextlib.suppress(DocumentError):
-                self._known = read_document(dict[str, _Source], path)
-
-    def sha256(self, file: Path) -> str:
-        """The hash of the file's content.
-
-        Raises:
-            UnreadableFileError: the file is not there or cannot be read.
-        """
-        name = str(file)
-        known = self._known.get(name)
-        if known and not file.exists():
-            return known.sha256
-        try:
-            status = file.stat()
-        except OSError as error:
-            raise UnreadableFileError(f"cannot read the file: {error.strerror or error}", file=file) from error
-        if known and (known.size, known.time_ns) == (status.st_size, status.st_mtime_ns):
-            return known.sha256
-        value = content_hash(file)
-        with self._lock:
-            self._known[name] = _Source(size=status.st_size, time_ns=status.st_mtime_ns, sha256=value)
-            self._changed = True
-        return value
-
-    def save(self) -> None:
-        """Writes the index if it has changed."""
-        with self._lock:
-            if self._changed:
-                write_document(self._path, dict(sorted(self._known.items())))
-                self._changed = False
 
 
 class FoldFolder:
@@ -383,6 +201,45 @@ class Workspace:
                 remedy="Make one: autoseg plan DATASET",
             )
         return folder
+
+    def check_dataset(self, dataset: Dataset) -> None:
+        """Sees to it that this workspace is one for the data set.
+
+        Raises:
+            InputError: the workspace lies within the data set, or was made from other images.
+        """
+        if self.path.resolve().is_relative_to(dataset.root):
+            raise InputError(
+                "the workspace would lie inside the data set, which is never written to",
+                file=self.path.absolute(),
+                remedy="Work in another folder, or name a workspace outside with -w.",
+            )
+        if self.dataset_path.is_file() and not self._has_images_of(dataset):
+            before = self.dataset()
+            raise InputError(
+                "the workspace belongs to another data set",
+                file=self.path,
+                found=f"{before.name}, {len(before.cases)} cases from {before.root}",
+                expected=f"{dataset.name}, {len(dataset.cases)} cases from {dataset.root}",
+                remedy="Name another workspace with -w.",
+            )
+
+    def _has_images_of(self, now: Dataset) -> bool:
+        """Whether this is the same data set as before, perhaps with more or fewer cases, perhaps in another folder."""
+        before = self.dataset()
+        cases = {case.id: case for case in before.cases}
+        shared = [(cases[case.id], case) for case in now.cases if case.id in cases]
+        if before.root == now.root or not shared:
+            return bool(shared)
+
+        def content(dataset: Dataset, case: Case) -> str:
+            return self.contents.sha256(Path(dataset.root, case.images[0]))
+
+        try:
+            equal = sum(content(before, old) == content(now, new) for old, new in shared)
+        except UnreadableFileError:  # neither there nor known from before
+            return False
+        return equal * 2 >= len(shared)
 
     def models(self) -> list[ModelFolder]:
         """All model folders, the active plan's first.

@@ -13,7 +13,7 @@ def main(folder: Path) -> None:
     write_phantom_dataset(dataset, cases=1, seed=100, train=False)
     workspace = Workspace(folder / "autoseg-workspace")
 
-    planned = plan_dataset(dataset, workspace, configurations=["2d"], memory_gib=8)
+    planned = plan_dataset(dataset, workspace, configurations=["2d"])
     print("patch size", planned.plan.configuration("2d").patch_size)
 
     [trained] = train(workspace, "2d", "0", iterations=10, device="cpu")
@@ -22,7 +22,7 @@ def main(folder: Path) -> None:
     predicted = predict(dataset / "imagesTs", folder / "predictions", workspace=workspace, device="cpu")
     print("label maps", *(file.name for file in predicted.files.values()))
 
-    summary, _ = evaluate(folder / "predictions", dataset / "labelsTs", workspace=workspace)
+    summary = evaluate(folder / "predictions", dataset / "labelsTs", workspace=workspace)
     print("Dice of new cases", summary.foreground_mean.dice)
 
 

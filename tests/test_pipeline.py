@@ -10,9 +10,10 @@ from filelock import FileLock
 
 from autoseg import pipeline
 from autoseg.errors import InputError, InterruptedRunError, UnknownNameError
+from autoseg.files import read_document
 from autoseg.planning import GIBIBYTE
 from autoseg.values import TrainJob
-from autoseg.workspace import Workspace, read_document
+from autoseg.workspace import Workspace
 from tests.conftest import TINY_PRESET
 
 

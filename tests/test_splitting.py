@@ -11,9 +11,10 @@ import pytest
 from sklearn.model_selection import KFold
 
 from autoseg.errors import InputError
+from autoseg.files import write_document
 from autoseg.splitting import current_split, extend_split, group_by_patient, split_cases
 from autoseg.values import Case, Dataset, Fold, Label, Labels, Split, encode
-from autoseg.workspace import Workspace, write_document
+from autoseg.workspace import Workspace
 
 
 def ids(count: int, prefix: str = "case") -> list[str]:

@@ -9,6 +9,7 @@ from autoseg import __version__
 from autoseg.errors import CasesFailedError, InputError, InterruptedRunError, MissingPartError
 from autoseg.evaluation.overlap import overlap_scores
 from autoseg.evaluation.summarize import summarize
+from autoseg.files import content_hash, keep, read_document, write_document
 from autoseg.inference.export import label_map
 from autoseg.inference.predict import Predictor
 from autoseg.io.case_store import CaseStore
@@ -17,7 +18,7 @@ from autoseg.io.formats import format_of, split_ending
 from autoseg.logs import Logger, reported
 from autoseg.preprocessing.forward import preprocess_image
 from autoseg.values import PREDICTION_RECORD, Case, CasePrediction, CaseScore, Plan, PredictionRecord, Summary, digest
-from autoseg.workspace import FoldFolder, content_hash, keep, read_document, write_document
+from autoseg.workspace import FoldFolder
 
 __all__ = ["predict_files", "validate_cases"]
 

@@ -7,13 +7,14 @@ from collections.abc import Sequence
 import msgspec
 
 from autoseg.errors import InputError, UnknownNameError
+from autoseg.files import read_document
 from autoseg.inference.predict import Predictor
 from autoseg.networks.build import build_network
 from autoseg.networks.execution import default_execution, usable_here
 from autoseg.networks.weights import load_tensors, load_weights
 from autoseg.values import ExecutionPath, Summary
 from autoseg.values.json_form import Value
-from autoseg.workspace import ModelFolder, read_document
+from autoseg.workspace import ModelFolder
 
 __all__ = ["Choice", "choose_model", "load_predictor", "validation_dice"]
 

@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from autoseg.errors import InputError
+from autoseg.files import read_document, write_document, written_folder
 from autoseg.values import PreprocessRecord
-from autoseg.workspace import read_document, write_document, written_folder
 
 __all__ = ["CaseStore", "StoredCase"]
 

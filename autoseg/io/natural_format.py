@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from autoseg.errors import InputError, UnreadableFileError
+from autoseg.files import replacing
 from autoseg.io.dtypes import smallest_integers
 from autoseg.values import Geometry, Volume
-from autoseg.workspace import replacing
 
 __all__ = ["NaturalFormat"]
 

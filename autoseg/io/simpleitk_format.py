@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from autoseg.errors import MissingPartError, UnreadableFileError
+from autoseg.files import replacing
 from autoseg.io.nifti import is_nifti, require_whole, with_nonfinite
 from autoseg.values import Geometry, Volume
-from autoseg.workspace import replacing
 
 if TYPE_CHECKING:
     import SimpleITK

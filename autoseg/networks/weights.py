@@ -13,7 +13,7 @@ from safetensors.torch import save as to_bytes
 from torch import nn
 
 from autoseg.errors import InputError, UnreadableFileError
-from autoseg.workspace import write_atomically
+from autoseg.files import write_atomically
 
 __all__ = ["drop_aliases", "load_tensors", "load_weights", "save_tensors"]
 

@@ -7,13 +7,13 @@ from pathlib import Path
 
 from autoseg.errors import CasesFailedError, InputError, InterruptedRunError
 from autoseg.executors import Executor
+from autoseg.files import ContentIndex, sweep
 from autoseg.io.case_store import CaseStore, StoredCase
 from autoseg.io.cases import check_case
 from autoseg.io.dtypes import smallest_integers
 from autoseg.logs import Logger, reported
 from autoseg.preprocessing.forward import case_key, parameters_key, preprocess_case
 from autoseg.values import Case, Configuration, Dataset, Plan
-from autoseg.workspace import ContentIndex, sweep
 
 __all__ = ["preprocess_cases"]
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
+from autoseg.files import replacing
 from autoseg.values import Volume
 from autoseg.volume.axes import reorder_volume
-from autoseg.workspace import replacing
 
 __all__ = ["Shown", "draw_overlays"]
 

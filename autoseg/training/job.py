@@ -7,8 +7,8 @@ from pathlib import Path
 import msgspec
 
 from autoseg.errors import InputError
+from autoseg.files import read_document
 from autoseg.values import TrainJob
-from autoseg.workspace import read_document
 
 __all__ = ["job_to_do"]
 

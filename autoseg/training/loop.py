@@ -15,6 +15,7 @@ from autoseg import plugins
 from autoseg.augmentation.contract import Recipe
 from autoseg.augmentation.streams import TRAINING, VALIDATION
 from autoseg.errors import AutosegError, InputError, InterruptedRunError
+from autoseg.files import keep
 from autoseg.io.case_store import CaseStore
 from autoseg.logs import Logger
 from autoseg.networks.build import build_network
@@ -33,7 +34,7 @@ from autoseg.training.losses import Loss, deeply_supervised
 from autoseg.training.optimization import WeightAverage, make_optimizer
 from autoseg.training.state import TrainState
 from autoseg.values import Configuration, ExecutionPath, Plan, TrainJob
-from autoseg.workspace import FoldFolder, keep
+from autoseg.workspace import FoldFolder
 
 __all__ = ["FoldTrainer", "train_fold"]
 

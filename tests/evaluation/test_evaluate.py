@@ -11,10 +11,11 @@ import pytest
 from autoseg.errors import CasesFailedError, InputError
 from autoseg.evaluation.evaluate import evaluate_case, evaluate_folders, find_labels, label_files
 from autoseg.executors import SerialExecutor, ThreadExecutor
+from autoseg.files import write_document
 from autoseg.io.formats import format_of
 from autoseg.logs import SilentLogger
 from autoseg.values import PREDICTION_RECORD, Dataset, Geometry, Label, Labels, PredictionRecord, Summary, Volume
-from autoseg.workspace import Workspace, write_document
+from autoseg.workspace import Workspace
 
 LABELS = Labels(foreground=(Label(name="a", values=(1,)), Label(name="b", values=(2,))))
 GEOMETRY = Geometry(shape=(4, 5, 6), spacing=(3.0, 1.0, 1.5), origin=(1.0, 2.0, 3.0))

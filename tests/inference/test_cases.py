@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from autoseg.errors import CasesFailedError, InterruptedRunError
+from autoseg.files import read_document
 from autoseg.inference.cases import predict_files, validate_cases
 from autoseg.inference.predict import Predictor
 from autoseg.io.case_store import CaseStore, StoredCase
@@ -36,7 +37,7 @@ from autoseg.values import (
     digest,
 )
 from autoseg.volume.axes import reorder
-from autoseg.workspace import FoldFolder, read_document
+from autoseg.workspace import FoldFolder
 from tests.small_plans import small_configuration, small_plan
 
 LABELS = Labels(foreground=(Label(name="bright", values=(1,)),))

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from autoseg.errors import InputError, UnknownNameError, UnreadableFileError
+from autoseg.files import write_document
 from autoseg.inference.model import Choice, choose_model, load_predictor, validation_dice
 from autoseg.networks import execution
 from autoseg.networks.build import build_network
@@ -22,7 +23,7 @@ from autoseg.values import (
     Plan,
     Summary,
 )
-from autoseg.workspace import FoldFolder, ModelFolder, write_document
+from autoseg.workspace import FoldFolder, ModelFolder
 from tests.small_plans import small_configuration, small_plan
 
 NAMES = ("2d", "3d_fullres")

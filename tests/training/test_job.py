@@ -8,9 +8,9 @@ import msgspec
 import pytest
 
 from autoseg.errors import DocumentError, InputError
+from autoseg.files import write_document
 from autoseg.training.job import job_to_do
 from autoseg.values import Fold, TrainJob
-from autoseg.workspace import write_document
 
 JOB = TrainJob(
     plan_id="0123456789abcdef",

@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from autoseg.errors import AutosegError, InputError, InterruptedRunError
+from autoseg.files import read_document, write_document
 from autoseg.io.case_store import CaseStore, StoredCase
 from autoseg.logs import SilentLogger
 from autoseg.networks.build import build_network
@@ -37,7 +38,7 @@ from autoseg.values import (
     TrainJob,
     digest,
 )
-from autoseg.workspace import FoldFolder, read_document, write_document
+from autoseg.workspace import FoldFolder
 from tests.small_plans import small_configuration, small_plan
 
 PLAIN = Labels(foreground=(Label(name="ball", values=(1,)), Label(name="core", values=(2,))))
@@ -230,7 +231,8 @@ from autoseg.io.case_store import CaseStore
 from autoseg.logs import SilentLogger
 from autoseg.training.loop import train_fold
 from autoseg.values import Plan, TrainJob
-from autoseg.workspace import FoldFolder, read_document
+from autoseg.files import read_document
+from autoseg.workspace import FoldFolder
 
 parent, where, count = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 calls = {"iteration": 0, "checkpoint": 0}
