@@ -103,7 +103,7 @@ def place(network: nn.Module, path: ExecutionPath, dimensions: int) -> nn.Module
 def keep_freed_memory() -> None:
     """Lets the C library keep freed memory for the next step instead of giving it back to the system.
 
-    Large tensors are otherwise mapped and zeroed anew in every step, which took a tenth to a half of a step on the CPU.
+    Large tensors are otherwise mapped and zeroed anew in every step, which took a seventh of a step on the CPU.
     The price is that the process stays as large as its largest step. Only glibc has this switch; elsewhere nothing happens.
     """
     mmap_max, trim_threshold, never = -4, -1, 2**31 - 1  # from malloc.h
