@@ -82,6 +82,15 @@ def test_a_session_makes_no_workspace_of_its_own(tmp_path):
     assert not (tmp_path / "W").exists()
 
 
+@pytest.fixture
+def _ctrl_c_counts():
+    """Tests that run in the background of a shell inherit that Ctrl-C is ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("_ctrl_c_counts")
 @pytest.mark.parametrize("number", STOPPING)
 def test_a_signal_ends_a_session_like_ctrl_c(number, begun):
     with pytest.raises(KeyboardInterrupt), session(begun, "predict", quiet=True):
