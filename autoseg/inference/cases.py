@@ -44,19 +44,24 @@ def validate_cases(
         keys: case id to content key, of the cases to predict.
         folder: of the training; gets the label maps, a score per case, and their summary.
         logger: for progress.
-        stop: asked before every case.
+        stop: asked before every case, and after every few tiles.
 
     Raises:
         InterruptedRunError: ``stop`` said so.
     """
     scores = []
     for done, (case_id, key) in enumerate(sorted(keys.items()), start=1):
-        if stop():
-            raise InterruptedRunError(f"stopped before validating {case_id}; the same command goes on from here")
+
+        def check(case_id: str = case_id) -> None:
+            if stop():
+                raise InterruptedRunError(f"stopped before {case_id} was validated; the same command goes on from here")
+
+        check()
 
         def score(case_id: str = case_id, key: str = key, done: int = done) -> CaseScore:
             stored = store.open(case_id, key)
-            logits = predictor.logits(stored.image, _advance(logger, "validate", done, len(keys), case_id))
+            advance = _advance(logger, "validate", done, len(keys), case_id, check)
+            logits = predictor.logits(stored.image, advance)
             prediction = label_map(logits, stored.record, predictor.configuration, plan.labels)
             file = folder.validation / f"{case_id}{plan.file_ending}"
             try:
@@ -158,12 +163,15 @@ def _made_before(target: Path, files: Mapping[str, Path], plan: Plan) -> dict[st
     return made
 
 
-def _advance(logger: Logger, stage: str, done: int, total: int, case_id: str) -> Callable[[int, int], None]:
-    """Tells how far the work on the ``done``-th case has come, after every group of tiles."""
+def _advance(
+    logger: Logger, stage: str, done: int, total: int, case_id: str, check: Callable[[], None] = lambda: None
+) -> Callable[[int, int], None]:
+    """Tells how far the work on the ``done``-th case has come, after every group of tiles; ``check`` may end it there."""
 
     def advance(tiles: int, of: int) -> None:
         detail = f"{case_id}, tile {tiles} of {of}"
         logger.event("progress", stage=stage, done=done - 1 + 0.99 * tiles / of, total=total, detail=detail)
+        check()
 
     return advance
 

@@ -340,15 +340,22 @@ def test_the_summary_on_disk_is_the_one_returned_under_nnunets_keys(tmp_path: Pa
     assert written["metric_per_case"][0]["metrics"]["1"]["Dice"] == 1.0
 
 
-def test_a_stopped_validation_goes_on_with_the_cases_that_are_left(tmp_path: Path) -> None:
-    plan, network = make_plan(), Threshold()
+@pytest.mark.parametrize("within", [False, True], ids=["between two cases", "within a case"])
+def test_a_stopped_validation_goes_on_with_the_cases_that_are_left(tmp_path: Path, within: bool) -> None:
+    plan, network, last = make_plan(), Threshold(), []
     store, keys, _ = fill_store(tmp_path / "store", plan, "abc")
-    asked = iter([False, False, True])
-    with pytest.raises(InterruptedRunError, match="before validating c"):
-        validate(make_predictor(plan, network), plan, store, keys, tmp_path / "v", stop=lambda: next(asked))
-    assert not (tmp_path / "v" / "summary.json").exists()
+
+    def stop() -> bool:
+        """Once two cases are scored: at once, or after the first tiles of the third."""
+        if len(list((tmp_path / "one" / "validation" / "scores").glob("*.json"))) == 2:
+            last.append(network.calls)
+        return bool(last) and (not within or network.calls > last[0])
+
+    with pytest.raises(InterruptedRunError, match="before c was validated"):
+        validate(make_predictor(plan, network), plan, store, keys, tmp_path / "one" / "validation", stop=stop)
+    assert not (tmp_path / "one" / "validation" / "summary.json").exists()
     calls = network.calls
-    resumed = validate(make_predictor(plan, network), plan, store, keys, tmp_path / "v")
-    assert network.calls - calls < calls  # one case after two
-    whole = validate(make_predictor(plan), plan, store, keys, tmp_path / "whole")
+    resumed = validate(make_predictor(plan, network), plan, store, keys, tmp_path / "one" / "validation")
+    assert network.calls - calls < last[0]  # one case after two
+    whole = validate(make_predictor(plan), plan, store, keys, tmp_path / "whole" / "validation")
     assert resumed == whole
