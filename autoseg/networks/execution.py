@@ -43,6 +43,8 @@ AGREEMENT = 0.1
 #: Multiply-adds of a whole training from which measuring pays (some minutes on two cores), and compiling, which takes
 #: about a minute itself (an hour). Counted, not timed, so that equal trainings are treated alike on a busy machine.
 WORTH_MEASURING, WORTH_COMPILING = 5e12, 1e14
+#: Measuring itself takes as long as some iterations; a training of fewer than these is not measured.
+FEWEST_ITERATIONS = 100
 #: Another way than the default must take less than this share of its time, so that chance does not decide.
 CLEAR_GAIN, COMPILED_GAIN = 0.8, 0.95
 #: Runs that are timed, after a first one; the fastest counts.
@@ -163,7 +165,7 @@ def choose_execution(
     spec, patch_size, dimensions = configuration.network, configuration.patch_size, configuration.dimensions
     default = default_execution(device)
     work = 3 * multiply_adds(spec, patch_size, configuration.batch_size) * iterations
-    if work < WORTH_MEASURING:
+    if work < WORTH_MEASURING or iterations < FEWEST_ITERATIONS:
         return msgspec.structs.replace(default, reason="too short a training to measure")
     part = max(1, configuration.batch_size // 8)
     example = torch.randn(part, spec.input_channels, *patch_size, generator=torch.Generator().manual_seed(0))

@@ -96,6 +96,7 @@ def test_only_a_gpu_has_free_memory_to_plan_for() -> None:
 def measured(monkeypatch: pytest.MonkeyPatch) -> None:
     """Even the shortest training is worth measuring."""
     monkeypatch.setattr(execution, "WORTH_MEASURING", 0)
+    monkeypatch.setattr(execution, "FEWEST_ITERATIONS", 0)
 
 
 def test_a_short_training_runs_in_the_default_way_whatever_the_clock_says() -> None:
