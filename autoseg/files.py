@@ -78,8 +78,9 @@ def written_folder(target: Path) -> Iterator[Path]:
 def sweep(folder: Path, *, older_than_seconds: float = 24 * 3600.0) -> None:
     """Removes what killed processes left half-written in a folder."""
     for path in folder.glob(".[0-9a-f]*-*"):
-        if _BESIDE.match(path.name) and time.time() - path.stat().st_mtime > older_than_seconds:
-            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):  # another process finished it, or swept it away, in the meantime
+            if _BESIDE.match(path.name) and time.time() - path.stat().st_mtime > older_than_seconds:
+                shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def _sync_folder(folder: Path) -> None:

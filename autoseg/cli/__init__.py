@@ -1,4 +1,5 @@
-"""The command line: arguments to one pipeline call each. Only this package reads the environment, prints and exits.
+"""The command line: arguments to one pipeline call each. Only this package takes options from the environment, prints
+and exits.
 
 Nothing heavy is imported before a command runs, so that ``--help`` is instant.
 """

@@ -60,18 +60,17 @@ def choose_model(
     plans = [model.plan() for model in models]
     if configuration and all(configuration not in plan.names for plan in plans):
         plans[0].configuration(configuration)  # says which there are
-    names = {plan.name: (configuration,) if configuration else plan.names for plan in plans}
     trained = [
         (model, name, model.trained(name))
         for model, plan in zip(models, plans, strict=True)
-        for name in names[plan.name]
-        if name in plan.names and model.trained(name)
+        for name in plan.names
+        if configuration in (None, name) and model.trained(name)
     ]
     if not trained:
         raise InputError(
             f"no model of {configuration} has been trained yet" if configuration else "no model has been trained yet",
             file=models[0].path,
-            remedy=f"Train one: autoseg train {names[plans[0].name][-1]} 0",
+            remedy=f"Train one: autoseg train {configuration or plans[0].names[-1]} 0",
         )
     choices = [
         (model, Choice(configuration=name, folds=used, dice=validation_dice(model, name, used)))
@@ -136,7 +135,7 @@ def _execution(model: ModelFolder, choice: Choice, device: str) -> ExecutionPath
     path = model.fold(choice.configuration, choice.folds[0]).execution
     default = default_execution(device)
     if path.is_file():
-        chosen = read_document(ExecutionPath, path)
+        chosen = msgspec.structs.replace(read_document(ExecutionPath, path), compiled=False, threads=default.threads)
         if chosen.device == device and usable_here(chosen):
-            return msgspec.structs.replace(chosen, compiled=False, threads=default.threads)
+            return chosen
     return default

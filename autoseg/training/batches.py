@@ -34,13 +34,17 @@ def forced_samples(batch_size: int, foreground_share: float) -> int:
 
 
 def most_open_cases() -> int:
-    """How many cases are kept open: each has two memory maps, which may use up half of the files a process may have."""
+    """How many cases a loader keeps open.
+
+    A case has three memory maps, and there are two loaders (training, and the estimate on held-out cases): together they use
+    at most three quarters of the files that a process may have open.
+    """
     if sys.platform == "win32":
         return 256
     import resource
 
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return min(4096, max(16, limit // 4)) if limit != resource.RLIM_INFINITY else 4096
+    return min(4096, max(4, limit // 8)) if limit != resource.RLIM_INFINITY else 4096
 
 
 def crop_padded(array: np.ndarray, start: Sequence[int], shape: Sequence[int], fill: float) -> np.ndarray:

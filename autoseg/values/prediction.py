@@ -17,7 +17,7 @@ class CasePrediction(Value, frozen=True, kw_only=True):
     Attributes:
         autoseg_version: that predicted.
         plan: its id.
-        model: configuration, folds and digest of the weights.
+        model: configuration, and digest of the weights of its folds.
         mirroring: whether flips were averaged.
         key: digest of the image files and of everything above.
     """

@@ -103,6 +103,15 @@ def test_the_best_model_of_several_plans_is_chosen(tmp_path: Path) -> None:
     assert choose_model([one, other], folds=["1"])[1].configuration == "3d_fullres"
 
 
+def test_a_copied_model_folder_may_keep_the_name_of_its_plan(tmp_path: Path) -> None:
+    """Each folder is asked for the configurations of its own plan, whatever the plans are called."""
+    one, other = make_folder(tmp_path / "one"), make_folder(tmp_path / "copy")
+    write_document(other.path / "plan.json", small_plan(make_configuration("2d", 2)))
+    add_fold(one, "3d_fullres", "0", dice=0.9)
+    add_fold(other, "2d", "0", dice=0.5)
+    assert choose_model([one, other])[1].configuration == "3d_fullres"
+
+
 def test_a_score_beats_no_score(tmp_path: Path) -> None:
     folder = make_folder(tmp_path)
     add_fold(folder, "2d", "0", scored=False)
@@ -202,6 +211,14 @@ def execution_of(folder: ModelFolder, stored: ExecutionPath) -> ExecutionPath:
     path = add_fold(folder, "2d", "0")
     write_document(path.execution, stored)
     return load_predictor(*choose_model([folder]), device="cpu").execution
+
+
+def test_what_was_trained_compiled_is_predicted_alike_without_a_compiler(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(execution.shutil, "which", lambda name: None)
+    found = execution_of(make_folder(tmp_path), ExecutionPath(device="cpu", compiled=True, reason="of the training"))
+    assert (found.compiled, found.channels_last, found.reason) == (False, False, "of the training")
 
 
 def test_prediction_runs_as_training_did_but_never_compiled(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -485,3 +486,19 @@ def test_an_error_for_the_user_comes_as_it_is(tmp_path: Path) -> None:
     (tmp_path / f"one-{digest(['one'])[:16]}" / "image.npy").write_bytes(b"damaged")
     with pytest.raises(InputError, match="case one: the preprocessed case is missing or damaged"):
         list(prefetched(loader, 0, 3))
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a limit of open files is POSIX")
+def test_more_cases_than_files_may_be_open_can_be_trained_on(tmp_path: Path) -> None:
+    """Both loaders of a training draw from all cases; a process that may open few files goes on all the same."""
+    import resource
+
+    cases = {f"case_{index:03d}": blocks() for index in range(100)}
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/dev/fd")) + 120, before[1]))
+    try:
+        loaders = [make_loader(tmp_path / name, cases, batch=50) for name in ("training", "held out")]
+        seen = {case for iteration in range(10) for loader in loaders for case in loader.batch(iteration)["keys"]}
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    assert len(seen) > 95
