@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+import msgspec
+
 from autoseg import __version__
 from autoseg.errors import CasesFailedError, InputError, InterruptedRunError, MissingPartError
 from autoseg.evaluation.overlap import overlap_scores
@@ -93,7 +95,7 @@ def predict_files(
     """Predicts image files and writes a label map for each, on the image's own grid.
 
     A case whose label map is there already, made from the same image by the same model, is left alone. A file that autoseg
-    did not write is never replaced.
+    did not write, or that was changed since, is never replaced.
 
     Args:
         predictor: the trained model.
@@ -122,14 +124,15 @@ def predict_files(
             inputs = [content_hash(source / name) for name in case.images]
             key = digest([__version__, plan.id, model_key, str(mirroring), *inputs])
             if made.get(case.id) is None or made[case.id].key != key or not file.is_file():
-                file.unlink(missing_ok=True)  # ours, from another image or model: it must not outlive that
+                _remove_old(file, made.get(case.id))
                 made[case.id] = CasePrediction(
                     autoseg_version=__version__, plan=plan.id, model=model, mirroring=mirroring, key=key
                 )
-                record = PredictionRecord(labels=plan.labels, cases=dict(sorted(made.items())))
-                write_document(target / PREDICTION_RECORD, record)  # first: a file that is not recorded is not ours
+                _write_record(target, plan, made)  # first: a file that is not recorded is not ours
                 advance = _advance(logger, "predict", done, len(cases), case.id)
                 _predict_file(predictor, plan, case, source, file, advance)
+                made[case.id] = msgspec.structs.replace(made[case.id], content=content_hash(file))
+                _write_record(target, plan, made)
             written[case.id] = file
         except Exception as error:  # one bad case costs one case
             failures[case.id] = error
@@ -161,6 +164,21 @@ def _made_before(target: Path, files: Mapping[str, Path], plan: Plan) -> dict[st
             remedy="Name another folder with -o, or move these files away.",
         )
     return made
+
+
+def _remove_old(file: Path, made: CasePrediction | None) -> None:
+    """Removes our label map from another image or model, which it must not outlive; not if somebody corrected it."""
+    if file.exists() and made is not None and made.content and content_hash(file) != made.content:
+        raise InputError(
+            "the label map was changed by hand since it was written, and predicting anew would lose that",
+            file=file,
+            remedy="Name another folder with -o, or move the file away.",
+        )
+    file.unlink(missing_ok=True)
+
+
+def _write_record(target: Path, plan: Plan, made: Mapping[str, CasePrediction]) -> None:
+    write_document(target / PREDICTION_RECORD, PredictionRecord(labels=plan.labels, cases=dict(sorted(made.items()))))
 
 
 def _advance(

@@ -20,6 +20,7 @@ class CasePrediction(Value, frozen=True, kw_only=True):
         model: configuration, and digest of the weights of its folds.
         mirroring: whether flips were averaged.
         key: digest of the image files and of everything above.
+        content: SHA-256 of the label file as written; empty until it is written.
     """
 
     autoseg_version: str
@@ -27,6 +28,7 @@ class CasePrediction(Value, frozen=True, kw_only=True):
     model: str
     mirroring: bool
     key: str
+    content: str = ""
 
 
 class PredictionRecord(Value, frozen=True, kw_only=True, tag_field="schema", tag="autoseg.prediction/1"):

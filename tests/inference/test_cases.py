@@ -221,6 +221,21 @@ def test_what_was_made_otherwise_is_made_anew(tmp_path: Path, scans, change: str
     assert (tmp_path / "out" / "case_2.nii.gz").is_file()
 
 
+def test_a_label_map_that_somebody_corrected_is_not_lost(tmp_path: Path, scans) -> None:
+    plan = make_plan()
+    corrected = predict(make_predictor(plan), plan, scans, tmp_path / "out")["case_1"]
+    corrected.write_bytes((tmp_path / "out" / "case_2.nii.gz").read_bytes())
+    before = corrected.read_bytes()
+    predict(make_predictor(plan), plan, scans, tmp_path / "out")  # nothing to do
+    with pytest.raises(CasesFailedError, match="1 of 4 cases failed") as caught:
+        predict(make_predictor(plan), plan, scans, tmp_path / "out", key="another model")
+    assert "changed by hand" in str(caught.value.failures["case_1"])
+    assert corrected.read_bytes() == before
+    corrected.unlink()
+    predict(make_predictor(plan), plan, scans, tmp_path / "out", key="another model")
+    assert corrected.is_file()
+
+
 def test_a_broken_image_costs_one_case_and_is_named(tmp_path: Path, scans) -> None:
     plan, network = make_plan(), Threshold()
     (scans[0] / "case_1.nii.gz").write_bytes(b"this is no image")

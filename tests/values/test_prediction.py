@@ -11,7 +11,9 @@ from autoseg.errors import DocumentError
 from autoseg.io.formats import split_ending
 from autoseg.values import PREDICTION_RECORD, CasePrediction, Label, Labels, PredictionRecord, decode, encode
 
-MADE = CasePrediction(autoseg_version="0.1.0", plan="abc", model="2d, weights 012", mirroring=True, key="f" * 64)
+MADE = CasePrediction(
+    autoseg_version="0.1.0", plan="abc", model="2d, weights 012", mirroring=True, key="f" * 64, content="cd"
+)
 RECORD = PredictionRecord(labels=Labels(foreground=(Label(name="organ", values=(4,)),)), cases={"a": MADE})
 FORM = {
     "schema": "autoseg.prediction/1",
@@ -23,6 +25,7 @@ FORM = {
             "model": "2d, weights 012",
             "mirroring": True,
             "key": "f" * 64,
+            "content": "cd",
         }
     },
 }
