@@ -215,8 +215,8 @@ def _network(fingerprint: Fingerprint, topology: Topology) -> NetworkSpec:
         features=features_per_stage(stages, len(topology.patch_size)),
         kernel_sizes=topology.kernel_sizes,
         strides=topology.strides,
-        encoder_convolutions=(CONVOLUTIONS,) * stages,
-        decoder_convolutions=(CONVOLUTIONS,) * (stages - 1),
+        encoder_blocks=(CONVOLUTIONS,) * stages,
+        decoder_blocks=(CONVOLUTIONS,) * (stages - 1),
     )
 
 

@@ -39,8 +39,8 @@ def small_network(
         features=tuple(features),
         kernel_sizes=((3,) * dimensions,) * stages,
         strides=((1,) * dimensions, *((2,) * dimensions,) * (stages - 1)),
-        encoder_convolutions=(1,) * stages,
-        decoder_convolutions=(1,) * (stages - 1),
+        encoder_blocks=(1,) * stages,
+        decoder_blocks=(1,) * (stages - 1),
     )
 
 

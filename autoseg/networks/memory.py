@@ -25,12 +25,12 @@ def parameter_count(spec: NetworkSpec) -> int:
     total, channels = 0, spec.input_channels
     for stage, features in enumerate(spec.features):
         kernel = math.prod(spec.kernel_sizes[stage])
-        total += _stack(channels, features, kernel, spec.encoder_convolutions[stage])
+        total += _stack(channels, features, kernel, spec.encoder_blocks[stage])
         channels = features
     for stage in range(len(spec.features) - 1):
         below, features = spec.features[stage + 1], spec.features[stage]
         total += below * features * math.prod(spec.strides[stage + 1]) + features
-        total += _stack(2 * features, features, math.prod(spec.kernel_sizes[stage]), spec.decoder_convolutions[stage])
+        total += _stack(2 * features, features, math.prod(spec.kernel_sizes[stage]), spec.decoder_blocks[stage])
         total += (features + 1) * spec.output_channels
     return total
 
@@ -56,9 +56,9 @@ def training_bytes(
     for stage, features in enumerate(spec.features):
         size = [edge // step for edge, step in zip(size, spec.strides[stage], strict=True)]
         voxels = math.prod(size)
-        elements += 2 * spec.encoder_convolutions[stage] * features * voxels
+        elements += 2 * spec.encoder_blocks[stage] * features * voxels
         if stage < len(spec.features) - 1:
-            elements += (2 * spec.decoder_convolutions[stage] + 2) * features * voxels  # 2: the joined maps
+            elements += (2 * spec.decoder_blocks[stage] + 2) * features * voxels  # 2: the joined maps
             elements += 3 * spec.output_channels * voxels  # logits, probabilities, target
         largest = max(largest, 2 * features * voxels)
     activations = (elements + 2 * largest) * batch_size * activation_bytes
@@ -77,10 +77,10 @@ def multiply_adds(spec: NetworkSpec, patch_size: Sequence[int], batch_size: int)
     for stage, features in enumerate(spec.features):
         size = [edge // step for edge, step in zip(size, spec.strides[stage], strict=True)]
         voxels, kernel = math.prod(size), math.prod(spec.kernel_sizes[stage])
-        total += voxels * kernel * features * (channels + (spec.encoder_convolutions[stage] - 1) * features)
+        total += voxels * kernel * features * (channels + (spec.encoder_blocks[stage] - 1) * features)
         channels = features
         if stage < len(spec.features) - 1:
-            below, steps = spec.features[stage + 1], spec.decoder_convolutions[stage]
+            below, steps = spec.features[stage + 1], spec.decoder_blocks[stage]
             has_head = stage == 0 or stage < len(spec.features) - 2  # the deepest head is not supervised
             heads = spec.output_channels if has_head else 0
             total += voxels * features * (below + kernel * (1 + steps) * features + heads)

@@ -19,7 +19,7 @@ class _Encoder(nn.Module):
             *(
                 nn.Sequential(
                     StackedConvBlocks(
-                        spec.encoder_convolutions[stage],
+                        spec.encoder_blocks[stage],
                         channels[stage],
                         channels[stage + 1],
                         spec.kernel_sizes[stage],
@@ -57,7 +57,7 @@ class _Decoder(nn.Module):
         )
         self.stages = nn.ModuleList(
             StackedConvBlocks(
-                spec.decoder_convolutions[stage],
+                spec.decoder_blocks[stage],
                 2 * spec.features[stage],
                 spec.features[stage],
                 spec.kernel_sizes[stage],

@@ -35,8 +35,8 @@ class NetworkSpec(Value, frozen=True, kw_only=True):
         features: feature maps per stage.
         kernel_sizes: of the convolutions of each stage, per axis.
         strides: on entering each stage, per axis; the first is all ones.
-        encoder_convolutions: convolutions in each encoder stage.
-        decoder_convolutions: convolutions in each decoder stage, one entry less.
+        encoder_blocks: blocks in each encoder stage: convolutions, or residual blocks of two convolutions each.
+        decoder_blocks: convolutions in each decoder stage, one entry less.
     """
 
     architecture: str = "plain_unet"
@@ -45,8 +45,8 @@ class NetworkSpec(Value, frozen=True, kw_only=True):
     features: Sizes
     kernel_sizes: tuple[Sizes, ...]
     strides: tuple[Sizes, ...]
-    encoder_convolutions: Sizes
-    decoder_convolutions: Sizes
+    encoder_blocks: Sizes
+    decoder_blocks: Sizes
 
     def __post_init__(self) -> None:
         stages = len(self.features)
@@ -54,8 +54,8 @@ class NetworkSpec(Value, frozen=True, kw_only=True):
         require(self.input_channels > 0 and self.output_channels > 0, "channel counts must be positive")
         require(len(self.kernel_sizes) == stages, f"kernel_sizes needs {stages} entries, one per stage")
         require(len(self.strides) == stages, f"strides needs {stages} entries, one per stage")
-        require(len(self.encoder_convolutions) == stages, f"encoder_convolutions needs {stages} entries")
-        require(len(self.decoder_convolutions) == stages - 1, f"decoder_convolutions needs {stages - 1} entries")
+        require(len(self.encoder_blocks) == stages, f"encoder_blocks needs {stages} entries")
+        require(len(self.decoder_blocks) == stages - 1, f"decoder_blocks needs {stages - 1} entries")
         require(self.dimensions in (2, 3), f"kernels must have 2 or 3 axes, not {self.dimensions}")
         sizes = (*self.kernel_sizes, *self.strides)
         require(all(len(size) == self.dimensions for size in sizes), "kernel sizes and strides differ in dimension")
@@ -63,8 +63,8 @@ class NetworkSpec(Value, frozen=True, kw_only=True):
         require(all(edge <= 31 for size in self.kernel_sizes for edge in size), "kernels must not be over 31")
         require(all(1 <= step <= 8 for size in self.strides for step in size), "strides must be within 1..8")
         require(all(0 < maps <= 2**14 for maps in self.features), "features must be within 1..16384")
-        counts = (*self.encoder_convolutions, *self.decoder_convolutions)
-        require(all(1 <= count <= 64 for count in counts), "convolutions per stage must be within 1..64")
+        counts = (*self.encoder_blocks, *self.decoder_blocks)
+        require(all(1 <= count <= 64 for count in counts), "blocks per stage must be within 1..64")
         require(all(step == 1 for step in self.strides[0]), "the first stride must be all ones")
 
     @property

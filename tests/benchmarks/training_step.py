@@ -22,7 +22,7 @@ if keep:
     execution.keep_freed_memory()
 threes, twos, ones = (3,) * dimensions, (2,) * dimensions, (1,) * dimensions
 spec = NetworkSpec(input_channels=1, output_channels=3, features=(32, 64, 128, 256), kernel_sizes=(threes,) * 4,
-                   strides=(ones, twos, twos, twos), encoder_convolutions=(2,) * 4, decoder_convolutions=(2,) * 3)
+                   strides=(ones, twos, twos, twos), encoder_blocks=(2,) * 4, decoder_blocks=(2,) * 3)
 training = TrainingSpec(epochs=1, validation_iterations=0, optimizer="adamw", learning_rate=1e-3, weight_decay=0.01,
                         schedule="warmup_polynomial")
 path = ExecutionPath(device="cpu", channels_last=layout == "channels-last", threads=2)

@@ -27,8 +27,8 @@ def make_spec(
         features=(4, 8, 12, 16)[:stages],
         kernel_sizes=kernel_sizes,
         strides=strides,
-        encoder_convolutions=(2,) * stages,
-        decoder_convolutions=(2,) * (stages - 1),
+        encoder_blocks=(2,) * stages,
+        decoder_blocks=(2,) * (stages - 1),
     )
 
 

@@ -24,8 +24,8 @@ def _tiny(configuration):
         features=(8, 16),
         kernel_sizes=configuration.network.kernel_sizes[:2],
         strides=configuration.network.strides[:2],
-        encoder_convolutions=(1, 1),
-        decoder_convolutions=(1,),
+        encoder_blocks=(1, 1),
+        decoder_blocks=(1,),
     )
     training = msgspec.structs.replace(configuration.training, iterations_per_epoch=10, validation_iterations=1)
     return msgspec.structs.replace(configuration, network=network, training=training, batch_size=2)

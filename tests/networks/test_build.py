@@ -22,8 +22,8 @@ def tiny_spec(architecture: str = "plain_unet") -> NetworkSpec:
         features=(4, 8),
         kernel_sizes=((3, 3), (3, 3)),
         strides=((1, 1), (2, 2)),
-        encoder_convolutions=(1, 1),
-        decoder_convolutions=(1,),
+        encoder_blocks=(1, 1),
+        decoder_blocks=(1,),
     )
 
 

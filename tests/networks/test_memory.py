@@ -22,8 +22,8 @@ def isotropic(dimensions: int, features: tuple[int, ...], *, channels: int = 1, 
         features=features,
         kernel_sizes=((3,) * dimensions,) * stages,
         strides=((1,) * dimensions, *((2,) * dimensions for _ in range(stages - 1))),
-        encoder_convolutions=(2,) * stages,
-        decoder_convolutions=(2,) * (stages - 1),
+        encoder_blocks=(2,) * stages,
+        decoder_blocks=(2,) * (stages - 1),
     )
 
 
@@ -33,8 +33,8 @@ ANISOTROPIC = NetworkSpec(
     features=(4, 6, 8),
     kernel_sizes=((1, 3, 3), (3, 1, 3), (3, 3, 3)),
     strides=((1, 1, 1), (1, 2, 2), (2, 2, 2)),
-    encoder_convolutions=(1, 2, 3),
-    decoder_convolutions=(3, 1),
+    encoder_blocks=(1, 2, 3),
+    decoder_blocks=(3, 1),
 )
 
 

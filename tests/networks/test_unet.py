@@ -31,8 +31,8 @@ def make_spec(
         features=tuple(features),
         kernel_sizes=kernel_sizes,
         strides=strides,
-        encoder_convolutions=tuple(1 + (stage + deeper) % 2 for stage in range(stages)),
-        decoder_convolutions=tuple(2 - (stage + deeper) % 2 for stage in range(stages - 1)),
+        encoder_blocks=tuple(1 + (stage + deeper) % 2 for stage in range(stages)),
+        decoder_blocks=tuple(2 - (stage + deeper) % 2 for stage in range(stages - 1)),
     )
 
 
@@ -66,9 +66,9 @@ def nnunets_network(spec: NetworkSpec) -> nn.Module:
         conv_op={2: nn.Conv2d, 3: nn.Conv3d}[spec.dimensions],
         kernel_sizes=spec.kernel_sizes,
         strides=spec.strides,
-        n_conv_per_stage=spec.encoder_convolutions,
+        n_conv_per_stage=spec.encoder_blocks,
         num_classes=spec.output_channels,
-        n_conv_per_stage_decoder=spec.decoder_convolutions[::-1],
+        n_conv_per_stage_decoder=spec.decoder_blocks[::-1],
         conv_bias=True,
         norm_op={2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}[spec.dimensions],
         norm_op_kwargs={"eps": 1e-5, "affine": True},

@@ -79,8 +79,8 @@ NETWORK = NetworkSpec(
     features=(8, 16),
     kernel_sizes=((1, 3, 3), (3, 3, 3)),
     strides=((1, 1, 1), (1, 2, 2)),
-    encoder_convolutions=(2, 2),
-    decoder_convolutions=(2,),
+    encoder_blocks=(2, 2),
+    decoder_blocks=(2,),
 )
 TRAINING = TrainingSpec(
     epochs=3,

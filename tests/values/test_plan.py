@@ -26,8 +26,8 @@ NETWORK = {
     "features": (8, 16, 32),
     "kernel_sizes": ((1, 3, 3), (3, 3, 3), (3, 3, 3)),
     "strides": ((1, 1, 1), (1, 2, 2), (2, 2, 2)),
-    "encoder_convolutions": (2, 2, 2),
-    "decoder_convolutions": (2, 2),
+    "encoder_blocks": (2, 2, 2),
+    "decoder_blocks": (2, 2),
 }
 TRAINING = {
     "epochs": 2,
@@ -103,8 +103,8 @@ def test_a_2d_patch_is_one_slice_of_three_axes() -> None:
         ("strides", ((1, 1, 1), (2, 2, 2))),
         ("strides", ((2, 1, 1), (2, 2, 2), (2, 2, 2))),
         ("strides", ((1, 1, 1), (0, 2, 2), (2, 2, 2))),
-        ("encoder_convolutions", (2, 2)),
-        ("decoder_convolutions", (2, 2, 2)),
+        ("encoder_blocks", (2, 2)),
+        ("decoder_blocks", (2, 2, 2)),
     ],
 )
 def test_a_network_that_cannot_be_built_is_refused(field: str, value: object) -> None:
