@@ -1,7 +1,7 @@
-"""What a training step costs in memory and in arithmetic, predicted from the numbers of a network; no torch needed.
+"""What a network costs: bytes of training and of prediction, parameters and arithmetic. Nothing is computed or allocated.
 
-The largest parts are the activations that the backward pass needs: of every block the output of its convolution (the norm
-needs it) and its own output (the next convolution needs it), and at every step up the joined feature maps.
+The cost comes from the network's own description of its forward pass on a tape (see ``autoseg.networks.tape``): a network
+plug has a static method ``describe(spec, tape, patch_size)``.
 """
 
 from __future__ import annotations
@@ -9,79 +9,100 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from autoseg import plugins
+from autoseg.networks.tape import FLOAT_BYTES, HALF_BYTES, Backend, Tape
 from autoseg.values import NetworkSpec
 
-__all__ = ["multiply_adds", "parameter_count", "training_bytes"]
+__all__ = ["FLOAT_BYTES", "HALF_BYTES", "inference_bytes", "multiply_adds", "parameter_count", "training_bytes"]
 
-FLOAT_BYTES, HALF_BYTES = 4, 2
-#: Weights, gradients and two moments (AdamW), plus the moving average.
-COPIES_OF_WEIGHTS = 5
-#: Allocations are rounded up and leave holes.
-OVERHEAD = 1.1
-
-
-def parameter_count(spec: NetworkSpec) -> int:
-    """Trainable numbers of the plain U-Net with a head at every resolution."""
-    total, channels = 0, spec.input_channels
-    for stage, features in enumerate(spec.features):
-        kernel = math.prod(spec.kernel_sizes[stage])
-        total += _stack(channels, features, kernel, spec.encoder_blocks[stage])
-        channels = features
-    for stage in range(len(spec.features) - 1):
-        below, features = spec.features[stage + 1], spec.features[stage]
-        total += below * features * math.prod(spec.strides[stage + 1]) + features
-        total += _stack(2 * features, features, math.prod(spec.kernel_sizes[stage]), spec.decoder_blocks[stage])
-        total += (features + 1) * spec.output_channels
-    return total
-
-
-def _stack(channels: int, features: int, kernel: int, count: int) -> int:
-    first = channels * features * kernel
-    rest = (count - 1) * features * features * kernel
-    return first + rest + 3 * count * features  # bias, and scale and shift of the norm
+#: Copies of the weights that live during the whole training: themselves and what the optimizer and the average keep.
+WEIGHTS_AND_STATE = {"adamw": 3, "sgd": 2}
+TARGET_BYTES = 8
 
 
 def training_bytes(
-    spec: NetworkSpec, patch_size: Sequence[int], batch_size: int, *, activation_bytes: int = FLOAT_BYTES
+    spec: NetworkSpec,
+    patch_size: Sequence[int],
+    batch_size: int,
+    *,
+    backend: Backend = Backend(),
+    optimizer: str = "adamw",
+    averaged: bool = True,
 ) -> int:
-    """Predicted peak memory of one training step with AdamW.
+    """Predicted peak of the memory that tensors take in one training step, as torch's allocator counts it.
 
     Args:
         spec: the network.
         patch_size: voxels per axis.
         batch_size: patches.
-        activation_bytes: of a feature-map element: 4, or 2 under 16-bit autocast.
+        backend: device and precision; feature maps take 2 bytes an element under 16-bit autocast.
+        optimizer: adamw (two moments for every weight) or sgd (one).
+        averaged: a moving average of the weights is kept, too.
     """
-    size, elements, largest = list(patch_size), spec.input_channels * math.prod(patch_size), 0
-    for stage, features in enumerate(spec.features):
-        size = [edge // step for edge, step in zip(size, spec.strides[stage], strict=True)]
-        voxels = math.prod(size)
-        elements += 2 * spec.encoder_blocks[stage] * features * voxels
-        if stage < len(spec.features) - 1:
-            elements += (2 * spec.decoder_blocks[stage] + 2) * features * voxels  # 2: the joined maps
-            elements += 3 * spec.output_channels * voxels  # logits, probabilities, target
-        largest = max(largest, 2 * features * voxels)
-    activations = (elements + 2 * largest) * batch_size * activation_bytes
-    return int((activations + COPIES_OF_WEIGHTS * parameter_count(spec) * FLOAT_BYTES) * OVERHEAD)
+    tape = Tape(backend, batch_size, training=True)
+    _describe(spec, tape, patch_size)
+    tape.loss()
+    tape.backward()
+    weights = tape.parameters * FLOAT_BYTES
+    copies = WEIGHTS_AND_STATE.get(optimizer, 3) + averaged
+    # the target in integers, at all resolutions that are supervised
+    target = TARGET_BYTES * batch_size * sum(math.prod(logits.shape) for logits in tape.outputs)
+    # while the optimizer steps, feature maps are gone, and gradients and its own temporaries are there
+    passing = weights if backend.device == "cuda" else 2 * tape.largest_weights * FLOAT_BYTES
+    image = spec.input_channels * math.prod(patch_size) * batch_size * FLOAT_BYTES
+    return copies * weights + target + max(tape.peak, image + weights + passing)
+
+
+def inference_bytes(
+    spec: NetworkSpec,
+    patch_size: Sequence[int],
+    batch_size: int,
+    *,
+    backend: Backend = Backend(),
+    networks: int = 1,
+) -> int:
+    """Predicted peak of the memory that tensors take while a batch of tiles is predicted.
+
+    Args:
+        spec: the network.
+        patch_size: voxels per axis.
+        batch_size: tiles at once.
+        backend: device and precision.
+        networks: whose outputs are averaged.
+    """
+    tape = Tape(backend, batch_size, training=False)
+    _describe(spec, tape, patch_size)
+    voxels = math.prod(patch_size) * batch_size
+    image = 2 * spec.input_channels * voxels * FLOAT_BYTES  # as it is, and mirrored
+    logits = spec.output_channels * voxels * FLOAT_BYTES
+    # of every network the sum over mirrored passes, which is there while the next pass runs
+    held = networks * (tape.parameters * FLOAT_BYTES + logits)
+    return held + image + max(tape.peak, 3 * logits + networks * logits)
+
+
+def parameter_count(spec: NetworkSpec) -> int:
+    """Trainable numbers, those of heads that are never computed included."""
+    tape = Tape(Backend(), 1, training=True)
+    _describe(spec, tape, spec.divisor)
+    return tape.parameters
 
 
 def multiply_adds(spec: NetworkSpec, patch_size: Sequence[int], batch_size: int) -> int:
-    """Multiplications of the convolutions in the forward pass of a batch; the backward pass has twice as many.
+    """Multiplications of the convolutions in the forward pass of a training batch; the backward pass has twice as many.
 
     Args:
         spec: the network.
         patch_size: voxels per axis.
         batch_size: patches.
     """
-    size, channels, total = list(patch_size), spec.input_channels, 0
-    for stage, features in enumerate(spec.features):
-        size = [edge // step for edge, step in zip(size, spec.strides[stage], strict=True)]
-        voxels, kernel = math.prod(size), math.prod(spec.kernel_sizes[stage])
-        total += voxels * kernel * features * (channels + (spec.encoder_blocks[stage] - 1) * features)
-        channels = features
-        if stage < len(spec.features) - 1:
-            below, steps = spec.features[stage + 1], spec.decoder_blocks[stage]
-            has_head = stage == 0 or stage < len(spec.features) - 2  # the deepest head is not supervised
-            heads = spec.output_channels if has_head else 0
-            total += voxels * features * (below + kernel * (1 + steps) * features + heads)
-    return total * batch_size
+    tape = Tape(Backend(), batch_size, training=True)
+    _describe(spec, tape, patch_size)
+    return tape.multiply_adds
+
+
+def _describe(spec: NetworkSpec, tape: Tape, patch_size: Sequence[int]) -> None:
+    network = plugins.load("network", spec.architecture)
+    describe = getattr(network, "describe", None)
+    if describe is None:  # somebody's own network without a description: taken for a plain one of its numbers
+        describe = plugins.load("network", "plain_unet").describe
+    describe(spec, tape, tuple(patch_size))

@@ -5,7 +5,9 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from autoseg.networks.blocks import NEGATIVE_SLOPE, StackedConvBlocks, convolution, transposed_convolution
+from autoseg.networks.blocks import StackedConvBlocks
+from autoseg.networks.decoder import Decoder, describe_decoder, describe_stack, initialize
+from autoseg.networks.tape import Tape
 from autoseg.values import NetworkSpec
 
 __all__ = ["PlainUNet"]
@@ -39,45 +41,6 @@ class _Encoder(nn.Module):
         return maps
 
 
-class _Decoder(nn.Module):
-    """Lists run from the lowest resolution to the highest, as in nnU-Net's state dict."""
-
-    def __init__(self, spec: NetworkSpec) -> None:
-        super().__init__()
-        self.deep_supervision = True
-        upward = range(len(spec.features) - 2, -1, -1)  # the stage that is reached by each step up
-        self.transpconvs = nn.ModuleList(
-            transposed_convolution(spec.dimensions)(
-                spec.features[stage + 1],
-                spec.features[stage],
-                spec.strides[stage + 1],  # type: ignore[arg-type]
-                spec.strides[stage + 1],  # type: ignore[arg-type]
-            )
-            for stage in upward
-        )
-        self.stages = nn.ModuleList(
-            StackedConvBlocks(
-                spec.decoder_blocks[stage],
-                2 * spec.features[stage],
-                spec.features[stage],
-                spec.kernel_sizes[stage],
-            )
-            for stage in upward
-        )
-        self.seg_layers = nn.ModuleList(
-            convolution(spec.dimensions)(spec.features[stage], spec.output_channels, 1) for stage in upward
-        )
-
-    def forward(self, maps: list[torch.Tensor]) -> list[torch.Tensor]:
-        """Logits, highest resolution first; the lowest head exists for its name only and is not computed."""
-        x, outputs, last = maps[-1], [], len(self.stages) - 1
-        for step, (up, stage, head) in enumerate(zip(self.transpconvs, self.stages, self.seg_layers, strict=True)):
-            x = stage(torch.cat((up(x), maps[-2 - step]), dim=1))
-            if step == last or (self.deep_supervision and step > 0):
-                outputs.append(head(x))
-        return outputs[::-1]
-
-
 class PlainUNet(nn.Module):
     """nnU-Net's plain U-Net (Isensee et al., Nature Methods 2021): module names and parameters are the same.
 
@@ -91,8 +54,8 @@ class PlainUNet(nn.Module):
     def __init__(self, spec: NetworkSpec) -> None:
         super().__init__()
         self.encoder = _Encoder(spec)
-        self.decoder = _Decoder(spec)
-        self.apply(_initialize)
+        self.decoder = Decoder(spec)
+        self.apply(initialize)
 
     @property
     def deep_supervision(self) -> bool:
@@ -107,10 +70,12 @@ class PlainUNet(nn.Module):
         """``(batch, channels, *spatial)`` to logits ``(batch, outputs, *spatial)``, highest resolution first."""
         return self.decoder(self.encoder(x))
 
-
-def _initialize(module: nn.Module) -> None:
-    """He initialization (He et al., ICCV 2015) of convolutions for leaky ReLU, zero biases."""
-    if isinstance(module, nn.Conv2d | nn.Conv3d | nn.ConvTranspose2d | nn.ConvTranspose3d):
-        nn.init.kaiming_normal_(module.weight, a=NEGATIVE_SLOPE)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
+    @staticmethod
+    def describe(spec: NetworkSpec, tape: Tape, patch_size: tuple[int, ...]) -> None:
+        """The same on a tape, for its cost."""
+        x, maps = tape.input(spec.input_channels, patch_size), []
+        for stage, features in enumerate(spec.features):
+            kernel, stride = spec.kernel_sizes[stage], spec.strides[stage]
+            x = describe_stack(tape, x, features, kernel, stride, spec.encoder_blocks[stage])
+            maps.append(x)
+        describe_decoder(spec, tape, maps)
