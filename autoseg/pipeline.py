@@ -5,7 +5,6 @@ Every stage takes values and gives values; where two rooms must meet, this modul
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,20 @@ from autoseg.executors import Executor, SerialExecutor, ThreadExecutor
 from autoseg.files import content_hash, read_document, sweep, write_document
 from autoseg.logs import Logger, SilentLogger, WithFields
 from autoseg.planning import GIBIBYTE, Budget
-from autoseg.values import Case, Dataset, Finding, Labels, Plan, Split, Summary, TrainJob, digest, select_fold
+from autoseg.values import (
+    Case,
+    Dataset,
+    Finding,
+    Labels,
+    NetworkSpec,
+    Plan,
+    Split,
+    Summary,
+    TrainingSpec,
+    TrainJob,
+    digest,
+    select_fold,
+)
 from autoseg.values.json_form import require_file_name
 from autoseg.workspace import FoldFolder, ModelFolder, Workspace
 
@@ -96,8 +108,8 @@ def plan_dataset(
     """
     from autoseg.fingerprinting import fingerprint_dataset
     from autoseg.io.dataset import read_dataset
-    from autoseg.networks.execution import activation_bytes, free_memory, resolve_device
-    from autoseg.networks.memory import training_bytes
+    from autoseg.networks.execution import free_memory, resolve_device, training_backend
+    from autoseg.networks.memory import process_bytes
     from autoseg.splitting import current_split
 
     make_planner = plugins.load("planner", preset)
@@ -124,7 +136,14 @@ def plan_dataset(
         configurations=tuple(configurations),
         seed=seed,
     )
-    cost = functools.partial(training_bytes, activation_bytes=activation_bytes(trains_on))
+    backend = training_backend(trains_on)
+
+    def cost(network: NetworkSpec, patch_size: Sequence[int], batch_size: int, training: TrainingSpec) -> int:
+        averaged = training.ema_decay is not None
+        return process_bytes(
+            network, patch_size, batch_size, backend=backend, optimizer=training.optimizer, averaged=averaged
+        )
+
     plan = planner.plan(fingerprint, budget, cost, name=name)
     model = workspace.save(dataset, fingerprint, split, plan)
     logger.event("planned", plan=plan.id, file=str(model.path / "plan.json"))

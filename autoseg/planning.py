@@ -9,12 +9,57 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal, Protocol
 
-from autoseg.values import Fingerprint, NetworkSpec, Plan
+from autoseg.errors import InputError
+from autoseg.values import Fingerprint, NetworkSpec, Plan, TrainingSpec
 from autoseg.values.json_form import Value, require
 
-__all__ = ["GIBIBYTE", "Budget", "MemoryCost", "Planner"]
+__all__ = ["GIBIBYTE", "Budget", "MemoryCost", "Planner", "Wishes"]
 
 GIBIBYTE = 2**30
+
+
+class Wishes(Value, frozen=True, kw_only=True):
+    """What the user wants otherwise than a planner would choose.
+
+    Attributes:
+        patch_sizes: pairs of a configuration and its patch in voxels, per axis in the plan's axis order; an empty name
+            means every configuration with that many axes. Later pairs win.
+        batch_sizes: pairs of a configuration, or an empty name for all, and its batch.
+        spacing: of full resolution in millimetres, per axis in the plan's axis order; empty for the planner's choice. Images of
+            one slice may have two numbers.
+        normalization: pairs of a channel and its normalizer plug.
+    """
+
+    patch_sizes: tuple[tuple[str, tuple[int, ...]], ...] = ()
+    batch_sizes: tuple[tuple[str, int], ...] = ()
+    spacing: tuple[float, ...] = ()
+    normalization: tuple[tuple[str, str], ...] = ()
+
+    def __post_init__(self) -> None:
+        for _, size in self.patch_sizes:
+            require(len(size) in (2, 3), f"a patch size has 2 or 3 numbers, not {len(size)}")
+            require(all(0 < edge <= 2**14 for edge in size), f"patch sizes must be within 1..16384, not {size}")
+        require(all(0 < size <= 2**16 for _, size in self.batch_sizes), "batch sizes must be within 1..65536")
+        require(len(self.spacing) in (0, 2, 3), f"a spacing has 3 numbers, not {len(self.spacing)}")
+        require(all(1e-4 <= step <= 1e4 for step in self.spacing), "spacing must be within 0.0001..10000 mm")
+
+    def patch_size(self, configuration: str, dimensions: int) -> tuple[int, ...]:
+        """The patch wanted for a configuration; empty if there is no wish.
+
+        Raises:
+            InputError: it has another number of axes than the configuration.
+        """
+        wanted: tuple[int, ...] = ()
+        for name, size in self.patch_sizes:
+            if name == configuration and len(size) != dimensions:
+                raise InputError(f"{name} has patches of {dimensions} axes", found=" x ".join(map(str, size)))
+            if name == configuration or (not name and len(size) == dimensions):
+                wanted = size
+        return wanted
+
+    def batch_size(self, configuration: str) -> int | None:
+        """The batch wanted for a configuration; None if there is no wish."""
+        return next((size for name, size in reversed(self.batch_sizes) if name in (configuration, "")), None)
 
 
 class Budget(Value, frozen=True, kw_only=True):
@@ -25,22 +70,24 @@ class Budget(Value, frozen=True, kw_only=True):
         device: that trains; a CPU gets a shorter training by default.
         configurations: wanted ones; empty for all that make sense.
         seed: for everything random in the experiment.
+        wishes: of the user.
     """
 
     memory_bytes: int = 8 * GIBIBYTE
     device: Literal["cpu", "cuda", "mps"] = "cpu"
     configurations: tuple[str, ...] = ()
     seed: int = 12345
+    wishes: Wishes = Wishes()
 
     def __post_init__(self) -> None:
-        require(self.memory_bytes >= GIBIBYTE, "the budget must be at least 1 GiB")
+        require(self.memory_bytes > 0, "the budget must be positive")
 
 
 class MemoryCost(Protocol):
-    """Predicts the peak memory in bytes of one training step."""
+    """Predicts the peak memory in bytes that a training takes."""
 
-    def __call__(self, network: NetworkSpec, patch_size: Sequence[int], batch_size: int) -> int:
-        """Bytes for a batch of patches of that size."""
+    def __call__(self, network: NetworkSpec, patch_size: Sequence[int], batch_size: int, training: TrainingSpec) -> int:
+        """Bytes for a batch of patches of that size, with the optimizer's state."""
         ...
 
 

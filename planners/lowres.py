@@ -30,6 +30,8 @@ def low_resolution(
     shape: Triple,
     patch_size: Sequence[int],
     fit: Callable[[Triple, Triple], FittedPatch],
+    *,
+    at_most_times: float = math.inf,
 ) -> LowResolution | None:
     """nnU-Net's rule: the grid grows coarser, its finer axes first, until a patch covers a quarter of the median image.
 
@@ -38,6 +40,8 @@ def low_resolution(
         shape: median size on that grid, in voxels.
         patch_size: of full resolution.
         fit: the patch for a spacing and a median size.
+        at_most_times: how much larger than that of full resolution the patch may get; where even that would not do, nothing is
+            fitted, which saves time.
 
     Returns:
         None where full resolution does, or where little would be gained.
@@ -49,6 +53,8 @@ def low_resolution(
         grow = finer if any(finer) else [True] * 3
         grid = _triple(step * (STEP if grows else 1.0) for step, grows in zip(grid, grow, strict=True))
         size = _triple(edge * old / new for edge, old, new in zip(shape, spacing, grid, strict=True))
+        if covered * at_most_times < SMALL_SHARE * math.prod(size) and found is None:
+            continue
         fitted = fit(grid, size)
         found, covered = LowResolution(spacing=grid, shape=size, fitted=fitted), math.prod(fitted.topology.patch_size)
     return found if found is not None and whole / math.prod(size) >= LEAST_REDUCTION else None

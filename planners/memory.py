@@ -1,29 +1,29 @@
-"""Patch and batch that fit a budget, by nnU-Net's count of feature-map elements.
-
-The count is a proxy: 560 million elements of one 3D sample pair go with 8 GB. The true memory in bytes is predicted by
-the cost function that the planner is given.
-"""
+"""Patch and batch that fit a budget: by predicted bytes (the default), or by nnU-Net's count of feature-map elements."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
 
+from autoseg.errors import InputError
 from autoseg.planning import GIBIBYTE
 from autoseg.values.json_form import Value
-from planners.topology import Topology, network_topology
+from planners.architecture import blocks_per_stage, features_per_stage
+from planners.patch import covers, grow, largest_patch, nearest_legal, shrink
+from planners.presets import Architecture, CountRule
+from planners.topology import Topology
 
-__all__ = ["CONVOLUTIONS", "FittedPatch", "feature_elements", "features_per_stage", "fit_patch"]
+__all__ = ["MARGIN", "Cost", "FittedPatch", "Room", "feature_elements", "fit_count", "fit_memory"]
 
-#: Convolutions in each stage of a plain U-Net, encoder and decoder.
-CONVOLUTIONS = 2
-FIRST_FEATURES, MOST_FEATURES = 32, {2: 512, 3: 320}
-#: Feature-map elements that go with 8 GB, and the batch they are stated for, by dimension.
-REFERENCE_ELEMENTS, REFERENCE_BATCH = {2: 85e6, 3: 560e6}, {2: 12, 3: 2}
-REFERENCE_BYTES = 8 * GIBIBYTE
-#: Voxels of the first patch, before it is shrunk to the budget.
-FIRST_PATCH = {2: 2048**2, 3: 256**3}
+#: Predicted bytes of a topology with a batch.
+Cost = Callable[[Topology, int], int]
+#: A prediction may be this much too low, so plans stay that much below their budget.
+MARGIN = 1.03
 SMALLEST_BATCH = 2
+#: Bytes per voxel never differ by such a factor between one patch and the next.
+FAR_BEYOND = 2.0
+#: nnU-Net's count is stated for these batches, by dimension.
+REFERENCE_BATCH = {2: 12, 3: 2}
 
 
 class FittedPatch(Value, frozen=True, kw_only=True):
@@ -42,119 +42,206 @@ class FittedPatch(Value, frozen=True, kw_only=True):
     batch_reason: str
 
 
-def features_per_stage(stages: int, dimensions: int) -> tuple[int, ...]:
-    """Feature maps double with every stage, up to a cap."""
-    return tuple(min(MOST_FEATURES[dimensions], FIRST_FEATURES * 2**stage) for stage in range(stages))
+class Room(Value, frozen=True, kw_only=True):
+    """What a patch has to fit into.
+
+    Attributes:
+        spacing: millimetres per axis of the patch.
+        shape: median image size in voxels.
+        dataset_voxels: of all training cases together.
+        largest_share: of these that one batch may see.
+        memory_bytes: of the device.
+        patch_size: wanted by the user, or empty.
+        batch_size: wanted by the user, or None.
+    """
+
+    spacing: tuple[float, ...]
+    shape: tuple[float, ...]
+    dataset_voxels: float
+    largest_share: float = 0.05
+    memory_bytes: int
+    patch_size: tuple[int, ...] = ()
+    batch_size: int | None = None
+
+    def batch_by_dataset(self, topology: Topology) -> int:
+        """The largest batch that does not see too much of the data set at once."""
+        return max(SMALLEST_BATCH, round(self.dataset_voxels * self.largest_share / math.prod(topology.patch_size)))
 
 
-def feature_elements(topology: Topology, patch_size: Sequence[int], label_count: int) -> int:
-    """Elements of all feature maps of one sample in a plain U-Net: convolutions, transposed convolutions and the head.
+def fit_memory(room: Room, cost: Cost) -> FittedPatch:
+    """The largest patch with the image's proportions whose predicted memory fits, and the batch that fills the rest.
+
+    Args:
+        room: image, budget and wishes.
+        cost: predicted bytes.
+
+    Raises:
+        InputError: the budget is too small for any network, or for what the user wants; names what it takes.
+    """
+    usable = int(room.memory_bytes / MARGIN)
+    if room.patch_size:
+        topology, least = nearest_legal(room.spacing, room.patch_size), room.batch_size or 1
+    else:
+        topology, least = _fitting_patch(room, cost, usable)
+    if cost(topology, least) > usable:
+        raise _too_small(room, cost(topology, least), topology, least)
+    by_memory = room.batch_size or _largest_batch(topology, cost, usable, least, room)
+    by_dataset = room.batch_by_dataset(topology)
+    batch_size = room.batch_size or min(by_memory, by_dataset)
+    return FittedPatch(
+        topology=topology,
+        batch_size=batch_size,
+        patch_reason=_patch_reason(room, topology),
+        batch_reason=_batch_reason(room, batch_size, by_memory, by_dataset),
+    )
+
+
+def _fitting_patch(room: Room, cost: Cost, usable: int) -> tuple[Topology, int]:
+    """The largest patch of which a batch of usual size fits, or at least the smallest batch; and that batch.
+
+    In 3D the smallest batch is the usual one: patches first. In 2D a larger patch than a dozen fit is not worth a batch of two.
+    """
+    largest = largest_patch(room.spacing, room.shape)
+    usual = min(REFERENCE_BATCH[len(room.spacing)], room.batch_by_dataset(largest))
+    topology, batch = largest, usual
+    for batch in [room.batch_size] if room.batch_size else sorted({usual, SMALLEST_BATCH}, reverse=True):
+        too_large = _TooLarge(cost, usable, batch)
+        topology = shrink(largest, room.spacing, room.shape, too_large)
+        if not too_large(topology):
+            return grow(topology, room.spacing, room.shape, too_large), batch
+    return topology, batch
+
+
+class _TooLarge:
+    """Whether a batch of a patch exceeds the memory; far beyond it, proportion to the last one decides, which saves time."""
+
+    def __init__(self, cost: Cost, usable: int, batch_size: int) -> None:
+        self._cost, self._usable, self._batch_size = cost, usable, batch_size
+        self._bytes_per_voxel = 0.0
+
+    def __call__(self, topology: Topology) -> bool:
+        voxels = math.prod(topology.patch_size)
+        if self._bytes_per_voxel * voxels > FAR_BEYOND * self._usable:
+            return True
+        predicted = self._cost(topology, self._batch_size)
+        self._bytes_per_voxel = predicted / voxels
+        return predicted > self._usable
+
+
+def _largest_batch(topology: Topology, cost: Cost, usable: int, least: int, room: Room) -> int:
+    """The largest batch that fits, found by halving; no more than twice what the data set allows is looked at."""
+    low, high = least, 2 * room.batch_by_dataset(topology) + 1
+    if cost(topology, high) <= usable:
+        return high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if cost(topology, middle) <= usable else (low, middle)
+    return low
+
+
+def _too_small(room: Room, needed: int, topology: Topology, batch_size: int) -> InputError:
+    budget, smallest = (f"{_up(size):.1f} GiB" for size in (room.memory_bytes, needed * MARGIN))
+    patch = " x ".join(map(str, topology.patch_size))
+    if room.patch_size or room.batch_size:
+        return InputError(
+            f"a patch of {patch} with a batch of {batch_size} does not fit the memory",
+            found=f"{smallest} needed, {room.memory_bytes / GIBIBYTE:.3g} GiB to plan for",
+            remedy=f"Ask for a smaller patch or batch, or plan for more with --gpu-memory {_up(needed * MARGIN):.1f}.",
+        )
+    return InputError(
+        "the memory to plan for is too small for any network",
+        found=f"{room.memory_bytes / GIBIBYTE:.3g} GiB",
+        expected=f"at least {smallest}, for a patch of {patch} and a batch of {batch_size}",
+        remedy=f"Plan for more with --gpu-memory {_up(needed * MARGIN):.1f}.",
+    )
+
+
+def _up(size: float) -> float:
+    """GiB, rounded up to a tenth."""
+    return math.ceil(size / GIBIBYTE * 10) / 10
+
+
+def fit_count(room: Room, rule: CountRule, architecture: Architecture, label_count: int) -> FittedPatch:
+    """nnU-Net's patch and batch: feature-map elements stand for memory.
+
+    Args:
+        room: image, budget and wishes.
+        rule: how many elements go with how much memory.
+        architecture: of the network.
+        label_count: declared labels with background and ignore.
+    """
+    dimensions = len(room.spacing)
+    elements = {2: rule.elements_2d, 3: rule.elements_3d}[dimensions]
+    reference = elements * room.memory_bytes / rule.memory_bytes
+    batch = REFERENCE_BATCH[dimensions]
+    factor = SMALLEST_BATCH / batch if rule.patch_before_batch else 1.0
+
+    def count(topology: Topology) -> int:
+        return feature_elements(topology, topology.patch_size, label_count, architecture)
+
+    largest = largest_patch(room.spacing, room.shape)
+    if room.patch_size:
+        topology = nearest_legal(room.spacing, room.patch_size)
+    else:
+        topology = shrink(largest, room.spacing, room.shape, lambda each: count(each) * factor > reference)
+    by_memory = max(SMALLEST_BATCH, round(reference / count(topology) * batch))
+    by_dataset = room.batch_by_dataset(topology)
+    batch_size = room.batch_size or min(by_memory, by_dataset)
+    return FittedPatch(
+        topology=topology,
+        batch_size=batch_size,
+        patch_reason=_patch_reason(room, topology),
+        batch_reason=_batch_reason(room, batch_size, by_memory, by_dataset),
+    )
+
+
+def feature_elements(
+    topology: Topology, patch_size: Sequence[int], label_count: int, architecture: Architecture = "plain_unet"
+) -> int:
+    """Elements of the feature maps of one sample as nnU-Net counts them: convolutions, shortcuts and the head.
 
     Args:
         topology: strides per stage.
         patch_size: voxels per axis.
         label_count: declared labels with background and ignore.
+        architecture: plain or residual encoder.
     """
-    features = features_per_stage(len(topology.strides), len(patch_size))
-    size, voxels = list(patch_size), []
-    for stride in topology.strides:
+    stages = len(topology.strides)
+    features = features_per_stage(stages, len(patch_size))
+    encoder_blocks, decoder_blocks = blocks_per_stage(architecture, stages)
+    size, maps = list(patch_size), []
+    for stride, channels in zip(topology.strides, features, strict=True):
         size = [edge // step for edge, step in zip(size, stride, strict=True)]
-        voxels.append(math.prod(size))
-    encoder = sum(CONVOLUTIONS * maps * count for maps, count in zip(features, voxels, strict=True))
-    decoder = sum((CONVOLUTIONS + 1) * maps * count for maps, count in zip(features[:-1], voxels[:-1], strict=True))
-    return encoder + decoder + label_count * voxels[0]
+        maps.append(channels * math.prod(size))
+    total = label_count * maps[0] // features[0]
+    if architecture == "residual_encoder_unet":
+        changed = (False, *(True for _ in range(stages - 1)))  # every stage but the first is strided
+        total += maps[0] + sum(
+            (2 * blocks + shortcut) * each for blocks, shortcut, each in zip(encoder_blocks, changed, maps, strict=True)
+        )
+    else:
+        total += sum(blocks * each for blocks, each in zip(encoder_blocks, maps, strict=True))
+    return total + sum((blocks + 1) * each for blocks, each in zip(decoder_blocks, maps[:-1], strict=True))
 
 
-def fit_patch(
-    spacing: Sequence[float],
-    shape: Sequence[float],
-    *,
-    dataset_voxels: float,
-    label_count: int,
-    memory_bytes: int,
-    cap: float = 0.05,
-    scale_2d_elements: bool = False,
-    cost: Callable[[Topology, int], int] | None = None,
-) -> FittedPatch:
-    """The largest patch with the image's proportions that fits the budget, and the batch that fills it.
-
-    Args:
-        spacing: millimetres per axis of the patch.
-        shape: median image size in voxels.
-        dataset_voxels: of all training cases together; a batch sees at most the share ``cap`` of them.
-        label_count: declared labels with background and ignore.
-        memory_bytes: of the device.
-        cap: see ``dataset_voxels``.
-        scale_2d_elements: nnU-Net's rule for the plain network: the patch may grow until only a batch of two fits, where
-            the batch is otherwise kept at its reference (12 in 2D).
-        cost: predicted bytes of a topology and batch; the plan keeps within the budget by it, too. None: by the count only.
-    """
-    dimensions = len(spacing)
-    reference = REFERENCE_ELEMENTS[dimensions] * memory_bytes / REFERENCE_BYTES
-    batch = REFERENCE_BATCH[dimensions]
-    factor = 2 / batch if scale_2d_elements else 1.0
-
-    def over_budget(topology: Topology, batch_size: int) -> bool:
-        return cost is not None and cost(topology, batch_size) > memory_bytes
-
-    def too_large(topology: Topology) -> bool:
-        elements = feature_elements(topology, topology.patch_size, label_count)
-        return elements * factor > reference or over_budget(topology, SMALLEST_BATCH)
-
-    largest = network_topology(spacing, _first_patch(spacing, shape))
-    topology = _shrink(largest, spacing, shape, too_large)
-    elements = feature_elements(topology, topology.patch_size, label_count)
-    by_memory = max(SMALLEST_BATCH, round(reference / elements * batch))
-    while by_memory > SMALLEST_BATCH and over_budget(topology, by_memory):
-        by_memory -= 1
-    by_dataset = round(dataset_voxels * cap / math.prod(topology.patch_size))
-    batch_size = max(SMALLEST_BATCH, min(by_memory, by_dataset))
-    return FittedPatch(
-        topology=topology,
-        batch_size=batch_size,
-        patch_reason=(
-            "covers the median image, padded to the network's poolings"
-            if topology == largest and all(edge >= size for edge, size in zip(largest.patch_size, shape, strict=True))
-            else "the largest with the median image's proportions that fits the memory"
-        ),
-        batch_reason=(
-            f"at least {SMALLEST_BATCH}"
-            if batch_size == SMALLEST_BATCH and min(by_memory, by_dataset) <= SMALLEST_BATCH
-            else f"as many as fit the memory ({by_memory})"
-            if by_memory <= by_dataset
-            else f"one batch sees at most {cap:.0%} of the data set's voxels (memory would allow {by_memory})"
-        ),
-    )
+def _patch_reason(room: Room, topology: Topology) -> str:
+    if room.patch_size:
+        wanted, legal = (" x ".join(map(str, size)) for size in (room.patch_size, topology.patch_size))
+        return (
+            "as asked for"
+            if wanted == legal
+            else f"asked for {wanted}; the nearest that the poolings divide is {legal}"
+        )
+    if covers(topology, room.shape):
+        return "covers the median image, padded to the network's poolings"
+    return "the largest with the median image's proportions that fits the memory"
 
 
-def _first_patch(spacing: Sequence[float], shape: Sequence[float]) -> list[float]:
-    """A cube in millimetres with a fixed number of voxels, no larger than the median image."""
-    dimensions = len(spacing)
-    proportions = [1 / step for step in spacing]
-    scale = (FIRST_PATCH[dimensions] / math.prod(proportions)) ** (1 / dimensions)
-    return [min(float(round(part * scale)), size) for part, size in zip(proportions, shape, strict=True)]
-
-
-def _shrink(
-    topology: Topology, spacing: Sequence[float], shape: Sequence[float], too_large: Callable[[Topology], bool]
-) -> Topology:
-    """Takes one pooling step off the axis that covers most of the image, until the patch fits."""
-    while too_large(topology) and any(
-        edge > step for edge, step in zip(topology.patch_size, topology.divisor, strict=True)
-    ):
-        patch = list(topology.patch_size)
-        # of equal shares the highest axis shrinks first
-        axes = sorted(range(len(patch)), key=lambda axis: (patch[axis] / shape[axis], axis), reverse=True)
-        smaller = (_shrunk(topology, spacing, axis) for axis in axes if patch[axis] > topology.divisor[axis])
-        usable = next((each for each in smaller if len(each.strides) > 1), None)
-        if usable is None:
-            break
-        topology = usable
-    return topology
-
-
-def _shrunk(topology: Topology, spacing: Sequence[float], axis: int) -> Topology:
-    patch, trial = list(topology.patch_size), list(topology.patch_size)
-    trial[axis] -= topology.divisor[axis]
-    patch[axis] -= network_topology(spacing, trial).divisor[axis]
-    return network_topology(spacing, patch)
+def _batch_reason(room: Room, batch_size: int, by_memory: int, by_dataset: int) -> str:
+    if room.batch_size:
+        return "as asked for"
+    if batch_size == SMALLEST_BATCH and min(by_memory, by_dataset) <= SMALLEST_BATCH:
+        return f"at least {SMALLEST_BATCH}"
+    if by_memory <= by_dataset:
+        return f"as many as fit the memory ({by_memory})"
+    return f"one batch sees at most {room.largest_share:.0%} of the data set's voxels (memory would allow {by_memory})"

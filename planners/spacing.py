@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Sequence
 
+from autoseg.errors import InputError
+from autoseg.values import Fingerprint, Orientation
 from autoseg.values.json_form import Value
 
-__all__ = ["TargetSpacing", "axis_order", "median_shape", "percentile", "target_spacing"]
+__all__ = [
+    "Grid",
+    "TargetSpacing",
+    "axis_order",
+    "common_grid",
+    "large_after_resampling",
+    "median_shape",
+    "percentile",
+    "target_spacing",
+]
 
 Triple = tuple[float, float, float]
 #: An axis is coarse if its spacing is more than this many times that of the others, and its size that much smaller.
 ANISOTROPY = 3
+#: A case that has more than this many times its voxels after resampling is warned about.
+BLOWN_UP = 3.0
 
 
 class TargetSpacing(Value, frozen=True, kw_only=True):
@@ -19,6 +33,82 @@ class TargetSpacing(Value, frozen=True, kw_only=True):
 
     spacing: Triple
     reason: str
+
+
+class Grid(Value, frozen=True, kw_only=True):
+    """What the configurations of one plan share, in the plan's axis order.
+
+    Attributes:
+        order: array axes in the order of all further work.
+        spacing: of full resolution in millimetres.
+        shape: median size of the cases on that grid, in voxels; may end in .5.
+        dataset_voxels: median size times cases.
+        spacing_reason: why this spacing.
+    """
+
+    order: tuple[int, int, int]
+    spacing: Triple
+    shape: Triple
+    dataset_voxels: float
+    spacing_reason: str
+
+
+def common_grid(fingerprint: Fingerprint, orientation: Orientation, wanted: Sequence[float] = ()) -> Grid:
+    """The grid of full resolution.
+
+    Args:
+        fingerprint: sizes and spacings of the cases.
+        orientation: of the arrays.
+        wanted: spacing that the user wants, in the order that the plan would otherwise have; empty for the usual rule. Two
+            numbers leave the slice axis of 2D images alone.
+
+    Raises:
+        InputError: two numbers for images that are not 2D.
+    """
+    spacings, shapes = fingerprint.spacings(orientation), fingerprint.shapes_after_crop(orientation)
+    target = target_spacing(spacings, shapes)
+    spacing, reason = target.spacing, target.reason
+    if wanted:
+        order = axis_order(spacing)
+        flat = median_shape(spacings, shapes, spacing)[order[0]] == 1
+        if len(wanted) == 2 and not flat:
+            raise InputError("the images have three axes, so a spacing needs three numbers", found=_named(wanted))
+        asked = (spacing[order[0]], *wanted) if len(wanted) == 2 else tuple(wanted)
+        first, second, third = (asked[order.index(axis)] for axis in range(3))
+        reason = f"as asked for; {reason} would be {_named([spacing[axis] for axis in order])}"
+        spacing = (first, second, third)
+    order = axis_order(spacing)
+    shape = median_shape(spacings, shapes, spacing)
+    return Grid(
+        order=order,
+        spacing=(spacing[order[0]], spacing[order[1]], spacing[order[2]]),
+        shape=(shape[order[0]], shape[order[1]], shape[order[2]]),
+        dataset_voxels=math.prod(shape) * len(fingerprint.cases),
+        spacing_reason=reason,
+    )
+
+
+def large_after_resampling(fingerprint: Fingerprint, orientation: Orientation, grid: Grid) -> list[str]:
+    """A warning if resampling multiplies the voxels of some cases."""
+    target = [grid.spacing[grid.order.index(axis)] for axis in range(3)]
+    times = {
+        case.id: math.prod(own / wanted for own, wanted in zip(spacing, target, strict=True))
+        for case, spacing in zip(fingerprint.cases, fingerprint.spacings(orientation), strict=True)
+    }
+    large = sorted((case for case in times if times[case] > BLOWN_UP), key=lambda case: (-times[case], case))
+    if not large:
+        return []
+    coarser = [step * (times[large[0]] / BLOWN_UP) ** (1 / 3) for step in grid.spacing]
+    named = ", ".join(f"{case} ({times[case]:.1f} times)" for case in large[:3]) + (" …" if len(large) > 3 else "")
+    return [
+        f"resampling gives {len(large)} of {len(times)} cases over {BLOWN_UP:g} times their voxels without new information: "
+        f"{named}. If time or disk matter, plan with a coarser grid, for example "
+        f"--spacing {','.join(f'{step:.3g}' for step in coarser)}"
+    ]
+
+
+def _named(spacing: Sequence[float]) -> str:
+    return " x ".join(f"{step:.4g}" for step in spacing)
 
 
 def target_spacing(spacings: Sequence[Triple], shapes: Sequence[Sequence[int]]) -> TargetSpacing:

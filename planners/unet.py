@@ -1,294 +1,254 @@
-"""The planners of the plain U-Net: the default one, and ``nnunet``, which reproduces nnU-Net's plans with their quirks."""
+"""The planners: from a fingerprint and a budget to a plan, by the rules of a preset."""
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
-from typing import Literal
 
 from autoseg import __version__
-from autoseg.errors import InputError, UnknownNameError
-from autoseg.planning import GIBIBYTE, Budget, MemoryCost
+from autoseg.errors import UnknownNameError
+from autoseg.planning import Budget, MemoryCost
 from autoseg.values import (
     Configuration,
     Fingerprint,
     NetworkSpec,
-    Orientation,
     Plan,
     ResamplingSpec,
     TrainingSpec,
 )
 from autoseg.values.json_form import Value
+from planners.architecture import network_spec
 from planners.augmentation import augmentation, left_right_pairs
 from planners.intensity import normalization
-from planners.lowres import low_resolution
-from planners.memory import CONVOLUTIONS, FittedPatch, features_per_stage, fit_patch
-from planners.spacing import axis_order, median_shape, target_spacing
-from planners.topology import Topology, network_topology
+from planners.lowres import LowResolution, low_resolution
+from planners.memory import FittedPatch, Room, fit_count, fit_memory
+from planners.presets import (
+    DEFAULT,
+    NNUNET,
+    NNUNET_RESENC_L,
+    NNUNET_RESENC_M,
+    NNUNET_RESENC_XL,
+    RESIDUAL,
+    Preset,
+)
+from planners.reasons import configuration_reasons, over_budget, plan_reasons
+from planners.spacing import Grid, common_grid, large_after_resampling
+from planners.topology import Topology
+from planners.training import training
 
-__all__ = ["DefaultPlanner", "NnunetPlanner"]
+__all__ = [
+    "DefaultPlanner",
+    "NnunetPlanner",
+    "NnunetResencLPlanner",
+    "NnunetResencMPlanner",
+    "NnunetResencXLPlanner",
+    "PresetPlanner",
+    "ResidualPlanner",
+]
 
 Triple = tuple[float, float, float]
+FLAT, FULL, LOW, CASCADE = "2d", "3d_fullres", "3d_lowres", "3d_cascade_fullres"
 #: Canonical array axes are (z, y, x); x runs from the patient's right to left.
 LEFT_RIGHT_AXIS = 2
+#: At equal memory, patches of different grids hold about equally many voxels.
+LIKE_PATCHES = 3.0
 
 
-class _Grid(Value, frozen=True, kw_only=True):
-    """What the configurations of one plan share, in the plan's axis order."""
+class PresetPlanner:
+    """Plans by the rules of a preset.
 
-    order: tuple[int, int, int]
-    spacing: Triple
-    shape: Triple
-    dataset_voxels: float
-    spacing_reason: str
-    blocked_axes: tuple[int, ...]
-
-
-class _Style(Value, frozen=True, kw_only=True):
-    """What makes one planner differ from the other."""
-
-    name: Literal["default", "nnunet"]
-    orientation: Orientation
-    separate_axis_order: Literal[0, 1]
-    scale_2d_elements: bool
-    keeps_budget: bool
-    blocks_sides: bool
-
-
-_DEFAULT = _Style(
-    name="default",
-    orientation="canonical",
-    separate_axis_order=1,
-    scale_2d_elements=False,
-    keeps_budget=True,
-    blocks_sides=True,
-)
-_NNUNET = _Style(
-    name="nnunet",
-    orientation="as_stored",
-    separate_axis_order=0,
-    scale_2d_elements=True,
-    keeps_budget=False,
-    blocks_sides=False,
-)
-
-
-class DefaultPlanner:
-    """nnU-Net's rules for spacing, patch and topology on canonically oriented data, without its quirks; AdamW and EMA."""
-
-    def plan(self, fingerprint: Fingerprint, budget: Budget, cost: MemoryCost, *, name: str) -> Plan:
-        """See ``autoseg.planning.Planner``."""
-        return _plan(_DEFAULT, fingerprint, budget, cost, name)
-
-
-class NnunetPlanner:
-    """nnU-Net's plans for its plain U-Net, quirks included, and its training: SGD for 1000 epochs."""
-
-    default_memory_bytes = 8 * GIBIBYTE
-
-    def plan(self, fingerprint: Fingerprint, budget: Budget, cost: MemoryCost, *, name: str) -> Plan:
-        """See ``autoseg.planning.Planner``."""
-        return _plan(_NNUNET, fingerprint, budget, cost, name)
-
-
-def _plan(style: _Style, fingerprint: Fingerprint, budget: Budget, cost: MemoryCost, name: str) -> Plan:
-    grid = _grid(style, fingerprint)
-    possible = ("2d",) if grid.shape[0] == 1 else ("2d", "3d_fullres")
-    wanted = budget.configurations or possible
-    for missing in [configuration for configuration in wanted if configuration not in possible]:
-        raise UnknownNameError(f"{missing!r} cannot be planned for this data set", expected=" or ".join(possible))
-    configurations = tuple(
-        _configuration(style, which, grid, fingerprint, budget, cost) for which in possible if which in wanted
-    )
-    return Plan(
-        name=name,
-        planner=style.name,
-        autoseg_version=__version__,
-        dataset=fingerprint.dataset,
-        channels=fingerprint.channels,
-        labels=fingerprint.labels,
-        file_ending=fingerprint.file_ending,
-        orientation=style.orientation,
-        axis_order=grid.order,
-        normalization=normalization(fingerprint),
-        seed=budget.seed,
-        budget_bytes=budget.memory_bytes,
-        configurations=configurations,
-        reasons=_reasons(style, fingerprint, grid),
-    )
-
-
-def _grid(style: _Style, fingerprint: Fingerprint) -> _Grid:
-    spacings = fingerprint.spacings(style.orientation)
-    shapes = fingerprint.shapes_after_crop(style.orientation)
-    target = target_spacing(spacings, shapes)
-    order = axis_order(target.spacing)
-    shape = median_shape(spacings, shapes, target.spacing)
-    # nnU-Net mirrors all axes whatever the labels mean; here a pair of sides forbids to exchange them
-    paired = style.blocks_sides and bool(left_right_pairs(fingerprint.labels))
-    return _Grid(
-        order=order,
-        spacing=_ordered(target.spacing, order),
-        shape=_ordered(shape, order),
-        dataset_voxels=math.prod(shape) * len(fingerprint.cases),
-        spacing_reason=target.reason,
-        blocked_axes=(order.index(LEFT_RIGHT_AXIS),) if paired else (),
-    )
-
-
-def _ordered(values: Triple, order: Sequence[int]) -> Triple:
-    return (values[order[0]], values[order[1]], values[order[2]])
-
-
-def _configuration(
-    style: _Style, name: str, grid: _Grid, fingerprint: Fingerprint, budget: Budget, cost: MemoryCost
-) -> Configuration:
-    first = 1 if name == "2d" else 0
-    _check_size(grid, first)
-
-    def predicted(topology: Topology, batch_size: int) -> int:
-        return cost(_network(fingerprint, topology), topology.patch_size, batch_size)
-
-    def fit(spacing: Sequence[float], shape: Sequence[float], dataset_voxels: float) -> FittedPatch:
-        return fit_patch(
-            spacing,
-            shape,
-            dataset_voxels=dataset_voxels,
-            label_count=fingerprint.labels.declared_count,
-            memory_bytes=budget.memory_bytes,
-            scale_2d_elements=style.scale_2d_elements,
-            cost=predicted if style.keeps_budget else None,
-        )
-
-    fitted = fit(grid.spacing[first:], grid.shape[first:], grid.dataset_voxels)
-    topology = fitted.topology
-    large = name != "2d" and _is_large(grid, topology.patch_size, fit, cases=len(fingerprint.cases))
-    return Configuration(
-        name=name,
-        spacing=(None, *grid.spacing[1:]) if name == "2d" else grid.spacing,
-        median_shape=grid.shape,
-        patch_size=topology.patch_size,
-        batch_size=fitted.batch_size,
-        network=_network(fingerprint, topology),
-        training=_training(style, batch_dice=name == "2d" or large, device=budget.device),
-        augmentation=augmentation(
-            topology.patch_size, blocked_axes=[axis - first for axis in grid.blocked_axes if axis >= first]
-        ),
-        resampling=ResamplingSpec(separate_axis_order=style.separate_axis_order),
-        expected_memory_bytes=predicted(topology, fitted.batch_size),
-        reasons=_configuration_reasons(style, name, grid, fitted, budget),
-    )
-
-
-def _check_size(grid: _Grid, first: int) -> None:
-    if len(network_topology(grid.spacing[first:], grid.shape[first:]).strides) < 2:
-        raise InputError(
-            "the images are too small for a U-Net",
-            found=f"a median of {' x '.join(f'{size:g}' for size in grid.shape)} voxels",
-            expected="at least 8 voxels along two axes",
-        )
-
-
-def _is_large(
-    grid: _Grid,
-    patch_size: Sequence[int],
-    fit: Callable[[Sequence[float], Sequence[float], float], FittedPatch],
-    *,
-    cases: int,
-) -> bool:
-    """Whether a patch sees so little of an image that a low resolution makes sense.
-
-    Patches then often hold no foreground at all, and Dice is taken over the whole batch.
+    Args:
+        preset: what makes this planner differ from others.
     """
 
-    def fit_coarse(spacing: Triple, shape: Triple) -> FittedPatch:
-        return fit(spacing, [round(size) for size in shape], math.prod(shape) * cases)
+    def __init__(self, preset: Preset) -> None:
+        self.preset = preset
+        rule = preset.count_rule
+        self.default_memory_bytes = rule.memory_bytes if rule else None
 
-    return low_resolution(grid.spacing, grid.shape, patch_size, fit_coarse) is not None
-
-
-def _network(fingerprint: Fingerprint, topology: Topology) -> NetworkSpec:
-    stages = len(topology.strides)
-    return NetworkSpec(
-        input_channels=len(fingerprint.channels),
-        output_channels=fingerprint.labels.output_count,
-        features=features_per_stage(stages, len(topology.patch_size)),
-        kernel_sizes=topology.kernel_sizes,
-        strides=topology.strides,
-        encoder_blocks=(CONVOLUTIONS,) * stages,
-        decoder_blocks=(CONVOLUTIONS,) * (stages - 1),
-    )
+    def plan(self, fingerprint: Fingerprint, budget: Budget, cost: MemoryCost, *, name: str) -> Plan:
+        """See ``autoseg.planning.Planner``."""
+        return _Planning(self.preset, fingerprint, budget, cost).plan(name)
 
 
-def _training(style: _Style, *, batch_dice: bool, device: str) -> TrainingSpec:
-    if style.name == "nnunet":
-        return TrainingSpec(
-            epochs=1000,
-            validation_iterations=50,
-            optimizer="sgd",
-            learning_rate=0.01,
-            weight_decay=3e-5,
-            momentum=0.99,
-            schedule="polynomial_per_epoch",
-            batch_dice=batch_dice,
+DefaultPlanner = functools.partial(PresetPlanner, DEFAULT)
+ResidualPlanner = functools.partial(PresetPlanner, RESIDUAL)
+NnunetPlanner = functools.partial(PresetPlanner, NNUNET)
+NnunetResencMPlanner = functools.partial(PresetPlanner, NNUNET_RESENC_M)
+NnunetResencLPlanner = functools.partial(PresetPlanner, NNUNET_RESENC_L)
+NnunetResencXLPlanner = functools.partial(PresetPlanner, NNUNET_RESENC_XL)
+
+
+class _View(Value, frozen=True, kw_only=True):
+    """One way to look at the data, before its training is decided.
+
+    Attributes:
+        name: of the configuration.
+        spacing: of its grid in millimetres; the slice axis comes first, also in 2D.
+        shape: median size on that grid in voxels.
+        fitted: patch and batch.
+    """
+
+    name: str
+    spacing: Triple
+    shape: Triple
+    fitted: FittedPatch
+
+
+class _Planning:
+    """One planning: what everything in it needs, so that its steps read as sentences."""
+
+    def __init__(self, preset: Preset, fingerprint: Fingerprint, budget: Budget, cost: MemoryCost) -> None:
+        self.preset, self.fingerprint, self.budget, self.cost = preset, fingerprint, budget, cost
+        self._known_costs: dict[tuple[int, Topology, int], int] = {}
+        self.grid: Grid = common_grid(fingerprint, preset.orientation, budget.wishes.spacing)
+        # nnU-Net mirrors all axes whatever the labels mean; here a pair of sides forbids to exchange them
+        paired = not preset.as_nnunet and bool(left_right_pairs(fingerprint.labels))
+        self.blocked_axes = (self.grid.order.index(LEFT_RIGHT_AXIS),) if paired else ()
+
+    def plan(self, name: str) -> Plan:
+        """The plan of all configurations that make sense, or those that are wanted."""
+        views = self._views()
+        wanted = self._wanted(tuple(views))
+        configurations = tuple(self._configuration(views, which) for which in views if which in wanted)
+        preset, fingerprint, budget = self.preset, self.fingerprint, self.budget
+        blown_up = large_after_resampling(fingerprint, preset.orientation, self.grid)
+        return Plan(
+            name=name,
+            planner=preset.name,
+            autoseg_version=__version__,
+            dataset=fingerprint.dataset,
+            channels=fingerprint.channels,
+            labels=fingerprint.labels,
+            file_ending=fingerprint.file_ending,
+            orientation=preset.orientation,
+            axis_order=self.grid.order,
+            normalization=normalization(fingerprint, budget.wishes.normalization),
+            seed=budget.seed,
+            budget_bytes=budget.memory_bytes,
+            configurations=configurations,
+            reasons=plan_reasons(preset, fingerprint, blocked=bool(self.blocked_axes)),
+            warnings=(*blown_up, *over_budget(preset, budget, configurations)),
         )
-    return TrainingSpec(
-        epochs=4 if device == "cpu" else 50,
-        validation_iterations=5 if device == "cpu" else 20,
-        optimizer="adamw",
-        learning_rate=2e-3,
-        weight_decay=0.01,
-        schedule="warmup_polynomial",
-        warmup_iterations=50,
-        ema_decay=0.999,
-        batch_dice=batch_dice,
-    )
 
+    def _views(self) -> dict[str, _View]:
+        grid = self.grid
+        views = {FLAT: self._view(FLAT, grid.spacing, grid.shape, grid.dataset_voxels)}
+        if grid.shape[0] == 1:
+            return views
+        full = self._view(FULL, grid.spacing, grid.shape, grid.dataset_voxels)
+        views[FULL] = full
+        low = self._low_resolution(full)
+        if low is not None:
+            views[LOW] = _View(name=LOW, spacing=low.spacing, shape=_rounded(low.shape), fitted=low.fitted)
+            views[CASCADE] = self._cascade(full)
+        return views
 
-def _reasons(style: _Style, fingerprint: Fingerprint, grid: _Grid) -> dict[str, str]:
-    reasons = {
-        "orientation": "arrays are brought to one orientation by their geometry: superior, posterior, left"
-        if style.orientation == "canonical"
-        else "arrays are taken as stored, as nnU-Net does",
-        "axis order": "the coarsest axis first; 2d looks at its slices",
-    }
-    pairs = left_right_pairs(fingerprint.labels)
-    if pairs:
-        named = ", ".join(f"{left} / {right}" for left, right in pairs)
-        reasons["left and right"] = (
-            f"the labels {named} are sides of the patient: nothing is mirrored along the left-right axis"
-            if grid.blocked_axes
-            else f"the labels {named} are sides of the patient, and this preset mirrors them as nnU-Net does"
+    def _view(self, name: str, spacing: Triple, shape: Triple, dataset_voxels: float) -> _View:
+        fitted = self._fit(name, spacing, shape, dataset_voxels)
+        return _View(name=name, spacing=spacing, shape=shape, fitted=fitted)
+
+    def _low_resolution(self, full: _View) -> LowResolution | None:
+        cases = len(self.fingerprint.cases)
+
+        def fit(spacing: Triple, shape: Triple) -> FittedPatch:
+            return self._fit(LOW, spacing, _rounded(shape), math.prod(shape) * cases)
+
+        return low_resolution(
+            full.spacing,
+            full.shape,
+            full.fitted.topology.patch_size,
+            fit,
+            at_most_times=math.inf if self.preset.count_rule else LIKE_PATCHES,
         )
-    return reasons
+
+    def _cascade(self, full: _View) -> _View:
+        """Full resolution again, with the low resolution's prediction as further input channels."""
+        if self.preset.count_rule is not None and not self._has_wish(CASCADE):
+            return _View(name=CASCADE, spacing=full.spacing, shape=full.shape, fitted=full.fitted)
+        return self._view(CASCADE, full.spacing, full.shape, self.grid.dataset_voxels)
+
+    def _has_wish(self, name: str) -> bool:
+        wishes = self.budget.wishes
+        return any(each == name for each, _ in (*wishes.patch_sizes, *wishes.batch_sizes))
+
+    def _fit(self, name: str, spacing: Triple, shape: Triple, dataset_voxels: float) -> FittedPatch:
+        first, wishes = (1 if name == FLAT else 0), self.budget.wishes
+        room = Room(
+            spacing=spacing[first:],
+            shape=shape[first:],
+            dataset_voxels=dataset_voxels,
+            largest_share=self.preset.largest_share,
+            memory_bytes=self.budget.memory_bytes,
+            patch_size=wishes.patch_size(name, 3 - first),
+            batch_size=wishes.batch_size(name),
+        )
+        if self.preset.count_rule is None:
+            return fit_memory(room, self._cost_of(name))
+        labels = self.fingerprint.labels.declared_count
+        return fit_count(room, self.preset.count_rule, self.preset.architecture, labels)
+
+    def _cost_of(self, name: str) -> Callable[[Topology, int], int]:
+        """Predicted bytes; each network is looked at once, for grids that differ little need the same ones."""
+        spec, inputs = self._training(name, batch_dice=True), self._inputs(name)
+
+        def predicted(topology: Topology, batch_size: int) -> int:
+            key = (inputs, topology, batch_size)
+            if key not in self._known_costs:
+                network = self._network(name, topology)
+                self._known_costs[key] = self.cost(network, topology.patch_size, batch_size, spec)
+            return self._known_costs[key]
+
+        return predicted
+
+    def _inputs(self, name: str) -> int:
+        """Image channels, and in a cascade one for every label that the stage before predicts."""
+        return len(self.fingerprint.channels) + (len(self.fingerprint.labels.foreground) if name == CASCADE else 0)
+
+    def _network(self, name: str, topology: Topology) -> NetworkSpec:
+        outputs = self.fingerprint.labels.output_count
+        return network_spec(self.preset.architecture, topology, self._inputs(name), outputs)
+
+    def _training(self, name: str, *, batch_dice: bool) -> TrainingSpec:
+        return training(as_nnunet=self.preset.as_nnunet, batch_dice=batch_dice, device=self.budget.device)
+
+    def _wanted(self, possible: Sequence[str]) -> set[str]:
+        """The configurations to plan; a cascade brings the stages that it is made of."""
+        wanted = set(self.budget.configurations or possible)
+        for missing in sorted(wanted.difference(possible)):
+            raise UnknownNameError(
+                f"{missing!r} cannot be planned for this data set",
+                expected=" or ".join(possible),
+                remedy="A low resolution and a cascade exist where a patch covers less than a quarter of an image."
+                if missing in (LOW, CASCADE)
+                else None,
+            )
+        return wanted | ({FULL, LOW} if CASCADE in wanted else set())
+
+    def _configuration(self, views: dict[str, _View], name: str) -> Configuration:
+        view, first = views[name], 1 if name == FLAT else 0
+        topology = view.fitted.topology
+        batch_dice = name == FLAT or (name != LOW and LOW in views)
+        return Configuration(
+            name=name,
+            spacing=(None, *view.spacing[1:]) if name == FLAT else view.spacing,
+            median_shape=view.shape,
+            patch_size=topology.patch_size,
+            batch_size=view.fitted.batch_size,
+            network=self._network(name, topology),
+            training=self._training(name, batch_dice=batch_dice),
+            augmentation=augmentation(
+                topology.patch_size, blocked_axes=[axis - first for axis in self.blocked_axes if axis >= first]
+            ),
+            resampling=ResamplingSpec(separate_axis_order=0 if self.preset.as_nnunet else 1),
+            expected_memory_bytes=self._cost_of(name)(topology, view.fitted.batch_size),
+            inherits_from=FULL if name == CASCADE else None,
+            previous_stage=LOW if name == CASCADE else None,
+            reasons=configuration_reasons(self.preset, name, self.grid, view.spacing, view.fitted, self.budget),
+        )
 
 
-def _configuration_reasons(
-    style: _Style, name: str, grid: _Grid, fitted: FittedPatch, budget: Budget
-) -> dict[str, str]:
-    pools = " x ".join(str(pool) for pool in fitted.topology.pools)
-    coarse = max(grid.spacing) / min(grid.spacing)
-    if name == "2d" and grid.shape[0] == 1:
-        isotropy = "the images are 2D"
-    elif name == "2d":
-        isotropy = "slices of the coarsest axis; each keeps its own thickness"
-    elif coarse > 3:
-        isotropy = f"spacings differ by a factor of {coarse:.2g}: the coarse axis is resampled apart and pooled later"
-    else:
-        isotropy = f"spacings differ by a factor of {coarse:.2g}: all axes are treated alike"
-    if style.name == "nnunet":
-        length = "nnU-Net's length"
-    elif budget.device == "cpu":
-        length = "short, for a CPU; --epochs or --iterations change it"
-    else:
-        length = "enough for most data sets; --epochs or --iterations change it"
-    return {
-        "spacing": grid.spacing_reason,
-        "anisotropy": isotropy,
-        "patch size": fitted.patch_reason,
-        "pooling": f"{pools} times per axis, until the smallest feature map has an edge of 4 to 7 voxels",
-        "batch size": fitted.batch_reason,
-        "memory": f"predicted for a training step; planned for {budget.memory_bytes / GIBIBYTE:.3g} GiB"
-        + (" by nnU-Net's count, which supposes 16-bit training" if style.name == "nnunet" else ""),
-        "length": length,
-    }
+def _rounded(shape: Triple) -> Triple:
+    first, second, third = (float(round(edge)) for edge in shape)
+    return (first, second, third)

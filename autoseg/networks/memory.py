@@ -10,14 +10,19 @@ import math
 from collections.abc import Sequence
 
 from autoseg import plugins
-from autoseg.networks.tape import FLOAT_BYTES, HALF_BYTES, Backend, Tape
+from autoseg.networks.tape import FLOAT_BYTES, Backend, Tape
 from autoseg.values import NetworkSpec
 
-__all__ = ["FLOAT_BYTES", "HALF_BYTES", "inference_bytes", "multiply_adds", "parameter_count", "training_bytes"]
+__all__ = ["inference_bytes", "multiply_adds", "parameter_count", "process_bytes", "training_bytes"]
 
 #: Copies of the weights that live during the whole training: themselves and what the optimizer and the average keep.
 WEIGHTS_AND_STATE = {"adamw": 3, "sgd": 2}
 TARGET_BYTES = 8
+#: What a device gives to a process before its first tensor: a GPU to CUDA and its libraries; a CPU to Python, torch and the
+#: image libraries (measured: 0.43 GiB).
+BEFORE_TENSORS = {"cpu": 450 * 2**20, "cuda": 500 * 2**20, "mps": 450 * 2**20}
+#: Batches that wait or are being made while one is trained on, in the memory of the CPU; bytes of a voxel's label there.
+BATCHES_AHEAD, LABEL_BYTES = 4, 2
 
 
 def training_bytes(
@@ -51,6 +56,25 @@ def training_bytes(
     passing = weights if backend.device == "cuda" else 2 * tape.largest_weights * FLOAT_BYTES
     image = spec.input_channels * math.prod(patch_size) * batch_size * FLOAT_BYTES
     return copies * weights + target + max(tape.peak, image + weights + passing)
+
+
+def process_bytes(
+    spec: NetworkSpec,
+    patch_size: Sequence[int],
+    batch_size: int,
+    *,
+    backend: Backend = Backend(),
+    optimizer: str = "adamw",
+    averaged: bool = True,
+) -> int:
+    """Predicted memory of a training as the device sees it: the tensors, and what is there beside them.
+
+    Arguments as of ``training_bytes``.
+    """
+    tensors = training_bytes(spec, patch_size, batch_size, backend=backend, optimizer=optimizer, averaged=averaged)
+    voxels = math.prod(patch_size) * batch_size
+    waiting = BATCHES_AHEAD * voxels * (spec.input_channels * FLOAT_BYTES + LABEL_BYTES)
+    return tensors + BEFORE_TENSORS[backend.device] + (waiting if backend.device == "cpu" else 0)
 
 
 def inference_bytes(

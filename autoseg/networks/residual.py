@@ -20,7 +20,13 @@ class _ConvNorm(nn.Module):
     """Convolution and instance norm, without activation."""
 
     def __init__(
-        self, input_channels: int, output_channels: int, kernel_size: Sequence[int], stride: Sequence[int], *, bias: bool
+        self,
+        input_channels: int,
+        output_channels: int,
+        kernel_size: Sequence[int],
+        stride: Sequence[int],
+        *,
+        bias: bool,
     ) -> None:
         super().__init__()
         self.conv = convolution(len(kernel_size))(

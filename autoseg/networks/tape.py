@@ -75,7 +75,9 @@ class Tensor:
 
     __slots__ = ("bytes", "channels", "gradient", "needs_gradient", "shape", "storage")
 
-    def __init__(self, channels: int, shape: tuple[int, ...], storage: _Storage, *, needs_gradient: bool = True) -> None:
+    def __init__(
+        self, channels: int, shape: tuple[int, ...], storage: _Storage, *, needs_gradient: bool = True
+    ) -> None:
         self.channels, self.shape, self.storage, self.needs_gradient = channels, shape, storage, needs_gradient
         self.bytes = storage.bytes
         self.gradient: _Storage | None = None

@@ -202,6 +202,8 @@ class Configuration(Value, frozen=True, kw_only=True):
     """
 
     name: str
+    inherits_from: str | None = None
+    previous_stage: str | None = None
     spacing: tuple[float | None, float | None, float | None]
     median_shape: tuple[float, float, float]
     patch_size: Sizes
@@ -261,6 +263,7 @@ class Plan(Value, frozen=True, kw_only=True, tag_field="schema", tag="autoseg.pl
         budget_bytes: device memory that was planned for.
         configurations: in order of planning.
         reasons: choice to reason, for the reader.
+        warnings: what the reader should know before training.
     """
 
     name: str
@@ -277,6 +280,7 @@ class Plan(Value, frozen=True, kw_only=True, tag_field="schema", tag="autoseg.pl
     budget_bytes: int
     configurations: tuple[Configuration, ...]
     reasons: dict[str, str] = {}
+    warnings: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         require_file_name("plan", self.name)
@@ -308,6 +312,7 @@ class Plan(Value, frozen=True, kw_only=True, tag_field="schema", tag="autoseg.pl
             autoseg_version="",
             budget_bytes=0,
             reasons={},
+            warnings=(),
             normalization=tuple(msgspec.structs.replace(spec, reason="") for spec in self.normalization),
             configurations=tuple(
                 msgspec.structs.replace(each, expected_memory_bytes=0, reasons={}) for each in self.configurations

@@ -1,0 +1,112 @@
+"""The patch: its proportions, how it shrinks and grows by legal steps, and the smallest that is legal at all."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+
+from planners.topology import SMALLEST_EDGE, SPACING_FACTOR, Topology, network_topology
+
+__all__ = ["covers", "grow", "largest_patch", "nearest_legal", "shrink", "smaller_patches"]
+
+#: Voxels of the first patch, before it is shrunk to the budget.
+FIRST_PATCH = {2: 2048**2, 3: 256**3}
+
+
+def largest_patch(spacing: Sequence[float], shape: Sequence[float]) -> Topology:
+    """A cube in millimetres with a fixed number of voxels, no larger than the median image; at least two stages deep."""
+    dimensions = len(spacing)
+    proportions = [1 / step for step in spacing]
+    scale = (FIRST_PATCH[dimensions] / math.prod(proportions)) ** (1 / dimensions)
+    return _two_stages(
+        spacing, [min(float(round(part * scale)), size) for part, size in zip(proportions, shape, strict=True)]
+    )
+
+
+def _two_stages(spacing: Sequence[float], patch_size: Sequence[float]) -> Topology:
+    """The topology of a patch; one that is too small to be halved even once is taken larger than the image."""
+    topology = network_topology(spacing, patch_size)
+    for least in (2 * SMALLEST_EDGE, 3 * SMALLEST_EDGE):
+        if len(topology.strides) > 1:
+            break
+        near = [step / min(spacing) < SPACING_FACTOR for step in spacing]
+        padded = [max(edge, least) if fine else edge for edge, fine in zip(patch_size, near, strict=True)]
+        topology = network_topology(spacing, padded)
+    return topology
+
+
+def covers(topology: Topology, shape: Sequence[float]) -> bool:
+    """Whether a patch holds a whole median image."""
+    return all(edge >= size for edge, size in zip(topology.patch_size, shape, strict=True))
+
+
+def shrink(
+    topology: Topology, spacing: Sequence[float], shape: Sequence[float], too_large: Callable[[Topology], bool]
+) -> Topology:
+    """Takes one pooling step after the other off the axis that covers most of the image, until the patch fits.
+
+    Returns:
+        The largest that fits; the smallest there is where none does.
+    """
+    while too_large(topology):
+        smaller = next(smaller_patches(topology, spacing, shape), None)
+        if smaller is None:
+            break
+        topology = smaller
+    return topology
+
+
+def smaller_patches(topology: Topology, spacing: Sequence[float], shape: Sequence[float]) -> Iterator[Topology]:
+    """Patches that are one step smaller along one axis; that which covers most of the image, of equals the highest, first."""
+    patch = topology.patch_size
+    for axis in sorted(range(len(patch)), key=lambda axis: (patch[axis] / shape[axis], axis), reverse=True):
+        if patch[axis] > topology.divisor[axis]:
+            smaller = _shrunk(topology, spacing, axis)
+            if len(smaller.strides) > 1:
+                yield smaller
+
+
+def _shrunk(topology: Topology, spacing: Sequence[float], axis: int) -> Topology:
+    patch, trial = list(topology.patch_size), list(topology.patch_size)
+    trial[axis] -= topology.divisor[axis]
+    patch[axis] -= network_topology(spacing, trial).divisor[axis]
+    return network_topology(spacing, patch)
+
+
+def grow(
+    topology: Topology, spacing: Sequence[float], shape: Sequence[float], too_large: Callable[[Topology], bool]
+) -> Topology:
+    """Adds steps along the axes that cover least of the image, as long as the patch fits and does not cover it."""
+    while True:
+        larger = (
+            each
+            for axis in sorted(range(len(shape)), key=lambda axis: topology.patch_size[axis] / shape[axis])
+            if topology.patch_size[axis] < shape[axis]
+            and (each := _grown(topology, spacing, axis)) is not None
+            and not too_large(each)
+        )
+        found = next(larger, None)
+        if found is None:
+            return topology
+        topology = found
+
+
+def _grown(topology: Topology, spacing: Sequence[float], axis: int) -> Topology | None:
+    patch = list(topology.patch_size)
+    patch[axis] += topology.divisor[axis]
+    grown = network_topology(spacing, patch)
+    others_kept = all(
+        grown.patch_size[other] == edge for other, edge in enumerate(topology.patch_size) if other != axis
+    )
+    return grown if others_kept else None
+
+
+def nearest_legal(spacing: Sequence[float], wanted: Sequence[int]) -> Topology:
+    """The topology of the legal patch that is nearest to a wanted one: each axis a multiple of its poolings."""
+    patch = [max(1, edge) for edge in wanted]
+    for _ in range(len(patch) + 3):
+        topology = _two_stages(spacing, patch)
+        if list(topology.patch_size) == patch:
+            break
+        patch = [max(step, round(edge / step) * step) for edge, step in zip(patch, topology.divisor, strict=True)]
+    return _two_stages(spacing, patch)

@@ -1,0 +1,116 @@
+"""Why a plan is as it is, in phrases for its reader, and what the reader should know before using it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from autoseg.planning import GIBIBYTE, Budget
+from autoseg.values import Configuration, Fingerprint
+from planners.augmentation import left_right_pairs
+from planners.memory import FittedPatch
+from planners.presets import Preset
+from planners.spacing import Grid
+
+__all__ = ["configuration_reasons", "over_budget", "plan_reasons"]
+
+PURPOSES = {
+    "2d": "learns from slices: the cheapest, and often best where slices are thick",
+    "3d_fullres": "sees all axes at full resolution; a patch covers {share} of the median image",
+    "3d_lowres": "sees more of a large image at once, more coarsely: a patch covers {share} of the median image",
+    "3d_cascade_fullres": "refines the prediction of 3d_lowres at full resolution",
+}
+
+
+def plan_reasons(preset: Preset, fingerprint: Fingerprint, *, blocked: bool) -> dict[str, str]:
+    """Reasons of what all configurations share.
+
+    Args:
+        preset: of the planner.
+        fingerprint: of the data set.
+        blocked: whether nothing is mirrored along the left-right axis.
+    """
+    reasons = {
+        "orientation": "arrays are brought to one orientation by their geometry: superior, posterior, left"
+        if preset.orientation == "canonical"
+        else "arrays are taken as stored, as nnU-Net does",
+        "axis order": "the coarsest axis first; 2d looks at its slices",
+    }
+    pairs = left_right_pairs(fingerprint.labels)
+    if pairs:
+        named = ", ".join(f"{left} / {right}" for left, right in pairs)
+        reasons["left and right"] = (
+            f"the labels {named} are sides of the patient: nothing is mirrored along the left-right axis"
+            if blocked
+            else f"the labels {named} are sides of the patient, and this preset mirrors them as nnU-Net does"
+        )
+    return reasons
+
+
+def configuration_reasons(
+    preset: Preset, name: str, grid: Grid, spacing: Sequence[float], fitted: FittedPatch, budget: Budget
+) -> dict[str, str]:
+    """Reasons of one configuration.
+
+    Args:
+        preset: of the planner.
+        name: of the configuration.
+        grid: of full resolution.
+        spacing: of the configuration, in millimetres.
+        fitted: its patch and batch.
+        budget: that it keeps.
+    """
+    topology = fitted.topology
+    share = 1.0
+    for edge, step, size, full in zip(
+        topology.patch_size[::-1], spacing[::-1], grid.shape[::-1], grid.spacing[::-1], strict=False
+    ):
+        share *= min(1.0, edge * step / (size * full))
+    return {
+        "purpose": PURPOSES[name].format(share=f"{share:.0%}"),
+        "spacing": _spacing_reason(name, grid, spacing),
+        "anisotropy": _anisotropy_reason(name, grid, spacing),
+        "patch size": fitted.patch_reason,
+        "pooling": f"{' x '.join(str(pool) for pool in topology.pools)} times per axis, until the smallest feature map has an "
+        "edge of 4 to 7 voxels",
+        "batch size": fitted.batch_reason,
+        "memory": f"predicted for training; planned for {budget.memory_bytes / GIBIBYTE:.3g} GiB"
+        + (" by nnU-Net's count, which supposes 16-bit training" if preset.count_rule else ""),
+        "length": _length_reason(preset, budget),
+    }
+
+
+def _spacing_reason(name: str, grid: Grid, spacing: Sequence[float]) -> str:
+    if name != "3d_lowres":
+        return grid.spacing_reason
+    times = max(step / full for step, full in zip(spacing, grid.spacing, strict=True))
+    return f"up to {times:.2g} times coarser than full resolution, until a patch covers a quarter of the median image"
+
+
+def _anisotropy_reason(name: str, grid: Grid, spacing: Sequence[float]) -> str:
+    coarse = max(spacing) / min(spacing)
+    if name == "2d":
+        return (
+            "the images are 2D" if grid.shape[0] == 1 else "slices of the coarsest axis; each keeps its own thickness"
+        )
+    if coarse > 3:
+        return f"spacings differ by a factor of {coarse:.2g}: the coarse axis is resampled apart and pooled later"
+    return f"spacings differ by a factor of {coarse:.2g}: all axes are treated alike"
+
+
+def _length_reason(preset: Preset, budget: Budget) -> str:
+    if preset.as_nnunet:
+        return "nnU-Net's length"
+    if budget.device == "cpu":
+        return "short, for a CPU; --epochs or --iterations change it"
+    return "enough for most data sets; --epochs or --iterations change it"
+
+
+def over_budget(preset: Preset, budget: Budget, configurations: Sequence[Configuration]) -> list[str]:
+    """A warning for every configuration that takes more memory than planned for: nnU-Net's count does not see bytes."""
+    return [
+        f"{each.name} will take about {each.expected_memory_bytes / GIBIBYTE:.1f} GiB to train, more than the "
+        f"{budget.memory_bytes / GIBIBYTE:.3g} GiB planned for: the preset {preset.name} counts feature maps as nnU-Net does. "
+        f"Plan with less --gpu-memory, or with --preset default, which keeps its budget."
+        for each in configurations
+        if each.expected_memory_bytes > budget.memory_bytes
+    ]
