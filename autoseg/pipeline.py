@@ -5,6 +5,7 @@ Every stage takes values and gives values; where two rooms must meet, this modul
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,20 +17,7 @@ from autoseg.executors import Executor, SerialExecutor, ThreadExecutor
 from autoseg.files import content_hash, read_document, sweep, write_document
 from autoseg.logs import Logger, SilentLogger, WithFields
 from autoseg.planning import GIBIBYTE, Budget
-from autoseg.values import (
-    Case,
-    Dataset,
-    Finding,
-    Labels,
-    NetworkSpec,
-    Plan,
-    Split,
-    Summary,
-    TrainingSpec,
-    TrainJob,
-    digest,
-    select_fold,
-)
+from autoseg.values import Case, Dataset, Finding, Labels, Patients, Plan, Split, Summary, TrainJob, digest, select_fold
 from autoseg.values.json_form import require_file_name
 from autoseg.workspace import FoldFolder, ModelFolder, Workspace
 
@@ -47,12 +35,13 @@ MOST_MEMORY_GIB = 10_000
 
 @dataclass(frozen=True, kw_only=True)
 class Planned:
-    """What ``plan_dataset`` made: the plan, where it is, the folds and what was noticed about the data."""
+    """What ``plan_dataset`` made: the plan, where it is, the folds, whose cases are whose and what was noticed."""
 
     plan: Plan
     folder: ModelFolder
     dataset: Dataset
     split: Split
+    patients: Patients
     findings: tuple[Finding, ...]
 
 
@@ -85,6 +74,7 @@ def plan_dataset(
     device: str | None = None,
     configurations: Sequence[str] = (),
     seed: int = 12345,
+    group_by: str | None = None,
     executor: Executor | None = None,
     logger: Logger = SILENT,
 ) -> Planned:
@@ -100,6 +90,7 @@ def plan_dataset(
             this machine's.
         configurations: wanted ones; empty for all.
         seed: of the experiment.
+        group_by: which cases are of one patient: a table's path, or a pattern. None: as before, else by their names.
         executor: runs the cases.
         logger: for events.
 
@@ -110,7 +101,8 @@ def plan_dataset(
     from autoseg.io.dataset import read_dataset
     from autoseg.networks.execution import free_memory, resolve_device, training_backend
     from autoseg.networks.memory import process_bytes
-    from autoseg.splitting import current_split
+    from autoseg.patients import current_patients
+    from autoseg.splitting import current_split, division_findings
 
     make_planner = plugins.load("planner", preset)
     if not hasattr(make_planner, "plan"):
@@ -125,8 +117,9 @@ def plan_dataset(
         raise InputError(str(error), remedy="Name it otherwise with --name.") from error
     dataset, known = read_dataset(folder)
     workspace.check_dataset(dataset)
+    patients = current_patients(workspace, dataset, group_by)
     fingerprint, findings = fingerprint_dataset(dataset, known, workspace, executor or ThreadExecutor(), logger)
-    split = current_split(workspace, dataset)
+    split = current_split(workspace, dataset, patients)
     here = resolve_device("auto")
     trains_on = resolve_device(device, here=False) if device else "cuda" if memory_gib else here
     usual = getattr(planner, "default_memory_bytes", None) or free_memory(trains_on) or DEFAULT_BUDGET
@@ -136,18 +129,12 @@ def plan_dataset(
         configurations=tuple(configurations),
         seed=seed,
     )
-    backend = training_backend(trains_on)
-
-    def cost(network: NetworkSpec, patch_size: Sequence[int], batch_size: int, training: TrainingSpec) -> int:
-        averaged = training.ema_decay is not None
-        return process_bytes(
-            network, patch_size, batch_size, backend=backend, optimizer=training.optimizer, averaged=averaged
-        )
-
+    cost = functools.partial(process_bytes, backend=training_backend(trains_on))
     plan = planner.plan(fingerprint, budget, cost, name=name)
-    model = workspace.save(dataset, fingerprint, split, plan)
+    model = workspace.save(dataset, fingerprint, split, plan, patients)
     logger.event("planned", plan=plan.id, file=str(model.path / "plan.json"))
-    return Planned(plan=plan, folder=model, dataset=dataset, split=split, findings=tuple(findings))
+    seen = (*findings, *division_findings(split, patients))
+    return Planned(plan=plan, folder=model, dataset=dataset, split=split, patients=patients, findings=seen)
 
 
 def preprocess(

@@ -25,8 +25,8 @@ class Wishes(Value, frozen=True, kw_only=True):
         patch_sizes: pairs of a configuration and its patch in voxels, per axis in the plan's axis order; an empty name
             means every configuration with that many axes. Later pairs win.
         batch_sizes: pairs of a configuration, or an empty name for all, and its batch.
-        spacing: of full resolution in millimetres, per axis in the plan's axis order; empty for the planner's choice. Images of
-            one slice may have two numbers.
+        spacing: of full resolution in millimetres, per axis in the plan's axis order; empty for the planner's choice. 2D
+            images may have two numbers.
         normalization: pairs of a channel and its normalizer plug.
     """
 

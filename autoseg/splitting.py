@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,23 +11,24 @@ import numpy as np
 from autoseg.errors import InputError
 from autoseg.files import read_document
 from autoseg.io.dataset import read_split
-from autoseg.values import Dataset, Fold, Split
+from autoseg.values import Dataset, Finding, Fold, Patients, Split
 from autoseg.workspace import Workspace
 
-__all__ = ["current_split", "extend_split", "group_by_patient", "split_cases"]
+__all__ = ["current_split", "division_findings", "extend_split", "split_cases"]
 
 FOLDS, SPLIT_SEED = 5, 12345
-_VISIT = re.compile(r"^(?P<stem>.*?[A-Za-z0-9])[_\-. ]+[A-Za-z]*\d+$")
 
 
-def current_split(workspace: Workspace, dataset: Dataset) -> Split:
+def current_split(workspace: Workspace, dataset: Dataset, patients: Patients) -> Split:
     """The folds: those that came with the data set; else those there are, extended by new cases; else made now.
 
+    Folds that autoseg made and nobody has trained on yet are made anew if they divide a patient.
+
     Raises:
-        InputError: the folds of the data set are not valid, or not those that the workspace has used so far.
+        InputError: the folds of the data set are not valid, or not those that the workspace has used so far; or they
+            divide a patient whom the user's pattern or table names.
     """
     cases = [case.id for case in dataset.annotated_cases]
-    groups = group_by_patient(cases)
     file = Path(dataset.root) / "splits_final.json"
     brought = read_split(file, cases) if file.is_file() else None
     kept = read_document(Split, workspace.split_path) if workspace.split_path.is_file() else None
@@ -40,8 +40,62 @@ def current_split(workspace: Workspace, dataset: Dataset) -> Split:
             remedy="Remove the one that is not to count. Folds do not change under their trainings.",
         )
     if brought:
-        return brought
-    return extend_split(kept, cases, groups) if kept else split_cases(cases, groups)
+        split = brought
+    elif kept:
+        split = extend_split(kept, cases, patients.patient_of)
+    else:
+        split = split_cases(cases, patients.patient_of)
+    divided = patients.divided_by(split)
+    if divided and not brought and kept and _may_be_replaced(workspace, kept):
+        return split_cases(cases, patients.patient_of)
+    if divided and patients.stated:
+        _refuse_division(divided, patients, file if brought else workspace.split_path, brought=bool(brought))
+    return split
+
+
+def _may_be_replaced(workspace: Workspace, kept: Split) -> bool:
+    """Whether folds are nobody's decision and under no training: exactly as autoseg made them, and not used yet."""
+    if workspace.has_trainings() or not workspace.patients_path.is_file():
+        return False
+    before = read_document(Patients, workspace.patients_path).patient_of
+    return {case for fold in kept for case in (*fold.train, *fold.val)} == set(before) and kept == split_cases(
+        list(before), before
+    )
+
+
+def _refuse_division(divided: Mapping[str, Sequence[str]], patients: Patients, file: Path, *, brought: bool) -> None:
+    remedy = "Correct the file, remove it to let autoseg make the folds, or plan without --group-by."
+    if not brought:
+        table = " correct the table," if patients.source == "table" else ""
+        remedy = f"Folds stay as they are: name another workspace with -w,{table} or plan without --group-by."
+    raise InputError(
+        "the folds that there are would train on one case of a patient and hold out another",
+        file=file,
+        found=_shown(divided),
+        expected="all cases of a patient on one side",
+        remedy=remedy,
+    )
+
+
+def division_findings(split: Split, patients: Patients) -> tuple[Finding, ...]:
+    """A warning if folds that stay as they are divide what, by the names of the cases, are patients."""
+    divided = patients.divided_by(split)
+    if not divided:
+        return ()
+    return (
+        Finding(
+            severity="warning",
+            what="the folds train on one case of a patient and hold out another, as far as the names tell",
+            found=_shown(divided),
+            remedy="If so, scores are too good: let autoseg make the folds, in another workspace (-w). If these are "
+            "different patients: --group-by '.*'.",
+        ),
+    )
+
+
+def _shown(divided: Mapping[str, Sequence[str]], count: int = 3) -> str:
+    shown = [f"{patient} ({', '.join(cases[:5])})" for patient, cases in list(divided.items())[:count]]
+    return "patient " + ", ".join(shown) + (" …" if len(divided) > count else "")
 
 
 def split_cases(cases: Sequence[str], groups: Mapping[str, str] | None = None, *, folds: int = FOLDS) -> Split:
@@ -75,7 +129,7 @@ def _check_enough(cases: Sequence[str], groups: Mapping[str, str] | None) -> Non
         raise InputError(
             "cross-validation needs at least two cases of different patients",
             found=f"{len(cases)} case(s) of {len(patients)} patient(s)",
-            remedy="Add annotated cases.",
+            remedy="Add annotated cases." if len(patients) == len(cases) else "Add cases of others, or see --group-by.",
         )
 
 
@@ -93,15 +147,24 @@ def extend_split(split: Split, cases: Sequence[str], groups: Mapping[str, str] |
     known = {case for fold in split for case in (*fold.train, *fold.val)}
     present = set(cases)
     _check_enough(cases, groups)
+
+    def patient_of(case: str) -> str:
+        return groups[case] if groups else case
+
     held_out = [[case for case in fold.val if case in present] for fold in split]
-    home = {(groups[case] if groups else case): index for index, fold in enumerate(held_out) for case in fold}
-    trained_on = {groups[case] if groups else case for fold in split for case in fold.train}
+    homes: dict[str, set[int]] = defaultdict(set)  # in somebody's own folds a case may be held out more than once
+    for index, val in enumerate(held_out):
+        for case in val:
+            homes[patient_of(case)].add(index)
+    trained_on = {patient_of(case) for fold in split for case in fold.train if case in present}
     for case in sorted(present - known):
-        patient = groups[case] if groups else case
-        if patient in trained_on and patient not in home:
+        patient = patient_of(case)
+        if patient in trained_on and patient not in homes:
             continue  # in somebody's own folds, a patient who is never held out stays so
-        index = home.setdefault(patient, min(range(len(held_out)), key=lambda index: len(held_out[index])))
-        held_out[index].append(case)
+        if patient not in homes:
+            homes[patient] = {min(range(len(held_out)), key=lambda index: len(held_out[index]))}
+        for index in homes[patient]:
+            held_out[index].append(case)
     emptied = [str(index) for index, fold in enumerate(split) if fold.val and not held_out[index]]
     if emptied:
         raise InputError(
@@ -116,19 +179,3 @@ def extend_split(split: Split, cases: Sequence[str], groups: Mapping[str, str] |
             for fold, val in zip(split, held_out, strict=True)
         ]
     return tuple(Fold(train=tuple(kept), val=tuple(sorted(val))) for kept, val in zip(train, held_out, strict=True))
-
-
-def group_by_patient(cases: Sequence[str]) -> dict[str, str] | None:
-    """Case id to patient, as far as the names tell: ``P08_t0`` and ``P08_t1`` are two visits of P08.
-
-    Cases are grouped by a shared stem only when at least two stems own several cases each and no stem owns more than half
-    of all: ``hippocampus_001`` or ``em_07`` are single cases. None if there is nothing to group.
-    """
-    stems = {case: match["stem"] if (match := _VISIT.match(case)) else case for case in cases}
-    owners: dict[str, int] = defaultdict(int)
-    for stem in stems.values():
-        owners[stem] += 1
-    several = [count for count in owners.values() if count > 1]
-    if len(several) < 2 or max(owners.values()) > len(cases) / 2:
-        return None
-    return stems

@@ -5,6 +5,7 @@ autoseg-workspace/
     dataset.json                the data set as understood
     fingerprint.json            what the planner saw; per case in fingerprints/
     splits_final.json           the folds, in nnU-Net's form
+    patients.json               which cases are of one patient, and how that is known
     sources.json                size, time and SHA-256 of every file of the data set that was read
     preprocessed/CONFIGURATION-PARAMETERS/CASE-KEY/     arrays ready for training
     models/PLAN/                a model folder, complete in itself: plan.json and
@@ -21,6 +22,7 @@ from autoseg.files import ContentIndex, read_document, write_document
 from autoseg.values.dataset import Case, Dataset
 from autoseg.values.fingerprint import Fingerprint
 from autoseg.values.json_form import Value
+from autoseg.values.patients import Patients
 from autoseg.values.plan import Plan
 from autoseg.values.training import Split, fold_folder
 
@@ -160,6 +162,11 @@ class Workspace:
         """The folds."""
         return self.path / "splits_final.json"
 
+    @property
+    def patients_path(self) -> Path:
+        """Which cases are of one patient."""
+        return self.path / "patients.json"
+
     def dataset(self) -> Dataset:
         """The data set that was planned for."""
         return read_document(Dataset, self.existing().dataset_path)
@@ -251,12 +258,18 @@ class Workspace:
         others = (ModelFolder(path.parent) for path in sorted(self.path.glob("models/*/plan.json")))
         return [active, *(model for model in others if model.path != active.path)]
 
+    def has_trainings(self) -> bool:
+        """True once a training of any plan has begun."""
+        return any(ModelFolder(path).has_trainings() for path in self.path.glob("models/*"))
+
     def _record(self) -> _WorkspaceRecord | None:
         path = self.path / "workspace.json"
         return read_document(_WorkspaceRecord, path) if path.is_file() else None
 
-    def save(self, dataset: Dataset, fingerprint: Fingerprint, split: Split, plan: Plan) -> ModelFolder:
-        """Records a finished planning and makes its plan the active one.
+    def save(
+        self, dataset: Dataset, fingerprint: Fingerprint, split: Split, plan: Plan, patients: Patients | None = None
+    ) -> ModelFolder:
+        """Records a finished planning and makes its plan the active one; without ``patients``, those known stay.
 
         Raises:
             InputError: a different plan of that name has trainings already, or was edited by hand.
@@ -278,6 +291,8 @@ class Workspace:
             )
         write_document(self.dataset_path, dataset)
         write_document(self.fingerprint_path(), fingerprint)
+        if patients is not None:
+            write_document(self.patients_path, patients)
         write_document(self.split_path, split)
         record = _WorkspaceRecord(active_plan=plan.name, planned={**planned, plan.name: plan.id})
         write_document(folder.path / "plan.json", plan)

@@ -40,8 +40,8 @@ def low_resolution(
         shape: median size on that grid, in voxels.
         patch_size: of full resolution.
         fit: the patch for a spacing and a median size.
-        at_most_times: how much larger than that of full resolution the patch may get; where even that would not do, nothing is
-            fitted, which saves time.
+        at_most_times: how much larger than that of full resolution the patch may get; where even that would not do, nothing
+            is fitted, which saves time.
 
     Returns:
         None where full resolution does, or where little would be gained.

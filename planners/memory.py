@@ -99,7 +99,7 @@ def fit_memory(room: Room, cost: Cost) -> FittedPatch:
 def _fitting_patch(room: Room, cost: Cost, usable: int) -> tuple[Topology, int]:
     """The largest patch of which a batch of usual size fits, or at least the smallest batch; and that batch.
 
-    In 3D the smallest batch is the usual one: patches first. In 2D a larger patch than a dozen fit is not worth a batch of two.
+    In 3D the smallest batch is the usual one: patches first. In 2D a patch of which a dozen fit is better than a larger one.
     """
     largest = largest_patch(room.spacing, room.shape)
     usual = min(REFERENCE_BATCH[len(room.spacing)], room.batch_by_dataset(largest))
@@ -140,7 +140,7 @@ def _largest_batch(topology: Topology, cost: Cost, usable: int, least: int, room
 
 
 def _too_small(room: Room, needed: int, topology: Topology, batch_size: int) -> InputError:
-    budget, smallest = (f"{_up(size):.1f} GiB" for size in (room.memory_bytes, needed * MARGIN))
+    smallest = f"{_up(needed * MARGIN):.1f} GiB"
     patch = " x ".join(map(str, topology.patch_size))
     if room.patch_size or room.batch_size:
         return InputError(

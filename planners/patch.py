@@ -57,7 +57,7 @@ def shrink(
 
 
 def smaller_patches(topology: Topology, spacing: Sequence[float], shape: Sequence[float]) -> Iterator[Topology]:
-    """Patches that are one step smaller along one axis; that which covers most of the image, of equals the highest, first."""
+    """Patches that are a step smaller along one axis: first that which covers most of the image, of equals the highest."""
     patch = topology.patch_size
     for axis in sorted(range(len(patch)), key=lambda axis: (patch[axis] / shape[axis], axis), reverse=True):
         if patch[axis] > topology.divisor[axis]:

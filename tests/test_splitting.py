@@ -11,9 +11,9 @@ import pytest
 from sklearn.model_selection import KFold
 
 from autoseg.errors import InputError
-from autoseg.files import write_document
-from autoseg.splitting import current_split, extend_split, group_by_patient, split_cases
-from autoseg.values import Case, Dataset, Fold, Label, Labels, Split, encode
+from autoseg.files import read_document, write_document
+from autoseg.splitting import current_split, division_findings, extend_split, split_cases
+from autoseg.values import Case, Dataset, Fold, Label, Labels, Patients, Split, encode, select_fold
 from autoseg.workspace import Workspace
 
 
@@ -78,6 +78,11 @@ def test_one_patient_cannot_be_split() -> None:
         split_cases(ids(3), dict.fromkeys(ids(3), "P"))
 
 
+def sides(split: Split, groups: dict[str, str]) -> list[set[str]]:
+    """Of every fold, the patients who stand on both sides."""
+    return [{groups[case] for case in fold.train} & {groups[case] for case in fold.val} for fold in split]
+
+
 def visits(patients: int, each: int) -> tuple[list[str], dict[str, str]]:
     groups = {f"P{patient:02d}_t{visit}": f"P{patient:02d}" for patient in range(patients) for visit in range(each)}
     return sorted(groups), groups
@@ -88,8 +93,7 @@ def test_patients_are_never_divided(patients: int, each: int) -> None:
     cases, groups = visits(patients, each)
     split = split_cases(cases, groups)
     assert_partition(split, cases)
-    for fold in split:
-        assert not {groups[case] for case in fold.train} & {groups[case] for case in fold.val}
+    assert not any(sides(split, groups))
 
 
 def test_patients_are_divided_as_cases_of_their_names_would_be() -> None:
@@ -132,16 +136,98 @@ def test_a_new_visit_joins_its_patients_fold() -> None:
     more, groups = visits(6, 3)
     after = extend_split(before, more, groups)
     assert_partition(after, more)
-    for fold in after:
-        assert not {groups[case] for case in fold.train} & {groups[case] for case in fold.val}
+    assert not any(sides(after, groups))
 
 
 def test_several_visits_of_a_new_patient_stay_together() -> None:
     cases, groups = visits(5, 2)
     before = split_cases(cases, groups)
     more, groups = visits(7, 2)
-    for fold in extend_split(before, more, groups):
-        assert not {groups[case] for case in fold.train} & {groups[case] for case in fold.val}
+    assert not any(sides(extend_split(before, more, groups), groups))
+
+
+#: Seeds of random data sets.
+SEEDS = range(200)
+
+
+def random_groups(random: np.random.Generator, size: int) -> dict[str, str]:
+    """Cases of few or many patients, of very different sizes; ids say nothing about the patient."""
+    weights = random.dirichlet(np.full(int(random.integers(2, 15)), float(random.choice([0.3, 1.0, 10.0]))))
+    drawn = random.choice(len(weights), size, p=weights)
+    drawn[:2] = (0, 1)  # at least two
+    return {f"c{number}": f"p{patient}" for number, patient in zip(random.permutation(size), drawn, strict=True)}
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_no_random_patient_is_ever_divided_however_cases_come_and_go(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    groups = random_groups(random, int(random.integers(4, 40)))
+    cases = sorted(groups)
+    while True:
+        present = [case for case in cases if random.random() < 0.6]
+        if len({groups[case] for case in present}) > 1:
+            break
+    split = split_cases(present, groups)
+    assert_partition(split, present)
+    assert not any(sides(split, groups))
+    for _ in range(4):
+        kept = {case for case in cases if random.random() < 0.7} | {fold.val[0] for fold in split}
+        after = extend_split(split, sorted(kept), groups)
+        assert_partition(after, sorted(kept))
+        assert not any(sides(after, groups))
+        for mine, theirs in zip(split, after, strict=True):
+            assert kept.intersection(mine.val) <= set(theirs.val)  # nobody moves
+        split = after
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_somebodys_own_folds_are_extended_without_dividing_a_patient(seed: int) -> None:
+    """Folds that hold out some patients once, some several times, some never, and leave cases out."""
+    random = np.random.default_rng(seed)
+    groups = random_groups(random, int(random.integers(6, 30)))
+    patients = sorted(set(groups.values()))
+    present = [case for number, case in enumerate(sorted(groups)) if number < 2 or random.random() < 0.6]
+    own = []
+    for _ in range(int(random.integers(1, 6))):
+        held = {patient for patient in patients if random.random() < 0.4}
+        used = [case for case in present if random.random() < 0.8]
+        train = tuple(case for case in used if groups[case] not in held)
+        val = tuple(case for case in used if groups[case] in held)
+        if train and val:
+            own.append(Fold(train=train, val=val))
+    if not own or len({groups[case] for case in groups}) < 2:
+        return
+    after = extend_split(tuple(own), sorted(groups), groups)
+    assert not any(sides(after, groups))
+    for mine, theirs in zip(own, after, strict=True):
+        assert set(mine.val) <= set(theirs.val)
+        assert set(mine.train) <= set(theirs.train)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_without_grouping_the_folds_are_nnunets_whatever_the_ids(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    cases = np.array(sorted({f"x{number}" for number in random.integers(0, 500, int(random.integers(8, 60)))}))
+    alone = {case: case for case in cases.tolist()}
+    expected = KFold(5, shuffle=True, random_state=12345).split(cases)
+    expected = tuple(
+        Fold(train=tuple(cases[train].tolist()), val=tuple(cases[val].tolist())) for train, val in expected
+    )
+    assert split_cases(list(alone)) == split_cases(list(alone), alone) == expected
+    assert extend_split(expected, list(alone), alone) == expected
+
+
+def test_a_patient_who_is_held_out_twice_is_so_with_the_new_visit() -> None:
+    own: Split = (Fold(train=("b",), val=("a_1",)), Fold(train=("b", "c"), val=("a_1",)))
+    after = extend_split(own, ["a_1", "a_2", "b", "c"], {"a_1": "a", "a_2": "a", "b": "b", "c": "c"})
+    assert validation(after) == [("a_1", "a_2")] * 2
+
+
+def test_a_visit_may_go_while_the_patient_stays() -> None:
+    cases, groups = visits(6, 2)
+    rest = cases[1:]
+    after = extend_split(split_cases(cases, groups), rest, {case: groups[case] for case in rest})
+    assert_partition(after, rest)
 
 
 #: Somebody's own folds: they leave out x, and hold out only some of the cases.
@@ -165,46 +251,6 @@ def test_a_new_visit_of_a_patient_who_is_trained_on_is_never_held_out() -> None:
     assert not {case[:2] for case in fold.train} & {case[:2] for case in fold.val}
 
 
-@pytest.mark.parametrize(
-    "cases",
-    [
-        ids(20, "hippocampus"),
-        ids(5, "em"),
-        [*ids(20, "site1"), *ids(3, "site2")],  # one stem owns more than half
-        ["a", "b", "c"],
-        ["P01_t0", "P01_t1", "P02_t0", "P03_t0", "P04_t0"],  # only one stem owns several
-        [f"P{patient:02d}_t0" for patient in range(8)],
-        ["001", "002", "003"],
-        [],
-    ],
-    ids=str,
-)
-def test_names_of_single_cases_are_not_grouped(cases: list[str]) -> None:
-    assert group_by_patient(cases) is None
-
-
-@pytest.mark.parametrize(
-    "pattern", ["P{0:02d}_t{1}", "patient{0:02d}_frame{1:02d}", "sub-{0}-ses{1}", "{0}x.{1}", "A{0} {1}"]
-)
-def test_visits_of_patients_are_grouped(pattern: str) -> None:
-    visits_of = {patient: [pattern.format(patient, visit) for visit in range(2)] for patient in range(1, 5)}
-    groups = group_by_patient([case for cases in visits_of.values() for case in cases])
-    assert groups is not None
-    stems = {patient: {groups[case] for case in cases} for patient, cases in visits_of.items()}
-    assert all(len(each) == 1 for each in stems.values())
-    assert len({next(iter(each)) for each in stems.values()}) == 4
-
-
-def test_a_stem_that_owns_exactly_half_is_a_patient() -> None:
-    assert group_by_patient(["P1_t0", "P1_t1", "P2_t0", "P2_t1"]) is not None
-
-
-def test_a_case_that_is_nobodys_visit_is_its_own_patient() -> None:
-    groups = group_by_patient(["P1_t0", "P1_t1", "P2_t0", "P2_t1", "odd"])
-    assert groups["odd"] == "odd"
-    assert groups["P1_t0"] == groups["P1_t1"] != groups["P2_t0"]
-
-
 def dataset(root: Path, cases: list[str], unlabelled: tuple[str, ...] = ()) -> Dataset:
     return Dataset(
         name="D",
@@ -219,23 +265,30 @@ def dataset(root: Path, cases: list[str], unlabelled: tuple[str, ...] = ()) -> D
     )
 
 
+def by_names(data: Dataset, groups: dict[str, str] | None = None) -> Patients:
+    """What the names tell; without groups every case is its own patient."""
+    groups = groups or {}
+    return Patients(source="names", patient_of={case.id: groups.get(case.id, case.id) for case in data.annotated_cases})
+
+
 def test_without_folds_they_are_made_from_the_annotated_cases(tmp_path: Path) -> None:
-    found = current_split(Workspace(tmp_path / "W"), dataset(tmp_path, [*ids(10), "unseen"], ("unseen",)))
+    data = dataset(tmp_path, [*ids(10), "unseen"], ("unseen",))
+    found = current_split(Workspace(tmp_path / "W"), data, by_names(data))
     assert found == split_cases(ids(10))
 
 
 def test_folds_that_came_with_the_data_set_are_used(tmp_path: Path) -> None:
     brought = [{"train": ["a", "b"], "val": ["c"]}]
     (tmp_path / "splits_final.json").write_text(json.dumps(brought))
-    assert current_split(Workspace(tmp_path / "W"), dataset(tmp_path, list("abc"))) == (
-        Fold(train=("a", "b"), val=("c",)),
-    )
+    data = dataset(tmp_path, list("abc"))
+    assert current_split(Workspace(tmp_path / "W"), data, by_names(data)) == (Fold(train=("a", "b"), val=("c",)),)
 
 
 def test_folds_of_the_workspace_are_extended(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path / "W")
     write_document(workspace.split_path, split_cases(ids(10)))
-    found = current_split(workspace, dataset(tmp_path, ids(11)))
+    data = dataset(tmp_path, ids(11))
+    found = current_split(workspace, data, by_names(data))
     assert found == extend_split(split_cases(ids(10)), ids(11))
 
 
@@ -243,12 +296,13 @@ def test_folds_that_came_with_the_data_set_are_taken_as_they_are_and_not_exchang
     workspace, file = Workspace(tmp_path / "W"), tmp_path / "splits_final.json"
     brought = (Fold(train=("case_000",), val=("case_001",)),)
     file.write_bytes(encode(brought))
+    data = dataset(tmp_path, ids(11))
     for _ in range(2):
-        assert current_split(workspace, dataset(tmp_path, ids(11))) == brought
+        assert current_split(workspace, data, by_names(data)) == brought
         write_document(workspace.split_path, brought)
     file.write_bytes(encode((Fold(train=("case_001",), val=("case_000",)),)))
     with pytest.raises(InputError, match="differ"):
-        current_split(workspace, dataset(tmp_path, ids(11)))
+        current_split(workspace, data, by_names(data))
 
 
 @pytest.mark.parametrize("sizes", list(itertools.permutations((3, 1, 2))))
@@ -258,3 +312,93 @@ def test_the_smallest_fold_grows_first(sizes: tuple[int, ...]) -> None:
     split = tuple(Fold(train=tuple(sorted(set(ids(6)) - set(val))), val=val) for val in held_out)
     after = extend_split(split, [*ids(6), "new"])
     assert "new" in after[sizes.index(1)].val
+
+
+def planned_with(workspace: Workspace, data: Dataset, patients: Patients) -> Split:
+    """The folds as a planning leaves them in the workspace."""
+    split = current_split(workspace, data, patients)
+    write_document(workspace.split_path, split)
+    write_document(workspace.patients_path, patients)
+    return split
+
+
+def stated(groups: dict[str, str], source: str = "pattern") -> Patients:
+    return Patients(source=source, rule="the rule", patient_of=groups)
+
+
+CASES, GROUPS = visits(8, 2)
+
+
+@pytest.fixture
+def divided(tmp_path: Path) -> tuple[Workspace, Dataset]:
+    """A workspace whose folds were made without a grouping, so that they divide patients."""
+    workspace, data = Workspace(tmp_path / "W"), dataset(tmp_path, CASES)
+    assert any(sides(planned_with(workspace, data, by_names(data)), GROUPS))
+    return workspace, data
+
+
+def begin_training(workspace: Workspace) -> None:
+    job = workspace.path / "models" / "default" / "2d" / "fold_0" / "job.json"
+    job.parent.mkdir(parents=True)
+    job.write_text("{}")
+
+
+@pytest.mark.parametrize("source", ["names", "pattern"])
+def test_folds_that_nobody_has_trained_on_are_made_anew_for_a_grouping(divided, source) -> None:
+    workspace, data = divided
+    patients = by_names(data, GROUPS) if source == "names" else stated(GROUPS)
+    assert current_split(workspace, data, patients) == split_cases(CASES, GROUPS)
+
+
+@pytest.mark.parametrize(("source", "remedy"), [("pattern", "-w, or plan"), ("table", "correct the table")])
+def test_folds_that_are_used_and_divide_a_stated_patient_are_refused(divided, source, remedy) -> None:
+    workspace, data = divided
+    begin_training(workspace)
+    with pytest.raises(InputError, match=r"found patient P0\d \(P0\d_t0, P0\d_t1\)") as caught:
+        current_split(workspace, data, stated(GROUPS, source))
+    assert remedy in caught.value.remedy
+    assert caught.value.file == workspace.split_path
+
+
+def test_folds_that_somebody_changed_are_not_made_anew(divided) -> None:
+    workspace, data = divided
+    split = read_document(Split, workspace.split_path)
+    write_document(workspace.split_path, (*split[1:], split[0]))
+    with pytest.raises(InputError, match="hold out another"):
+        current_split(workspace, data, stated(GROUPS))
+
+
+def test_used_folds_stay_when_only_names_speak_against_them_and_that_is_said(divided) -> None:
+    workspace, data = divided
+    begin_training(workspace)
+    patients = by_names(data, GROUPS)
+    split = current_split(workspace, data, patients)
+    assert split == split_cases(CASES)
+    (finding,) = division_findings(split, patients)
+    assert finding.severity == "warning"
+    assert "P00 (P00_t0, P00_t1)" in str(finding)
+    assert "--group-by" in str(finding)
+
+
+def test_used_folds_stay_when_a_stated_grouping_agrees_with_them(tmp_path: Path) -> None:
+    workspace, data = Workspace(tmp_path / "W"), dataset(tmp_path, CASES)
+    before = planned_with(workspace, data, by_names(data, GROUPS))
+    begin_training(workspace)
+    assert current_split(workspace, data, stated(GROUPS)) == before
+    assert division_findings(before, stated(GROUPS)) == ()
+
+
+def test_folds_of_the_data_set_may_divide_what_only_the_names_group(tmp_path: Path) -> None:
+    brought: Split = (Fold(train=("P00_t0", "P01_t0"), val=("P00_t1", "P02_t0")),)
+    (tmp_path / "splits_final.json").write_bytes(encode(brought))
+    workspace, data = Workspace(tmp_path / "W"), dataset(tmp_path, CASES)
+    assert current_split(workspace, data, by_names(data, GROUPS)) == brought
+    (finding,) = division_findings(brought, by_names(data, GROUPS))
+    assert "P00 (P00_t0, P00_t1)." in str(finding)
+    with pytest.raises(InputError, match=r"P00 \(P00_t0, P00_t1\), expected.*splits_final") as caught:
+        current_split(workspace, data, stated(GROUPS))
+    assert "Correct the file" in caught.value.remedy
+
+
+def test_one_model_on_all_cases_has_all_of_them(tmp_path: Path) -> None:
+    assert select_fold(split_cases(CASES, GROUPS), "full").train == tuple(CASES)

@@ -20,6 +20,7 @@ from autoseg.values import (
     Dataset,
     Fingerprint,
     Fold,
+    Patients,
     Plan,
     Split,
     encode,
@@ -75,6 +76,24 @@ def test_a_planning_is_saved_whole_and_its_plan_is_active(tmp_path: Path) -> Non
     assert read_document(Split, again.split_path) == SPLIT
     assert again.model().plan() == plan()
     assert again.model().path == model.path
+
+
+def test_patients_are_saved_with_the_planning_and_stay(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path / "W")
+    patients = Patients(source="names", patient_of={"a": "a"})
+    workspace.save(DATASET, FINGERPRINT, SPLIT, plan(), patients)
+    workspace.save(DATASET, FINGERPRINT, SPLIT, plan(name="other"))
+    assert read_document(Patients, workspace.patients_path) == patients
+
+
+def test_a_training_of_any_plan_counts(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path / "W")
+    assert not workspace.has_trainings()
+    models = [workspace.save(DATASET, FINGERPRINT, SPLIT, plan(name=name)) for name in ("one", "two")]
+    assert not workspace.has_trainings()
+    begin_training(models[0])
+    assert workspace.model().path == models[1].path
+    assert workspace.has_trainings()
 
 
 def test_the_last_plan_is_active_and_the_others_stay(tmp_path: Path) -> None:

@@ -32,6 +32,12 @@ __all__ = ["plan", "preprocess"]
     show_default=True,
     help="From which everything random derives.",
 )
+@click.option(
+    "--group-by",
+    metavar="REGEX|CSV",
+    help="Which cases are of one patient: a pattern for the beginning of ids ('P\\d+'), or a table with the columns "
+    "case and patient. By default as before, else by the names: P08_t0 and P08_t1 are one.",
+)
 @options.as_json
 def plan(
     dataset: Path,
@@ -42,6 +48,7 @@ def plan(
     device: str | None,
     configurations: tuple[str, ...],
     seed: int,
+    group_by: str | None,
     as_json: bool,
 ) -> None:
     """Look at DATASET, check it, and plan how to segment it.
@@ -51,7 +58,7 @@ def plan(
     Example: autoseg plan Dataset004_Hippocampus
     """
     from autoseg.cli.session import session
-    from autoseg.cli.tables import plan_text
+    from autoseg.cli.tables import patients_text, plan_text
     from autoseg.pipeline import plan_dataset
 
     with session(workspace_path, "plan", quiet=as_json) as (workspace, logger):
@@ -64,6 +71,7 @@ def plan(
             device=device,
             configurations=configurations,
             seed=seed,
+            group_by=group_by,
             logger=logger,
         )
     if as_json:
@@ -71,6 +79,8 @@ def plan(
     for finding in planned.findings:
         click.echo(str(finding))
     click.echo(plan_text(planned.plan))
+    if about_patients := patients_text(planned.patients, planned.split):
+        click.echo(f"\n{about_patients}")
     annotated, all_cases = len(planned.dataset.annotated_cases), len(planned.dataset.cases)
     click.echo(
         f"\n{annotated} annotated cases of {all_cases}, {len(planned.split)} folds. Written: "

@@ -6,9 +6,9 @@ import textwrap
 from collections.abc import Sequence
 
 from autoseg.planning import GIBIBYTE
-from autoseg.values import Configuration, Plan, Summary
+from autoseg.values import Configuration, Patients, Plan, Split, Summary
 
-__all__ = ["plan_text", "summary_text", "table"]
+__all__ = ["patients_text", "plan_text", "summary_text", "table"]
 
 
 #: Reasons that stand beside the choice they explain.
@@ -89,6 +89,26 @@ def _choices(rows: Sequence[tuple[str, str, str]]) -> str:
         lines.append(f"  {name.ljust(name_width)}  {value.ljust(value_width)}  {wrapped[0]}".rstrip())
         lines.extend(indent + rest for rest in wrapped[1:])
     return "\n".join(lines)
+
+
+def patients_text(patients: Patients, split: Split) -> str:
+    """Whose cases are whose, in one line; empty where the names suggest nothing, and nobody said anything."""
+    several, cases = patients.several, len(patients.patient_of)
+    origin = {"names": "their names", "pattern": f"the pattern {patients.rule!r}", "table": patients.rule}
+    if not several:
+        return f"patients: one for each of {cases} cases, by {origin[patients.source]}." if patients.stated else ""
+    shown = [f"{patient}: {_listed(', ', each, 4)}" for patient, each in several.items()]
+    divided = patients.divided_by(split)
+    return (
+        f"patients: {len(set(patients.patient_of.values()))} in {cases} cases, by {origin[patients.source]} "
+        f"({_listed('; ', shown, 3)}); "
+        + (f"{len(divided)} on both sides of a fold." if divided else "none stands on both sides of a fold.")
+        + ("" if patients.stated else " Not so? --group-by tells.")
+    )
+
+
+def _listed(separator: str, names: Sequence[str], count: int) -> str:
+    return separator.join([*names[:count], *(["…"] if len(names) > count else [])])
 
 
 def summary_text(summary: Summary) -> str:

@@ -79,7 +79,7 @@ def free_memory(device: str) -> int | None:
 
 
 def training_backend(device: Device) -> Backend:
-    """How a training on a device of that kind is planned: a GPU that is not here is taken for a new one, a CPU for an old one."""
+    """How a training on a device of that kind is planned: an absent GPU is taken for a new one, a CPU for an old one."""
     half = device == "cuda" and (not torch.cuda.is_available() or _gpu_has_bf16())
     return Backend(device=device, precision="bf16" if half else "fp32")
 

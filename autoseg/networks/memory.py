@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from autoseg import plugins
 from autoseg.networks.tape import FLOAT_BYTES, Backend, Tape
-from autoseg.values import NetworkSpec
+from autoseg.values import NetworkSpec, TrainingSpec
 
 __all__ = ["inference_bytes", "multiply_adds", "parameter_count", "process_bytes", "training_bytes"]
 
@@ -29,10 +29,9 @@ def training_bytes(
     spec: NetworkSpec,
     patch_size: Sequence[int],
     batch_size: int,
+    training: TrainingSpec,
     *,
-    backend: Backend = Backend(),
-    optimizer: str = "adamw",
-    averaged: bool = True,
+    backend: Backend,
 ) -> int:
     """Predicted peak of the memory that tensors take in one training step, as torch's allocator counts it.
 
@@ -40,16 +39,15 @@ def training_bytes(
         spec: the network.
         patch_size: voxels per axis.
         batch_size: patches.
+        training: its optimizer keeps one or two numbers for every weight, its moving average another.
         backend: device and precision; feature maps take 2 bytes an element under 16-bit autocast.
-        optimizer: adamw (two moments for every weight) or sgd (one).
-        averaged: a moving average of the weights is kept, too.
     """
     tape = Tape(backend, batch_size, training=True)
     _describe(spec, tape, patch_size)
     tape.loss()
     tape.backward()
     weights = tape.parameters * FLOAT_BYTES
-    copies = WEIGHTS_AND_STATE.get(optimizer, 3) + averaged
+    copies = WEIGHTS_AND_STATE[training.optimizer] + (training.ema_decay is not None)
     # the target in integers, at all resolutions that are supervised
     target = TARGET_BYTES * batch_size * sum(math.prod(logits.shape) for logits in tape.outputs)
     # while the optimizer steps, feature maps are gone, and gradients and its own temporaries are there
@@ -62,10 +60,9 @@ def process_bytes(
     spec: NetworkSpec,
     patch_size: Sequence[int],
     batch_size: int,
+    training: TrainingSpec,
     *,
-    backend: Backend = Backend(),
-    optimizer: str = "adamw",
-    averaged: bool = True,
+    backend: Backend,
 ) -> int:
     """Predicted memory of a training as the device sees it: the tensors, and what is there beside them.
 
@@ -82,7 +79,7 @@ def inference_bytes(
     patch_size: Sequence[int],
     batch_size: int,
     *,
-    backend: Backend = Backend(),
+    backend: Backend,
     networks: int = 1,
 ) -> int:
     """Predicted peak of the memory that tensors take while a batch of tiles is predicted.

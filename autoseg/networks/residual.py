@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -51,8 +52,8 @@ def _is_strided(stride: Sequence[int]) -> bool:
 class ResidualBlock(nn.Module):
     """Two convolutions whose result is added to the input (He et al., CVPR 2016).
 
-    Where resolution or channels change, the input is averaged over blocks and brought to the new channels by a convolution of
-    one voxel (ResNet-D: He T. et al., CVPR 2019).
+    Where resolution or channels change, the input is averaged over blocks and brought to the new channels by a convolution
+    of one voxel (ResNet-D: He T. et al., CVPR 2019).
     """
 
     def __init__(
@@ -64,7 +65,8 @@ class ResidualBlock(nn.Module):
         self.conv2 = _ConvNorm(output_channels, output_channels, kernel_size, ones, bias=True)
         pools: list[nn.Module] = []
         if _is_strided(stride):
-            pools.append({2: nn.AvgPool2d, 3: nn.AvgPool3d}[len(stride)](tuple(stride), tuple(stride)))  # type: ignore[operator]
+            pool: Any = {2: nn.AvgPool2d, 3: nn.AvgPool3d}[len(stride)]
+            pools.append(pool(tuple(stride), tuple(stride)))
         if input_channels != output_channels:
             pools.append(_ConvNorm(input_channels, output_channels, ones, ones, bias=False))
         self.skip = nn.Sequential(*pools)
@@ -157,7 +159,8 @@ class ResidualEncoderUNet(nn.Module):
     def describe(spec: NetworkSpec, tape: Tape, patch_size: tuple[int, ...]) -> None:
         """The same on a tape, for its cost."""
         ones, image = (1,) * spec.dimensions, tape.input(spec.input_channels, patch_size)
-        x, maps = describe_stack(tape, image, spec.features[0], spec.kernel_sizes[0], ones, 1), []
+        x = describe_stack(tape, image, spec.features[0], spec.kernel_sizes[0], ones, 1)
+        maps: list[Tensor] = []
         for stage, features in enumerate(spec.features):
             for block in range(spec.encoder_blocks[stage]):
                 y = _describe_block(tape, x, features, spec.kernel_sizes[stage], ones if block else spec.strides[stage])

@@ -247,7 +247,7 @@ class Tape:
             self._arrive(x, arriving)
 
     def _arrive(self, tensor: Tensor, gradient: _Storage) -> None:
-        """Adds a gradient to what has arrived: in place, unless another holds that memory, too, or it is part of a larger."""
+        """Adds a gradient to what has arrived: in place, unless that memory is another's, too, or part of a larger one."""
         there = tensor.gradient
         if there is None:
             tensor.gradient = gradient

@@ -5,6 +5,7 @@ from autoseg.values.finding import Finding, Severity
 from autoseg.values.fingerprint import CaseFingerprint, Fingerprint, IntensityProperties, Orientation
 from autoseg.values.geometry import AxisMap, Geometry, Volume
 from autoseg.values.json_form import Value, decode, digest, encode
+from autoseg.values.patients import Patients
 from autoseg.values.plan import (
     AugmentationSpec,
     Configuration,
@@ -42,6 +43,7 @@ __all__ = [
     "NetworkSpec",
     "NormalizationSpec",
     "Orientation",
+    "Patients",
     "Plan",
     "PredictionRecord",
     "PreprocessRecord",

@@ -5,10 +5,10 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from autoseg.cli.tables import plan_text, summary_text, table
+from autoseg.cli.tables import patients_text, plan_text, summary_text, table
 from autoseg.networks.memory import training_bytes
 from autoseg.planning import Budget
-from autoseg.values import MeanScore, Plan, Summary
+from autoseg.values import Fold, MeanScore, Patients, Plan, Summary
 from planners.unet import DefaultPlanner, NnunetPlanner
 from tests.planners.synthetic import fingerprint
 
@@ -93,3 +93,18 @@ def test_a_summary_names_labels_and_tells_which_never_occur():
     assert lines[4].split() == ["mean", "of", "labels", "0.5123", "0.2500"]
     assert lines[5] == "never in reference or prediction, so not in the mean: whole tumour"
     assert "never" not in summary_text(msgspec.structs.replace(summary, absent_labels=()))
+
+
+def test_of_many_patients_and_visits_the_first_are_named():
+    cases = {f"P{patient}_t{visit}": f"P{patient}" for patient in range(5) for visit in range(6)}
+    split = (Fold(train=("P0_t0",), val=("P1_t0",)),)
+    assert patients_text(Patients(source="names", patient_of=cases | {"x": "x"}), split) == (
+        "patients: 6 in 31 cases, by their names (P0: P0_t0, P0_t1, P0_t2, P0_t3, …; P1: P1_t0, P1_t1, P1_t2, P1_t3, …; "
+        "P2: P2_t0, P2_t1, P2_t2, P2_t3, …; …); none stands on both sides of a fold. Not so? --group-by tells."
+    )
+
+
+def test_patients_on_both_sides_are_not_denied():
+    patients = Patients(source="pattern", rule="P", patient_of={"a": "1", "b": "1", "c": "2"})
+    text = patients_text(patients, (Fold(train=("a", "c"), val=("b",)),))
+    assert text == "patients: 2 in 3 cases, by the pattern 'P' (1: a, b); 1 on both sides of a fold."

@@ -41,6 +41,7 @@ from autoseg.values import (
     MeanScore,
     NetworkSpec,
     NormalizationSpec,
+    Patients,
     Plan,
     PredictionRecord,
     PreprocessRecord,
@@ -133,6 +134,7 @@ EXAMPLES: dict[type, Any] = {
         CASE_SCORE,
         Finding(severity="warning", what="odd", case="a", file="a.nii.gz", found="3", expected="2", remedy="Look."),
         Dataset(name="D", root="/d", channels=("MRI",), labels=LABELS, file_ending=".nii.gz", cases=(CASE,)),
+        Patients(source="pattern", rule=r"P\d+", patient_of={"P1_a": "P1", "P1_b": "P1", "P2 é": "P2"}),
         Fingerprint(
             dataset="D",
             channels=("MRI", "CT"),
