@@ -60,18 +60,17 @@ def configuration_reasons(
         budget: that it keeps.
     """
     topology = fitted.topology
-    share = 1.0
-    for edge, step, size, full in zip(
-        topology.patch_size[::-1], spacing[::-1], grid.shape[::-1], grid.spacing[::-1], strict=False
-    ):
+    share, first = 1.0, 3 - len(fitted.topology.patch_size)
+    sizes = zip(topology.patch_size, spacing[first:], grid.shape[first:], grid.spacing[first:], strict=True)
+    for edge, step, size, full in sizes:
         share *= min(1.0, edge * step / (size * full))
     return {
         "purpose": PURPOSES[name].format(share=f"{share:.0%}"),
         "spacing": _spacing_reason(name, grid, spacing),
         "anisotropy": _anisotropy_reason(name, grid, spacing),
         "patch size": fitted.patch_reason,
-        "pooling": f"{' x '.join(str(pool) for pool in topology.pools)} times per axis, until the smallest feature map has an "
-        "edge of 4 to 7 voxels",
+        "pooling": f"{' x '.join(str(pool) for pool in topology.pools)} times per axis, until the smallest feature map has "
+        "an edge of 4 to 7 voxels",
         "batch size": fitted.batch_reason,
         "memory": f"predicted for training; planned for {budget.memory_bytes / GIBIBYTE:.3g} GiB"
         + (" by nnU-Net's count, which supposes 16-bit training" if preset.count_rule else ""),
@@ -109,8 +108,8 @@ def over_budget(preset: Preset, budget: Budget, configurations: Sequence[Configu
     """A warning for every configuration that takes more memory than planned for: nnU-Net's count does not see bytes."""
     return [
         f"{each.name} will take about {each.expected_memory_bytes / GIBIBYTE:.1f} GiB to train, more than the "
-        f"{budget.memory_bytes / GIBIBYTE:.3g} GiB planned for: the preset {preset.name} counts feature maps as nnU-Net does. "
-        f"Plan with less --gpu-memory, or with --preset default, which keeps its budget."
+        f"{budget.memory_bytes / GIBIBYTE:.3g} GiB planned for: the preset {preset.name} counts feature maps as nnU-Net "
+        f"does. Plan with less --gpu-memory, or with --preset default, which keeps its budget."
         for each in configurations
         if each.expected_memory_bytes > budget.memory_bytes
     ]

@@ -68,7 +68,7 @@ def process_bytes(
 
     Arguments as of ``training_bytes``.
     """
-    tensors = training_bytes(spec, patch_size, batch_size, backend=backend, optimizer=optimizer, averaged=averaged)
+    tensors = training_bytes(spec, patch_size, batch_size, training, backend=backend)
     voxels = math.prod(patch_size) * batch_size
     waiting = BATCHES_AHEAD * voxels * (spec.input_channels * FLOAT_BYTES + LABEL_BYTES)
     return tensors + BEFORE_TENSORS[backend.device] + (waiting if backend.device == "cpu" else 0)

@@ -17,6 +17,8 @@ from autoseg.values.json_form import Value
 __all__ = ["Backend", "Tape", "Tensor"]
 
 FLOAT_BYTES, HALF_BYTES = 4, 2
+#: Per voxel of one sample: what the loss takes for every output, and beside that.
+LOSS_BYTES_PER_OUTPUT, LOSS_BYTES = 13, 10
 
 
 class Backend(Value, frozen=True, kw_only=True):
@@ -204,14 +206,12 @@ class Tape:
     def loss(self) -> None:
         """Dice and cross-entropy of all outputs, forward and backward: sample by sample in float32, from saved logits.
 
-        Of a sample, the float32 logits, the probabilities and products with them live at one time.
+        What it takes of a sample is documented in ``autoseg.training.losses.DiceCrossEntropy``.
         """
         for logits in self.outputs:
-            passing = 3 * logits.bytes // self._element * FLOAT_BYTES
-            self.peak = max(self.peak, self.live + passing)
-        for logits in self.outputs:
             logits.gradient = self._allocate(logits.bytes)
-            self.peak = max(self.peak, self.live + 3 * logits.bytes // self._element * FLOAT_BYTES)
+            at_work = (LOSS_BYTES_PER_OUTPUT * logits.channels + LOSS_BYTES) * math.prod(logits.shape)
+            self.peak = max(self.peak, self.live + at_work)
 
     def backward(self) -> None:
         """From the gradients of the outputs to those of the weights, in the reverse order of the forward pass."""
