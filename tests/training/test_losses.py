@@ -8,9 +8,17 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.profiler import ProfilerActivity, profile
 
-from autoseg.training.losses import DiceCrossEntropy, at_resolution, deeply_supervised, supervision_weights
+from autoseg.training.losses import (
+    AdditiveLoss,
+    DiceCrossEntropy,
+    at_resolution,
+    deeply_supervised,
+    supervision_weights,
+)
 from autoseg.values import Label, Labels
+from tests.training.plain_loss import PlainDiceCrossEntropy
 
 PLAIN = Labels(foreground=(Label(name="a", values=(1,)), Label(name="b", values=(2,))))
 IGNORING = Labels(foreground=PLAIN.foreground, ignore=3)
@@ -210,6 +218,116 @@ def test_gaps_between_integers_do_not_matter_to_regions() -> None:
     assert float(DiceCrossEntropy(gapped, batch_dice=False)(logits, target)) == float(
         DiceCrossEntropy(REGIONS, batch_dice=False)(logits, target)
     )
+
+
+def value_and_gradient(loss, logits: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    leaf = logits.clone().requires_grad_()
+    value = loss(leaf, target)
+    value.backward()
+    return value.detach(), leaf.grad
+
+
+def demanding(labels: Labels, shape: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor]:
+    """An example with a class that is absent from one sample, and, with an ignore label, a sample without annotation."""
+    logits, target = example(labels, shape)
+    target[0][target[0] == 2] = 0
+    if labels.ignore is not None:
+        target[-1] = IGNORED
+    return logits, target
+
+
+@kinds
+@pytest.mark.parametrize("batch_dice", [False, True])
+@pytest.mark.parametrize("shape", [(3, 6, 5, 4), (4, 7, 8)], ids=["3d", "2d"])
+@pytest.mark.parametrize("last", [False, True], ids=["contiguous", "channels last"])
+def test_value_and_gradient_are_those_of_the_plain_loss(
+    labels: Labels, batch_dice: bool, shape: tuple[int, ...], last: bool
+) -> None:
+    logits, target = demanding(labels, shape)
+    if last:
+        logits = logits.movedim(1, -1).contiguous().movedim(-1, 1)
+    value, gradient = value_and_gradient(DiceCrossEntropy(labels, batch_dice=batch_dice), logits, target)
+    plain = PlainDiceCrossEntropy(labels, batch_dice=batch_dice)
+    expected, expected_gradient = value_and_gradient(plain, logits.double(), target)
+    torch.testing.assert_close(value.double(), expected, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(gradient.double(), expected_gradient, rtol=1e-5, atol=1e-8)
+    assert gradient.stride() == logits.stride()
+
+
+@kinds
+@pytest.mark.parametrize("batch_dice", [False, True])
+def test_the_gradient_is_that_of_finite_differences(labels: Labels, batch_dice: bool) -> None:
+    logits, target = demanding(labels, (3, 3, 2, 2))
+    loss = DiceCrossEntropy(labels, batch_dice=batch_dice)
+    assert torch.autograd.gradcheck(lambda logits: loss(logits, target), logits.double().requires_grad_())
+
+
+@kinds
+def test_the_gradient_of_16_bit_logits_is_that_of_float32_rounded(labels: Labels) -> None:
+    logits, target = example(labels, (2, 16, 16))
+    loss, logits = DiceCrossEntropy(labels, batch_dice=True), logits.bfloat16()
+    _, gradient = value_and_gradient(loss, logits, target)
+    _, exact = value_and_gradient(loss, logits.float(), target)
+    assert torch.equal(gradient, exact.bfloat16())
+
+
+@kinds
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16, torch.int32])
+def test_the_target_may_have_any_integer_type(labels: Labels, dtype: torch.dtype) -> None:
+    logits, target = example(labels)
+    loss = DiceCrossEntropy(labels, batch_dice=True)
+    assert torch.equal(loss(logits, target.to(dtype)), loss(logits, target))
+
+
+@kinds
+@pytest.mark.parametrize("batch_dice", [False, True])
+@pytest.mark.parametrize("sizes", [(1, 4), (2, 3), (3, 2), (1, 1, 1, 1, 1)], ids=str)
+def test_sums_of_parts_add_up_to_those_of_the_batch(labels: Labels, batch_dice: bool, sizes: tuple[int, ...]) -> None:
+    logits, target = demanding(labels, (5, 6, 5, 4))
+    loss = DiceCrossEntropy(labels, batch_dice=batch_dice)
+    parts = [loss.sums(*part) for part in zip(logits.split(sizes), target.split(sizes), strict=True)]
+    torch.testing.assert_close(sum(parts), loss.sums(logits, target))
+    assert float(loss.value(sum(parts))) == pytest.approx(float(loss(logits, target)), abs=1e-6)
+
+
+@kinds
+@pytest.mark.parametrize("batch_dice", [False, True])
+def test_samples_are_coupled_unless_the_loss_is_the_mean_over_them(labels: Labels, batch_dice: bool) -> None:
+    logits, target = demanding(labels, (2, 6, 5, 4))
+    loss = DiceCrossEntropy(labels, batch_dice=batch_dice)
+    assert isinstance(loss, AdditiveLoss)
+    mean = (float(loss(logits[:1], target[:1])) + float(loss(logits[1:], target[1:]))) / 2
+    assert loss.couples_samples == (float(loss(logits, target)) != pytest.approx(mean, abs=1e-5))
+
+
+@kinds
+def test_only_logits_and_target_are_kept_for_the_backward_pass(labels: Labels) -> None:
+    logits, target = example(labels, (4, 16, 16, 16))
+    logits, kept = logits.bfloat16().requires_grad_(), {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        kept[tensor.data_ptr()] = tensor.nbytes
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        DiceCrossEntropy(labels, batch_dice=True)(logits, target)
+    assert sum(kept.values()) == pytest.approx(logits.nbytes + target.nbytes, abs=1000)
+
+
+@kinds
+def test_memory_while_it_works_grows_with_one_sample_not_with_the_batch(labels: Labels) -> None:
+    """The bound is that of the docstring; kernels of the CPU also copy bool operands, and keep a buffer of logsigmoid."""
+    shape, outputs = (16, 16, 16), labels.output_count
+    for batch in (1, 8):
+        logits, target = example(labels, (batch, *shape))
+        logits.requires_grad_()
+        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+            DiceCrossEntropy(labels, batch_dice=True)(logits, target).backward()
+        events = [event for event in profiled.profiler.kineto_results.events() if event.name() == "[memory]"]
+        changes = [event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())]
+        at_work = max(itertools.accumulate(changes)) - logits.nbytes  # the gradient
+        arrays = 4.5 if labels.has_regions else 2
+        assert 0 < at_work < (arrays * outputs * 4 + 24) * 16**3 * 1.05, at_work / 16**3
 
 
 def test_supervision_weights_halve_with_every_step_down() -> None:
