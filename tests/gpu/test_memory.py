@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from autoseg.errors import AutosegError
-from autoseg.files import read_document
+from autoseg.files import read_document, write_document
 from autoseg.inference.predict import Predictor
 from autoseg.networks.blocks import InstanceNorm
 from autoseg.networks.build import build_network
@@ -39,6 +39,7 @@ BATCH, PATCH = 4, (64, 64, 64)
 def _own_memory() -> Iterator[None]:
     """Nothing of another test is in the GPU's memory, and all of it may be used again afterwards."""
     torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
     yield
     torch.cuda.set_per_process_memory_fraction(1.0)
     gc.collect()
@@ -60,16 +61,23 @@ def large_plan(*, batch_dice: bool = True) -> Plan:
     return msgspec.structs.replace(plan, configurations=(changed,))
 
 
-def trainer_in(folder: Path, plan: Plan, logger: Listening) -> FoldTrainer:
-    return FoldTrainer(make_job(plan), plan, make_store(folder), FoldFolder(folder / "fold"), logger, "cuda")
+def folder_with(path: ExecutionPath, parent: Path) -> FoldFolder:
+    folder = FoldFolder(parent / "fold")
+    write_document(folder.execution, path)
+    return folder
+
+
+def trainer_in(parent: Path, plan: Plan, logger: Listening, path: ExecutionPath = PATH) -> FoldTrainer:
+    return FoldTrainer(make_job(plan), plan, make_store(parent), folder_with(path, parent), logger, "cuda")
 
 
 def step_bytes(trainer: FoldTrainer, parts: int) -> int:
     trainer.network.train()
     trainer._trial_step(parts)
+    peak = torch.cuda.max_memory_allocated()
     trainer._recover()
     trainer._use_parts(1)
-    return torch.cuda.max_memory_allocated()
+    return peak
 
 
 def test_the_probe_splits_a_batch_that_does_not_fit_and_says_so(tmp_path: Path) -> None:
@@ -77,39 +85,38 @@ def test_the_probe_splits_a_batch_that_does_not_fit_and_says_so(tmp_path: Path) 
     trainer = trainer_in(tmp_path, large_plan(), logger)
     whole, half = step_bytes(trainer, 1), step_bytes(trainer, 2)
     assert half < 0.8 * whole
-    allow((whole + half) / 2)
+    allow(1.1 * half)
     before = {name: tensor.clone() for name, tensor in trainer.network.state_dict().items()}
     random = torch.cuda.get_rng_state()
     trainer.probe_memory()
-    assert trainer.execution.parts == read_document(ExecutionPath, trainer.folder.execution).parts == 2
+    parts = trainer.execution.parts
+    assert parts > 1
+    assert read_document(ExecutionPath, trainer.folder.execution).parts == parts
     assert torch.equal(torch.cuda.get_rng_state(), random)
     assert all(torch.equal(tensor, before[name]) for name, tensor in trainer.network.state_dict().items())
     texts = [str(entry["text"]) for entry in logger.all("message")]
-    assert any("in 2 parts, with equal results" in text for text in texts)
+    assert any(f"in {parts} parts, with equal results" in text for text in texts)
     assert any("GiB of GPU memory, planned were" in text for text in texts)
 
 
 @pytest.mark.parametrize("batch_dice", [False, True])
 def test_a_shortage_in_the_middle_of_training_is_healed_to_the_same_model(tmp_path: Path, batch_dice: bool) -> None:
     plan, models = large_plan(batch_dice=batch_dice), []
-    measuring = trainer_in(tmp_path / "measure", plan, Listening())
-    whole, half = step_bytes(measuring, 1), step_bytes(measuring, 2)
-    del measuring
-    gc.collect()
+    exact = ExecutionPath(device="cuda")  # fp32, so that a difference is not lost in rounding
+    half = step_bytes(trainer_in(tmp_path / "measured", plan, Listening(), exact), 2)
     for name in ("whole", "short"):
-        torch.cuda.set_per_process_memory_fraction(1.0)
-        store, folder, asked = make_store(tmp_path / name), FoldFolder(tmp_path / name / "fold"), iter(range(100))
-        fp32 = ExecutionPath(device="cuda")  # so that a difference is not lost in the rounding of bf16
-        folder.path.mkdir(parents=True)
-        folder.execution.write_bytes(msgspec.json.encode(fp32))
+        gc.collect()
+        folder, asked = folder_with(exact, tmp_path / name), iter(range(100))
 
         def stop(asked: Iterator[int] = asked, name: str = name) -> bool:
             if next(asked) == 3 and name == "short":
-                allow((whole + half) / 2 * 2)  # measured in bf16, run in fp32
+                allow(1.1 * half)
             return False
 
-        models.append(train_fold(make_job(plan), plan, store, folder, Listening(), device="cuda", stop=stop))
-        assert read_document(ExecutionPath, folder.execution).parts == (2 if name == "short" else 1)
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+            store = make_store(tmp_path / name)
+            models.append(train_fold(make_job(plan), plan, store, folder, Listening(), device="cuda", stop=stop))
+        assert (read_document(ExecutionPath, folder.execution).parts > 1) == (name == "short")
     mine, theirs = (load_tensors(model)[0] for model in models)
     for name, tensor in mine.items():
         torch.testing.assert_close(tensor, theirs[name], rtol=1e-2, atol=1e-4, msg=name)
@@ -122,19 +129,19 @@ def test_where_not_even_one_patch_fits_the_error_says_what_to_do(tmp_path: Path)
         trainer.probe_memory()
 
 
-def test_prediction_goes_on_with_fewer_tiles(tmp_path: Path) -> None:
+def test_prediction_goes_on_with_fewer_tiles() -> None:
     configuration = small_configuration(patch=PATCH, features=(32, 64, 64), batch_size=8)
     image = np.random.default_rng(0).normal(size=(1, 160, 160, 160)).astype(np.float32)
 
     def predictor() -> Predictor:
-        return Predictor([build_network(configuration.network, seed=0)], configuration, PATH)
+        return Predictor([build_network(configuration.network, seed=0)], configuration, ExecutionPath(device="cuda"))
 
     expected, peak = predictor().logits(image), torch.cuda.max_memory_allocated()
     allow(0.6 * peak)
     short = predictor()
     logits = short.logits(image)
     assert short.at_once < 8
-    np.testing.assert_allclose(logits, expected, atol=0.05)
+    np.testing.assert_allclose(logits, expected, atol=0.02)
 
 
 @pytest.mark.parametrize("channels_last", [False, True])
