@@ -11,7 +11,7 @@ from torch import nn
 
 from autoseg.errors import AutosegError
 from autoseg.inference.window import importance_map, padding_to, tiles
-from autoseg.networks.execution import autocast, memory_format, place
+from autoseg.networks.execution import autocast, memory_format, place, release_memory
 from autoseg.values import Configuration, ExecutionPath
 
 __all__ = ["Predictor", "mirrored_mean"]
@@ -39,6 +39,10 @@ class Predictor:
         self.networks = [place(network, execution, configuration.dimensions).eval() for network in networks]
         for network in self.networks:
             network.deep_supervision = False  # type: ignore[assignment]
+        #: Tiles that go through the network together; fewer once memory was short.
+        self.at_once = -(-configuration.batch_size // min(execution.parts, configuration.batch_size))
+        if execution.device == "cpu":
+            self.at_once = self._tiles_on_cpu(configuration.full_patch_size)
         self.mirror_axes = configuration.augmentation.mirror_axes if mirroring else ()
 
     @torch.inference_mode()
@@ -59,17 +63,18 @@ class Predictor:
         weights = importance_map(patch)
         total = np.zeros((self.configuration.network.output_channels, *padded.shape[1:]), np.float32)
         counts = np.zeros(padded.shape[1:], np.float32)
-        at_once = self.configuration.batch_size if self.execution.device != "cpu" else self._tiles_on_cpu(patch)
-        for begin in range(0, len(places), at_once):
-            group = places[begin : begin + at_once]
+        done = 0
+        while done < len(places):
+            group = places[done : done + self.at_once]
             boxes = [
                 tuple(slice(start, start + edge) for start, edge in zip(place, patch, strict=True)) for place in group
             ]
-            predicted = self._predict(np.stack([padded[(slice(None), *box)] for box in boxes]))
-            for box, logits in zip(boxes, predicted, strict=True):
+            predicted = self._within_memory(np.stack([padded[(slice(None), *box)] for box in boxes]))
+            for box, logits in zip(boxes, predicted, strict=False):
                 total[(slice(None), *box)] += logits * weights
                 counts[box] += weights
-            advance(min(begin + at_once, len(places)), len(places))
+            done += len(predicted)
+            advance(done, len(places))
         total /= counts
         if not np.isfinite(total).all():
             raise AutosegError(
@@ -83,6 +88,21 @@ class Predictor:
     def _tiles_on_cpu(self, patch: Sequence[int]) -> int:
         """One 3D tile keeps a CPU busy; 2D tiles are gathered to about as many voxels."""
         return max(1, min(self.configuration.batch_size, 2**17 // int(np.prod(patch))))
+
+    def _within_memory(self, batch: np.ndarray) -> np.ndarray:
+        """As ``_predict``, for the first tiles of a batch: all, or as many as the GPU's memory is found to have room for."""
+        while True:
+            try:
+                return self._predict(batch[: self.at_once])
+            except torch.OutOfMemoryError as error:
+                if min(self.at_once, len(batch)) == 1:
+                    raise AutosegError(
+                        f"the GPU's memory is too short for even one tile ({str(error).splitlines()[0]}). "
+                        "Close other programs that use the GPU, or predict with --device cpu"
+                    ) from error
+            # not within the clause: the exception holds the failed attempt's tensors
+            release_memory(self.execution.device)
+            self.at_once = min(self.at_once, len(batch)) // 2
 
     def _predict(self, batch: np.ndarray) -> np.ndarray:
         """Mean over folds and flips for a batch of tiles ``(batch, channels, *patch)`` with three spatial axes."""

@@ -36,8 +36,16 @@ class InstanceNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(channels))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Normalizes ``(batch, channels, *spatial)``."""
-        return F.group_norm(x, len(self.weight), self.weight, self.bias, EPSILON)
+        """Normalizes ``(batch, channels, *spatial)``; the result has the type of ``x``."""
+        if x.is_cuda and torch.is_autocast_enabled("cuda"):
+            # Autocast would turn x into float32 there, and the backward pass would keep it: twice the memory of all
+            # activations. The kernel computes mean and variance in float32 from 16-bit numbers, too.
+            with torch.autocast("cuda", enabled=False):
+                return self._normalized(x, self.weight.to(x.dtype), self.bias.to(x.dtype))
+        return self._normalized(x, self.weight, self.bias)
+
+    def _normalized(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+        return F.group_norm(x, len(weight), weight, bias, EPSILON)
 
 
 class ConvBlock(nn.Module):

@@ -33,6 +33,7 @@ __all__ = [
     "keep_freed_memory",
     "memory_format",
     "place",
+    "release_memory",
     "resolve_device",
     "training_backend",
     "usable_here",
@@ -76,6 +77,12 @@ def resolve_device(wanted: str, *, here: bool = True) -> Device:
 def free_memory(device: str) -> int | None:
     """Bytes that this machine's GPU has free; None for other devices, or without one."""
     return int(torch.cuda.mem_get_info()[0]) if device == "cuda" and torch.cuda.is_available() else None
+
+
+def release_memory(device: str) -> None:
+    """Gives memory that torch keeps for later back to the GPU; needed after a shortage, when it lies in pieces."""
+    if device == "cuda":
+        torch.cuda.empty_cache()
 
 
 def training_backend(device: Device) -> Backend:

@@ -10,7 +10,7 @@ from torch import nn
 
 from autoseg.values import TrainingSpec
 
-__all__ = ["Schedule", "WeightAverage", "make_optimizer", "polynomial_per_epoch", "warmup_polynomial"]
+__all__ = ["Schedule", "WeightAverage", "make_optimizer", "polynomial_per_epoch", "state_copies", "warmup_polynomial"]
 
 EXPONENT = 0.9
 
@@ -48,6 +48,11 @@ def make_optimizer(spec: TrainingSpec, parameters: Iterable[nn.Parameter]) -> to
         nesterov=spec.momentum > 0,
         weight_decay=spec.weight_decay,
     )
+
+
+def state_copies(spec: TrainingSpec) -> int:
+    """How many numbers that optimizer keeps per weight; it makes room for them in its first step only."""
+    return 2 if spec.optimizer == "adamw" else int(spec.momentum > 0)
 
 
 class WeightAverage:

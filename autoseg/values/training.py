@@ -37,6 +37,7 @@ class ExecutionPath(Value, frozen=True, kw_only=True, tag_field="schema", tag="a
         channels_last: memory format of activations and weights.
         compiled: through torch.compile.
         threads: of torch on the CPU.
+        parts: that a batch is computed in, one after the other, where memory is short; at most the batch size counts.
         reason: what was measured.
     """
 
@@ -45,11 +46,13 @@ class ExecutionPath(Value, frozen=True, kw_only=True, tag_field="schema", tag="a
     channels_last: bool = False
     compiled: bool = False
     threads: int = 1
+    parts: int = 1
     reason: str = ""
 
     def __post_init__(self) -> None:
         require(self.device in ("cpu", "cuda", "mps"), f"device must be cpu, cuda or mps, not {self.device!r}")
         require(self.threads > 0, "threads must be positive")
+        require(self.parts > 0, "parts must be positive")
 
 
 class TrainJob(Value, frozen=True, kw_only=True, tag_field="schema", tag="autoseg.train-job/1"):

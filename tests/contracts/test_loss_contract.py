@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from autoseg import plugins
-from autoseg.training.losses import Loss
+from autoseg.training.losses import AdditiveLoss, Loss
 from autoseg.values import Label, Labels
 
 FOREGROUND = (Label(name="a", values=(1,)), Label(name="b", values=(2,)))
@@ -128,3 +128,14 @@ def test_inputs_are_not_changed_and_the_value_is_repeatable(loss: Loss, labels: 
 def test_16_bit_logits_are_taken(loss: Loss, labels: Labels) -> None:
     logits, target = example(labels)
     assert float(loss(logits.bfloat16(), target)) == pytest.approx(float(loss(logits, target)), abs=0.02)
+
+
+def test_a_loss_made_of_sums_is_that_of_the_sum_of_its_parts(loss: Loss, labels: Labels) -> None:
+    if not isinstance(loss, AdditiveLoss):
+        pytest.skip("this loss is not made of sums")
+    logits, target = example(labels, (5, 6, 5, 4))
+    parts = [loss.sums(logits[part], target[part]) for part in (slice(0, 3), slice(3, 5))]
+    assert float(loss.value(parts[0] + parts[1])) == pytest.approx(float(loss(logits, target)), abs=1e-5)
+    if not loss.couples_samples:
+        mean = (3 * loss.value(parts[0]) + 2 * loss.value(parts[1])) / 5
+        assert float(mean) == pytest.approx(float(loss(logits, target)), abs=1e-5)

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from autoseg.errors import AutosegError
 from autoseg.inference.predict import Predictor, mirrored_mean
 from autoseg.networks.build import build_network
 from autoseg.values import (
@@ -208,3 +209,47 @@ def test_a_reordered_view_of_an_image_is_predicted_like_its_copy() -> None:
     view = image((9, 10, 11)).transpose(0, 3, 2, 1)[:, ::-1]
     predictor = Predictor([real_network()], make_configuration(), PATH)
     np.testing.assert_array_equal(predictor.logits(view), predictor.logits(np.ascontiguousarray(view)))
+
+
+class Short(nn.Module):
+    """A real network in a memory in which no more than ``room`` tiles fit, and what it was given."""
+
+    deep_supervision = True
+
+    def __init__(self, room: int) -> None:
+        super().__init__()
+        self.network, self.room, self.sizes = Pointwise(), room, []
+
+    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+        self.sizes.append(len(x))
+        if len(x) > self.room:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 GiB\nand more")
+        return self.network(x)[:1]
+
+
+@pytest.mark.parametrize("room", [1, 2, 3, 5])
+def test_where_memory_is_short_fewer_tiles_go_together_and_the_logits_are_the_same(room: int) -> None:
+    """The shortage is injected; a real one is in tests/gpu."""
+    short, told = Short(room), []
+    predictor = Predictor([short], make_configuration(batch=5), PATH)
+    predictor.at_once = 5
+    logits = predictor.logits(image(), advance=lambda done, total: told.append((done, total)))
+    whole = Predictor([Pointwise()], make_configuration(batch=5), PATH)
+    np.testing.assert_allclose(logits, whole.logits(image()), atol=1e-6)
+    assert predictor.at_once <= room
+    assert sum(size > room for size in short.sizes) <= 2  # learned at the first group, then remembered
+    assert told[-1][0] == told[-1][1] == 16 + 8
+    assert [done for done, _ in told] == sorted({done for done, _ in told})
+
+
+def test_where_not_even_one_tile_fits_the_error_says_what_to_do() -> None:
+    with pytest.raises(
+        AutosegError, match=r"even one tile \(CUDA out of memory\. Tried to allocate 1 GiB\).*--device cpu"
+    ):
+        Predictor([Short(0)], make_configuration(), PATH).logits(image())
+
+
+def test_a_batch_that_was_trained_in_parts_is_predicted_in_groups_of_their_size() -> None:
+    for parts, at_once in ((1, 5), (2, 3), (5, 1), (9, 1)):
+        path = ExecutionPath(device="mps", parts=parts)
+        assert Predictor([], make_configuration(batch=5), path).at_once == at_once

@@ -38,6 +38,32 @@ def test_instance_norm_has_the_gradients_of_torchs() -> None:
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("under_autocast", [False, True])
+def test_on_a_cpu_instance_norm_is_torchs_group_norm_bit_for_bit(precision: torch.dtype, under_autocast: bool) -> None:
+    torch.manual_seed(0)
+    norm, x = InstanceNorm(3), torch.randn(2, 3, 6, 5, 4).to(precision)
+    nn.init.normal_(norm.weight)
+    nn.init.normal_(norm.bias)
+    with torch.autocast("cpu", torch.bfloat16, enabled=under_autocast):
+        y, expected = norm(x), nn.functional.group_norm(x, 3, norm.weight, norm.bias, 1e-5)
+    assert torch.equal(y, expected)
+    assert y.dtype == precision
+
+
+def test_instance_norm_of_16_bit_numbers_takes_mean_and_variance_in_float32() -> None:
+    torch.manual_seed(0)
+    norm, x = (
+        InstanceNorm(2),
+        (torch.randn(1, 2, 64, 64) + 20).bfloat16(),
+    )  # 4096 numbers: a 16-bit sum would be far off
+    expected = norm(x.float())
+    for weight, bias in ((norm.weight, norm.bias), (norm.weight.bfloat16(), norm.bias.bfloat16())):
+        y = norm._normalized(x, weight, bias)
+        assert y.dtype == torch.bfloat16
+        torch.testing.assert_close(y.float(), expected, rtol=2**-8, atol=2**-8)
+
+
 def test_instance_norm_of_a_sample_does_not_see_the_others() -> None:
     norm, x = InstanceNorm(2), torch.randn(3, 2, 6, 6, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(norm(x)[1:2], norm(x[1:2]))

@@ -9,7 +9,13 @@ import pytest
 import torch
 from torch import nn
 
-from autoseg.training.optimization import WeightAverage, make_optimizer, polynomial_per_epoch, warmup_polynomial
+from autoseg.training.optimization import (
+    WeightAverage,
+    make_optimizer,
+    polynomial_per_epoch,
+    state_copies,
+    warmup_polynomial,
+)
 from autoseg.values import TrainingSpec
 
 SPEC = TrainingSpec(
@@ -128,6 +134,18 @@ def test_the_average_is_short_at_first_and_then_has_its_decay() -> None:
         decay = min(0.6, (1 + iteration) / (10 + iteration))
         expected = decay * expected + (1 - decay) * value
         assert float(average.weights["a"]) == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize("spec", [SPEC, SGD, msgspec.structs.replace(SGD, momentum=0.0)], ids=["adamw", "sgd", "plain"])
+def test_an_optimizer_keeps_as_many_numbers_per_weight_as_it_is_said_to(spec: TrainingSpec) -> None:
+    network = nn.Linear(50, 40)
+    optimizer = make_optimizer(spec, network.parameters())
+    network(torch.ones(50)).sum().backward()
+    optimizer.step()
+    states = [
+        value for state in optimizer.state.values() for value in state.values() if isinstance(value, torch.Tensor)
+    ]
+    assert sum(state.numel() for state in states if state.numel() > 1) == state_copies(spec) * (50 * 40 + 40)
 
 
 def test_early_weights_are_soon_forgotten() -> None:

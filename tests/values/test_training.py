@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from autoseg.errors import UnknownNameError
-from autoseg.values import Fold, Split, TrainJob, fold_folder, select_fold
+from autoseg.values import ExecutionPath, Fold, Split, TrainJob, fold_folder, select_fold
+from autoseg.values.json_form import decode
 
 SPLIT: Split = (Fold(train=("a", "b"), val=("c",)), Fold(train=("a", "c"), val=("b",)))
 
@@ -45,3 +46,13 @@ def test_a_job_without_iterations_is_refused() -> None:
 
 def test_folds_name_their_folders() -> None:
     assert (fold_folder("3"), fold_folder("full")) == ("fold_3", "full")
+
+
+@pytest.mark.parametrize("parts", [0, -1])
+def test_a_batch_has_one_part_at_least(parts: int) -> None:
+    with pytest.raises(ValueError, match="parts"):
+        ExecutionPath(device="cuda", parts=parts)
+
+
+def test_a_path_from_before_there_were_parts_has_one() -> None:
+    assert decode(ExecutionPath, b'{"schema":"autoseg.execution/1","device":"cuda"}', source=None).parts == 1

@@ -1,0 +1,102 @@
+"""A batch in parts: when it does not fit into memory at once, piece by piece it gives the same loss and gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+
+from autoseg.training.losses import AdditiveLoss, Loss, at_resolution, deeply_supervised, supervision_weights
+
+__all__ = ["Forward", "backward_in_parts", "fewest_parts", "parts_of"]
+
+#: From a slice of a batch to its outputs, highest resolution first, and its target; runs the network anew at every call.
+Forward = Callable[[slice], tuple[Sequence[torch.Tensor], torch.Tensor]]
+
+
+def parts_of(samples: int, parts: int) -> list[slice]:
+    """Slices that divide a batch as evenly as can be, the larger ones first; never an empty one."""
+    size, larger = divmod(samples, min(parts, samples))
+    slices: list[slice] = []
+    while (begin := slices[-1].stop if slices else 0) < samples:
+        slices.append(slice(begin, begin + size + (len(slices) < larger)))
+    return slices
+
+
+def fewest_parts(step: Callable[[int], None], samples: int, *, recover: Callable[[], None]) -> int:
+    """The smallest number of parts in which a step fits into memory.
+
+    Args:
+        step: does one step in that many parts; raises ``torch.OutOfMemoryError`` if it does not fit.
+        samples: of a batch.
+        recover: frees what a failed step left behind.
+
+    Raises:
+        torch.OutOfMemoryError: a step does not even fit sample by sample.
+    """
+    largest = samples + 1
+    for parts in range(1, samples + 1):
+        if -(-samples // parts) == largest:  # parts as large as those that did not fit
+            continue
+        largest = -(-samples // parts)
+        try:
+            step(parts)
+            return parts
+        except torch.OutOfMemoryError:
+            if largest == 1:
+                raise
+        recover()  # not before here: the exception holds the failed step's tensors
+    raise AssertionError("a batch has at least one sample")
+
+
+def backward_in_parts(forward: Forward, loss: Loss, samples: int, parts: int) -> float:
+    """Loss of a batch, with its gradients added to those of the weights; only one part is in memory at a time.
+
+    Where the loss couples the samples, its gradient depends on sums over the whole batch. So these are taken first, in a
+    pass without gradients. Another loss is the mean over the samples; one that is not made of sums is taken for such.
+
+    The network must treat each sample by itself and alike at every call: no batch norm, no dropout.
+
+    Args:
+        forward: of a part.
+        loss: of one resolution.
+        samples: of the batch.
+        parts: to split it into; one for the whole batch at once.
+    """
+    pieces = parts_of(samples, parts)
+    if len(pieces) > 1 and isinstance(loss, AdditiveLoss) and loss.couples_samples:
+        return _backward_coupled(forward, loss, pieces)
+    shares = [(piece.stop - piece.start) / samples for piece in pieces]
+    return float(sum(_backward_share(forward, loss, piece, share) for piece, share in zip(pieces, shares, strict=True)))
+
+
+def _backward_share(forward: Forward, loss: Loss, piece: slice, share: float) -> torch.Tensor:
+    outputs, target = forward(piece)
+    value = share * deeply_supervised(loss, outputs, target)
+    value.backward()
+    return value.detach()
+
+
+def _backward_coupled(forward: Forward, loss: AdditiveLoss, pieces: Sequence[slice]) -> float:
+    with torch.no_grad():
+        totals = [
+            torch.stack(sums).sum(0) for sums in zip(*(_sums(forward, loss, piece) for piece in pieces), strict=True)
+        ]
+        value = _supervised_value(loss, totals)
+    for piece in pieces:
+        own = _sums(forward, loss, piece)
+        # the numbers are those of the whole batch, the gradient flows through this part alone
+        whole = [total + (mine - mine.detach()) for total, mine in zip(totals, own, strict=True)]
+        _supervised_value(loss, whole).backward()
+    return float(value)
+
+
+def _sums(forward: Forward, loss: AdditiveLoss, piece: slice) -> list[torch.Tensor]:
+    """Of every resolution."""
+    outputs, target = forward(piece)
+    return [loss.sums(logits, at_resolution(target, logits.shape[2:])) for logits in outputs]
+
+
+def _supervised_value(loss: AdditiveLoss, sums: Sequence[torch.Tensor]) -> torch.Tensor:
+    weights = supervision_weights(len(sums))
+    return torch.stack([weight * loss.value(each) for weight, each in zip(weights, sums, strict=True)]).sum()
