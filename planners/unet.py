@@ -19,18 +19,17 @@ from autoseg.values import (
     TrainingSpec,
 )
 from autoseg.values.json_form import Value
-from planners.augmentation import augmentation, left_right_pairs
+from planners.augmentation import augmentation
 from planners.intensity import normalization
 from planners.lowres import low_resolution
 from planners.memory import CONVOLUTIONS, FittedPatch, features_per_stage, fit_patch
+from planners.sides import LEFT_RIGHT_AXIS, Sides, find_sides
 from planners.spacing import axis_order, median_shape, target_spacing
 from planners.topology import Topology, network_topology
 
 __all__ = ["DefaultPlanner", "NnunetPlanner"]
 
 Triple = tuple[float, float, float]
-#: Canonical array axes are (z, y, x); x runs from the patient's right to left.
-LEFT_RIGHT_AXIS = 2
 
 
 class _Grid(Value, frozen=True, kw_only=True):
@@ -42,6 +41,8 @@ class _Grid(Value, frozen=True, kw_only=True):
     dataset_voxels: float
     spacing_reason: str
     blocked_axes: tuple[int, ...]
+    swap_axis: int | None
+    sides: Sides
 
 
 class _Style(Value, frozen=True, kw_only=True):
@@ -124,15 +125,17 @@ def _grid(style: _Style, fingerprint: Fingerprint) -> _Grid:
     target = target_spacing(spacings, shapes)
     order = axis_order(target.spacing)
     shape = median_shape(spacings, shapes, target.spacing)
-    # nnU-Net mirrors all axes whatever the labels mean; here a pair of sides forbids to exchange them
-    paired = style.blocks_sides and bool(left_right_pairs(fingerprint.labels))
+    # nnU-Net mirrors all axes whatever the labels mean; here sides change places with the image, or stay where they are
+    sides, axis = find_sides(fingerprint), order.index(LEFT_RIGHT_AXIS)
     return _Grid(
         order=order,
         spacing=_ordered(target.spacing, order),
         shape=_ordered(shape, order),
         dataset_voxels=math.prod(shape) * len(fingerprint.cases),
         spacing_reason=target.reason,
-        blocked_axes=(order.index(LEFT_RIGHT_AXIS),) if paired else (),
+        blocked_axes=(axis,) if style.blocks_sides and sides.forbid_mirroring else (),
+        swap_axis=axis if style.blocks_sides and sides.swapped_labels else None,
+        sides=sides,
     )
 
 
@@ -172,7 +175,10 @@ def _configuration(
         network=_network(fingerprint, topology),
         training=_training(style, batch_dice=name == "2d" or large, device=budget.device),
         augmentation=augmentation(
-            topology.patch_size, blocked_axes=[axis - first for axis in grid.blocked_axes if axis >= first]
+            topology.patch_size,
+            blocked_axes=[axis - first for axis in grid.blocked_axes if axis >= first],
+            swap_axis=None if grid.swap_axis is None or grid.swap_axis < first else grid.swap_axis - first,
+            swapped_labels=grid.sides.swapped_labels,
         ),
         resampling=ResamplingSpec(separate_axis_order=style.separate_axis_order),
         expected_memory_bytes=predicted(topology, fitted.batch_size),
@@ -252,14 +258,9 @@ def _reasons(style: _Style, fingerprint: Fingerprint, grid: _Grid) -> dict[str, 
         else "arrays are taken as stored, as nnU-Net does",
         "axis order": "the coarsest axis first; 2d looks at its slices",
     }
-    pairs = left_right_pairs(fingerprint.labels)
-    if pairs:
-        named = ", ".join(f"{left} / {right}" for left, right in pairs)
-        reasons["left and right"] = (
-            f"the labels {named} are sides of the patient: nothing is mirrored along the left-right axis"
-            if grid.blocked_axes
-            else f"the labels {named} are sides of the patient, and this preset mirrors them as nnU-Net does"
-        )
+    sides = grid.sides.reason(mirrored_anyway=not style.blocks_sides)
+    if sides:
+        reasons["left and right"] = sides
     return reasons
 
 
