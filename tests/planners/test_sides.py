@@ -193,8 +193,12 @@ def test_one_exception_in_ten_does_not_hide_a_suggestion() -> None:
 
 
 def test_each_label_is_suggested_with_the_partner_that_lies_beside_it() -> None:
-    boxes = {**RIGHT_WAY, 3: np.s_[8:12, 7:13, 20:26], 4: np.s_[8:12, 6:12, 3:9]}
-    assert found(("a", "b", "c", "d"), *[boxes] * 3).lookalikes == (("a", "b"), ("c", "d"))
+    """Across the two layers, a and b as well as c and d would do."""
+    left, right = np.s_[7:13, 20:26], np.s_[7:13, 3:9]
+    lower, upper = slice(0, 2), slice(2, 4)
+    boxes = {1: (lower, *left), 2: (upper, *right), 3: (lower, *right), 4: (upper, *left)}
+    assert found(("a", "b"), *[boxes] * 3).lookalikes == (("a", "b"),)
+    assert found(("a", "b", "c", "d"), *[boxes] * 3).lookalikes == (("a", "c"), ("b", "d"))
 
 
 def test_labels_with_a_side_in_their_names_are_no_suggestion() -> None:
