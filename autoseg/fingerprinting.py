@@ -1,4 +1,4 @@
-"""The fingerprint: one pass over all cases that checks them and measures sizes, spacings and intensities.
+"""The fingerprint: one pass over all cases that checks them and measures sizes, spacings, intensities and labels.
 
 Intensities are those of foreground voxels (ignore label excluded), every case with equal weight. nnU-Net draws equally
 many voxels of each case at random; here each case gives its exact mean and deviation and a fixed number of its quantiles,
@@ -40,8 +40,10 @@ from autoseg.workspace import Workspace
 __all__ = ["CaseMeasurement", "fingerprint_dataset", "measure_case", "pool_fingerprint"]
 
 QUANTILES = 4096
+#: Voxels of a label map that are looked at together: enough for numpy, little for memory.
+VOXELS_AT_ONCE = 2**20
 #: Raise this when measurements change for equal files: cached ones are then made anew.
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +51,7 @@ class CaseMeasurement:
     """What one case adds to the fingerprint.
 
     Attributes:
-        case: sizes and label counts.
+        case: sizes, label counts and centroids.
         moments: ``(channels, 4)``: mean, variance, minimum, maximum of foreground intensities; empty ``(0, 4)`` for a
             case without foreground.
         quantiles: ``(channels, QUANTILES)`` of foreground intensities, or ``(0, QUANTILES)``.
@@ -169,7 +171,7 @@ def measure_case(dataset: Dataset, case: Case) -> tuple[CaseMeasurement | None, 
 
 def _measure(image: Volume, labels: Volume, declared: Labels, case_id: str) -> CaseMeasurement:
     box = bounding_box(image.array)
-    integers, counts = np.unique(labels.array, return_counts=True)
+    counts, centres = _label_places(labels.array[0], image.geometry.spacing)
     inner = labels.array[0][box]
     foreground = inner > 0
     if declared.ignore is not None:
@@ -186,7 +188,8 @@ def _measure(image: Volume, labels: Volume, declared: Labels, case_id: str) -> C
         ),
         to_canonical=image.geometry.to_canonical(),
         planar=image.geometry.planar,
-        label_counts={str(integer): int(count) for integer, count in zip(integers, counts, strict=True)},
+        label_counts=counts,
+        label_centres=centres,
     )
     if values.shape[1] == 0:
         return CaseMeasurement(case=case, moments=np.empty((0, 4)), quantiles=np.empty((0, QUANTILES), np.float32))
@@ -195,6 +198,36 @@ def _measure(image: Volume, labels: Volume, declared: Labels, case_id: str) -> C
     ranks = ((np.arange(QUANTILES) + 0.5) / QUANTILES * count).astype(int)
     moments = np.stack([values.mean(1), values.var(1), values[:, 0], values[:, -1]], axis=1)
     return CaseMeasurement(case=case, moments=moments, quantiles=np.ascontiguousarray(values[:, ranks], np.float32))
+
+
+def _label_places(
+    labels: np.ndarray, spacing: tuple[float, float, float]
+) -> tuple[dict[str, int], dict[str, tuple[float, float, float]]]:
+    """Voxels of every integer of a label map ``(axis 0, axis 1, axis 2)``, and of all but background the centroid.
+
+    Sums of voxel indices are integers far below 2**53, so they are exact in float64, whatever the size of the chunks.
+    """
+    flat, length = labels.reshape(-1), int(labels.max()) + 1
+    counts, sums = np.zeros(length, np.int64), np.zeros((3, length))
+    for begin in range(0, flat.size, VOXELS_AT_ONCE):
+        chunk = flat[begin : begin + VOXELS_AT_ONCE]
+        places = np.flatnonzero(chunk)  # background, most of the volume, is counted by what is left
+        values = chunk[places]
+        counts += np.bincount(values, minlength=length)
+        for axis, index in enumerate(np.unravel_index(places + begin, labels.shape)):
+            sums[axis] += np.bincount(values, index, minlength=length)
+    counts[0] = flat.size - counts.sum()
+    present = [int(integer) for integer in np.flatnonzero(counts)]
+    centres = {
+        str(integer): (
+            float(sums[0, integer] / counts[integer] * spacing[0]),
+            float(sums[1, integer] / counts[integer] * spacing[1]),
+            float(sums[2, integer] / counts[integer] * spacing[2]),
+        )
+        for integer in present
+        if integer > 0
+    }
+    return {str(integer): int(counts[integer]) for integer in present}, centres
 
 
 def _unused_labels(dataset: Dataset, measurements: Sequence[CaseMeasurement]) -> list[Finding]:

@@ -2,49 +2,52 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
-from autoseg.values import AugmentationSpec, Labels
+from autoseg.values import AugmentationSpec
 
-__all__ = ["augmentation", "left_right_pairs"]
+__all__ = ["augmentation"]
 
-#: Where a word begins within ``LeftKidney`` or ``KidneyL``.
-_CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[LR])(?=[A-Z][a-z])")
-_SIDE = re.compile(r"(?<![a-z])(left|right|l|r|lt|rt)(?![a-z])")
-_OTHER_SIDE = {"left": "right", "right": "left", "l": "r", "r": "l", "lt": "rt", "rt": "lt"}
 #: Beyond these ratios of patch edges, rotation is kept small (2D) or within slices (3D).
 FLAT_2D, FLAT_3D = 1.5, 3
+#: Turned by half a circle and mirrored from front to back, a patient is mirrored from left to right. So where labels have
+#: sides, slices are turned only this far.
+WITH_SIDES = 30.0
 
 
-def augmentation(patch_size: Sequence[int], *, blocked_axes: Sequence[int] = ()) -> AugmentationSpec:
+def augmentation(
+    patch_size: Sequence[int],
+    *,
+    left_right_axis: int | None = None,
+    forbid_mirroring: bool = False,
+    swapped_labels: Sequence[tuple[int, int]] = (),
+) -> AugmentationSpec:
     """What may be done to patches of that size.
 
     Args:
         patch_size: voxels per axis.
-        blocked_axes: axes of the patch that must not be mirrored.
+        left_right_axis: the axis of the patch from the patient's right to left; None if the patch has no such axis.
+        forbid_mirroring: along that axis, since labels have sides and it is not known how to exchange them.
+        swapped_labels: labels that change places when that axis is mirrored.
     """
-    mirror_axes = tuple(axis for axis in range(len(patch_size)) if axis not in blocked_axes)
+    if left_right_axis is None:
+        forbid_mirroring, swapped_labels = False, ()
+    degrees, in_plane = _rotation(patch_size, has_sides=forbid_mirroring or bool(swapped_labels))
+    blocked = left_right_axis if forbid_mirroring else None
+    return AugmentationSpec(
+        rotation_degrees=degrees,
+        in_plane=in_plane,
+        mirror_axes=tuple(axis for axis in range(len(patch_size)) if axis != blocked),
+        swap_axis=left_right_axis if swapped_labels else None,
+        swapped_labels=tuple(swapped_labels),
+    )
+
+
+def _rotation(patch_size: Sequence[int], *, has_sides: bool) -> tuple[tuple[float, ...], bool]:
+    """The largest angle about each axis, and whether patches are turned within their slices alone."""
+    most = WITH_SIDES if has_sides else 180.0
     if len(patch_size) == 2:
-        angle = 15.0 if max(patch_size) / min(patch_size) > FLAT_2D else 180.0
-        return AugmentationSpec(rotation_degrees=(angle,), mirror_axes=mirror_axes)
+        return (15.0 if max(patch_size) / min(patch_size) > FLAT_2D else most,), False
     if max(patch_size) / patch_size[0] > FLAT_3D:
-        return AugmentationSpec(rotation_degrees=(180.0,), in_plane=True, mirror_axes=mirror_axes)
-    return AugmentationSpec(rotation_degrees=(30.0, 30.0, 30.0), mirror_axes=mirror_axes)
-
-
-def left_right_pairs(labels: Labels) -> list[tuple[str, str]]:
-    """Pairs of labels whose names differ only in the side: ``left kidney`` and ``right kidney``, ``lung_L``, ``lung_R``."""
-    names = {_CAMEL.sub(" ", label.name).casefold(): label.name for label in labels.foreground}
-    pairs = []
-    for name in sorted(names):
-        if _side(name) in ("left", "l", "lt"):
-            partner = _SIDE.sub(lambda match: _OTHER_SIDE[match[0]], name)
-            if partner in names:
-                pairs.append((names[name], names[partner]))
-    return pairs
-
-
-def _side(name: str) -> str | None:
-    match = _SIDE.search(name)
-    return match[0] if match else None
+        return (most,), True
+    return (30.0, 30.0, 30.0), False

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from autoseg.planning import GIBIBYTE, Budget
-from autoseg.values import Configuration, Fingerprint
-from planners.augmentation import left_right_pairs
+from autoseg.values import Configuration
 from planners.memory import FittedPatch
 from planners.presets import Preset
+from planners.sides import Sides
 from planners.spacing import Grid
 
 __all__ = ["configuration_reasons", "over_budget", "plan_reasons"]
@@ -21,13 +21,12 @@ PURPOSES = {
 }
 
 
-def plan_reasons(preset: Preset, fingerprint: Fingerprint, *, blocked: bool) -> dict[str, str]:
+def plan_reasons(preset: Preset, sides: Sides) -> dict[str, str]:
     """Reasons of what all configurations share.
 
     Args:
         preset: of the planner.
-        fingerprint: of the data set.
-        blocked: whether nothing is mirrored along the left-right axis.
+        sides: labels that are the two sides of the patient.
     """
     reasons = {
         "orientation": "arrays are brought to one orientation by their geometry: superior, posterior, left"
@@ -35,14 +34,9 @@ def plan_reasons(preset: Preset, fingerprint: Fingerprint, *, blocked: bool) -> 
         else "arrays are taken as stored, as nnU-Net does",
         "axis order": "the coarsest axis first; 2d looks at its slices",
     }
-    pairs = left_right_pairs(fingerprint.labels)
-    if pairs:
-        named = ", ".join(f"{left} / {right}" for left, right in pairs)
-        reasons["left and right"] = (
-            f"the labels {named} are sides of the patient: nothing is mirrored along the left-right axis"
-            if blocked
-            else f"the labels {named} are sides of the patient, and this preset mirrors them as nnU-Net does"
-        )
+    told = sides.reason(mirrored_anyway=preset.as_nnunet)
+    if told:
+        reasons["left and right"] = told
     return reasons
 
 

@@ -10,6 +10,7 @@ from autoseg import __version__
 from autoseg.errors import UnknownNameError
 from autoseg.planning import Budget, MemoryCost
 from autoseg.values import (
+    AugmentationSpec,
     Configuration,
     Fingerprint,
     NetworkSpec,
@@ -19,7 +20,7 @@ from autoseg.values import (
 )
 from autoseg.values.json_form import Value
 from planners.architecture import network_spec
-from planners.augmentation import augmentation, left_right_pairs
+from planners.augmentation import augmentation
 from planners.intensity import normalization
 from planners.lowres import LowResolution, low_resolution
 from planners.memory import FittedPatch, Room, fit_count, fit_memory
@@ -33,6 +34,7 @@ from planners.presets import (
     Preset,
 )
 from planners.reasons import configuration_reasons, over_budget, plan_reasons
+from planners.sides import LEFT_RIGHT_AXIS, Sides, find_sides
 from planners.spacing import Grid, common_grid, large_after_resampling
 from planners.topology import Topology
 from planners.training import training
@@ -49,8 +51,6 @@ __all__ = [
 
 Triple = tuple[float, float, float]
 FLAT, FULL, LOW, CASCADE = "2d", "3d_fullres", "3d_lowres", "3d_cascade_fullres"
-#: Canonical array axes are (z, y, x); x runs from the patient's right to left.
-LEFT_RIGHT_AXIS = 2
 #: At equal memory, patches of different grids hold about equally many voxels.
 LIKE_PATCHES = 3.0
 
@@ -103,9 +103,7 @@ class _Planning:
         self.preset, self.fingerprint, self.budget, self.cost = preset, fingerprint, budget, cost
         self._known_costs: dict[tuple[int, Topology, int], int] = {}
         self.grid: Grid = common_grid(fingerprint, preset.orientation, budget.wishes.spacing)
-        # nnU-Net mirrors all axes whatever the labels mean; here a pair of sides forbids to exchange them
-        paired = not preset.as_nnunet and bool(left_right_pairs(fingerprint.labels))
-        self.blocked_axes = (self.grid.order.index(LEFT_RIGHT_AXIS),) if paired else ()
+        self.sides: Sides = find_sides(fingerprint)
 
     def plan(self, name: str) -> Plan:
         """The plan of all configurations that make sense, or those that are wanted."""
@@ -128,8 +126,8 @@ class _Planning:
             seed=budget.seed,
             budget_bytes=budget.memory_bytes,
             configurations=configurations,
-            reasons=plan_reasons(preset, fingerprint, blocked=bool(self.blocked_axes)),
-            warnings=(*blown_up, *over_budget(preset, budget, configurations)),
+            reasons=plan_reasons(preset, self.sides),
+            warnings=(*self.sides.warnings, *blown_up, *over_budget(preset, budget, configurations)),
         )
 
     def _views(self) -> dict[str, _View]:
@@ -227,7 +225,7 @@ class _Planning:
         return wanted | ({FULL, LOW} if CASCADE in wanted else set())
 
     def _configuration(self, views: dict[str, _View], name: str) -> Configuration:
-        view, first = views[name], 1 if name == FLAT else 0
+        view = views[name]
         topology = view.fitted.topology
         batch_dice = name == FLAT or (name != LOW and LOW in views)
         return Configuration(
@@ -238,14 +236,24 @@ class _Planning:
             batch_size=view.fitted.batch_size,
             network=self._network(name, topology),
             training=self._training(name, batch_dice=batch_dice),
-            augmentation=augmentation(
-                topology.patch_size, blocked_axes=[axis - first for axis in self.blocked_axes if axis >= first]
-            ),
+            augmentation=self._augmentation(topology.patch_size),
             resampling=ResamplingSpec(separate_axis_order=0 if self.preset.as_nnunet else 1),
             expected_memory_bytes=self._cost_of(name)(topology, view.fitted.batch_size),
             inherits_from=FULL if name == CASCADE else None,
             previous_stage=LOW if name == CASCADE else None,
             reasons=configuration_reasons(self.preset, name, self.grid, view.spacing, view.fitted, self.budget),
+        )
+
+    def _augmentation(self, patch_size: Sequence[int]) -> AugmentationSpec:
+        """nnU-Net mirrors all axes whatever the labels mean; here sides change places with the image, or nothing does."""
+        if self.preset.as_nnunet:
+            return augmentation(patch_size)
+        axis = self.grid.order.index(LEFT_RIGHT_AXIS) - (3 - len(patch_size))
+        return augmentation(
+            patch_size,
+            left_right_axis=axis if axis >= 0 else None,
+            forbid_mirroring=self.sides.forbid_mirroring,
+            swapped_labels=self.sides.swapped_labels,
         )
 
 

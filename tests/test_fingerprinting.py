@@ -10,6 +10,7 @@ import msgspec
 import numpy as np
 import pytest
 import SimpleITK
+from scipy import ndimage
 
 from autoseg.errors import FindingsError, InputError
 from autoseg.executors import SerialExecutor, ThreadExecutor
@@ -163,6 +164,29 @@ def test_sizes_spacing_and_label_counts_are_measured(tmp_path: Path) -> None:
     assert (case.shape, case.shape_after_crop) == (SHAPE, (8, 24, 20))
     assert case.label_counts == {str(value): int((labels == value).sum()) for value in (0, 1, 3, 9)}
     assert (case.to_canonical, case.planar) == (AxisMap(), False)
+
+
+def test_centres_are_those_of_each_label_in_the_uncropped_image(tmp_path: Path) -> None:
+    """The ignore label has one, too; background has none."""
+    image, labels = scan(0).image.copy(), scan(0).labels.copy()
+    image[:, :3] = 0
+    labels[0, 0, :5] = 3
+    found, _ = fingerprint(make_dataset(tmp_path / "D", {"a": Scan(image=image, labels=labels)}), tmp_path / "W")
+    centres = found.cases[0].label_centres
+    assert centres.keys() == {"1", "3", "9"}
+    for name, centre in centres.items():
+        expected = np.array(ndimage.center_of_mass(labels == int(name))) * (3.0, 0.75, 0.5)
+        np.testing.assert_allclose(centre, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("at_once", [1, 577, SHAPE[0] * SHAPE[1] * SHAPE[2] - 1])
+def test_how_many_voxels_are_looked_at_together_does_not_matter(
+    at_once: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = make_dataset(tmp_path / "D", {"a": scan(0)})
+    whole, _ = measure_case(dataset, dataset.cases[0])
+    monkeypatch.setattr("autoseg.fingerprinting.VOXELS_AT_ONCE", at_once)
+    assert measure_case(dataset, dataset.cases[0])[0].case == whole.case
 
 
 def test_cases_come_sorted_by_id_whatever_was_done_first(tmp_path: Path) -> None:

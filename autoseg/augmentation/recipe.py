@@ -21,7 +21,7 @@ def default_recipe(spec: AugmentationSpec) -> Recipe:
             LowResolution(axes=(1, 2) if spec.in_plane else None),
             Gamma(0.1, invert=True),
             Gamma(0.3, invert=False),
-            Mirror(spec.mirror_axes),
+            Mirror(spec.mirror_axes, swap_axis=spec.swap_axis, swapped_labels=spec.swapped_labels),
         ),
     )
 

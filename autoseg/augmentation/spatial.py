@@ -134,12 +134,19 @@ def _sample(volume: torch.Tensor, grid: torch.Tensor, mode: str = "bilinear") ->
 class Mirror:
     """Flips each of the allowed axes with probability one half.
 
+    A patient who is mirrored from left to right has the left organ where the right one was: along that axis the labels of
+    the two sides change places, too.
+
     Args:
         axes: spatial axes.
+        swap_axis: the one of them that runs from one side of the patient to the other, if labels depend on it.
+        swapped_labels: pairs of labels, as the segmentation holds them.
     """
 
-    def __init__(self, axes: Sequence[int]) -> None:
-        self.axes = tuple(axes)
+    def __init__(
+        self, axes: Sequence[int], *, swap_axis: int | None = None, swapped_labels: Sequence[tuple[int, int]] = ()
+    ) -> None:
+        self.axes, self.swap_axis, self.swapped_labels = tuple(axes), swap_axis, tuple(swapped_labels)
 
     def draw(self, random: np.random.Generator, shape: Sequence[int]) -> Mapping[str, Any] | None:
         """The axes to flip."""
@@ -149,6 +156,19 @@ class Mirror:
     def apply(
         self, image: np.ndarray, segmentation: np.ndarray, parameters: Mapping[str, Any]
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Flips image and segmentation alike."""
+        """Flips image and segmentation alike, and exchanges the labels of the two sides if that axis is flipped."""
         axes = tuple(parameters["axes"])
-        return np.flip(image, tuple(axis + 1 for axis in axes)), np.flip(segmentation, axes)
+        flipped = np.flip(segmentation, axes)
+        if self.swap_axis in axes:
+            flipped = _exchanged(flipped, self.swapped_labels)
+        return np.flip(image, tuple(axis + 1 for axis in axes)), flipped
+
+
+def _exchanged(segmentation: np.ndarray, pairs: Sequence[tuple[int, int]]) -> np.ndarray:
+    """A copy in which the labels of each pair have changed places; all else, the ignore label and outside, stays."""
+    largest = max(int(segmentation.max()), *(label for pair in pairs for label in pair))
+    table = np.arange(largest + 2)
+    table[OUTSIDE] = OUTSIDE  # -1 looks up the last entry, which no label needs
+    for one, other in pairs:
+        table[one], table[other] = other, one
+    return table.astype(segmentation.dtype)[segmentation.astype(np.intp)]

@@ -22,7 +22,7 @@ class Predictor:
 
     Args:
         networks: trained, of one configuration.
-        configuration: patch and mirror axes.
+        configuration: patch, mirror axes and the labels that are sides of the patient.
         execution: device, precision and layout.
         mirroring: average over all flips of the allowed axes; 8 times the work in 3D, 4 times in 2D.
     """
@@ -106,25 +106,53 @@ class Predictor:
 
     def _predict(self, batch: np.ndarray) -> np.ndarray:
         """Mean over folds and flips for a batch of tiles ``(batch, channels, *patch)`` with three spatial axes."""
-        flat = self.configuration.dimensions == 2
+        flat, sides = self.configuration.dimensions == 2, self.configuration.augmentation
         layout = memory_format(self.execution, self.configuration.dimensions)
         x = torch.from_numpy(np.ascontiguousarray(batch[:, :, 0] if flat else batch)).to(self.execution.device)
         x = x.contiguous(memory_format=layout)
         with autocast(self.execution):
-            outputs = [mirrored_mean(network, x, self.mirror_axes) for network in self.networks]
+            outputs = [
+                mirrored_mean(
+                    network, x, self.mirror_axes, swap_axis=sides.swap_axis, swapped_channels=sides.swapped_labels
+                )
+                for network in self.networks
+            ]
         mean = torch.stack(outputs).mean(0).cpu().numpy()
         return mean[:, :, None] if flat else mean
 
 
 def mirrored_mean(
-    network: Callable[[torch.Tensor], list[torch.Tensor]], x: torch.Tensor, axes: Sequence[int]
+    network: Callable[[torch.Tensor], list[torch.Tensor]],
+    x: torch.Tensor,
+    axes: Sequence[int],
+    *,
+    swap_axis: int | None = None,
+    swapped_channels: Sequence[tuple[int, int]] = (),
 ) -> torch.Tensor:
-    """Mean of the full-resolution logits over all flips of the given spatial axes, each flipped back; float32."""
+    """Mean of the full-resolution logits over all flips of the given spatial axes, each flipped back; float32.
+
+    Args:
+        network: gives a list of logits ``(batch, outputs, *spatial)``, full resolution first.
+        x: ``(batch, channels, *spatial)``.
+        axes: spatial axes to flip.
+        swap_axis: the one along which a flip makes the patient's left side the right one.
+        swapped_channels: pairs of outputs that such a flip exchanges, and that are exchanged back.
+    """
     subsets = [subset for count in range(len(axes) + 1) for subset in itertools.combinations(axes, count)]
     total: torch.Tensor | None = None
     for subset in subsets:
         dimensions = [axis + 2 for axis in subset]
         logits = torch.flip(network(torch.flip(x, dimensions))[0].float(), dimensions)
+        if swap_axis in subset:
+            logits = logits[:, _exchanged(logits.shape[1], swapped_channels)]
         total = logits if total is None else total + logits
     assert total is not None
     return total / len(subsets)
+
+
+def _exchanged(count: int, pairs: Sequence[tuple[int, int]]) -> list[int]:
+    """Where each of ``count`` channels comes from when those of each pair change places."""
+    order = list(range(count))
+    for one, other in pairs:
+        order[one], order[other] = other, one
+    return order

@@ -45,6 +45,8 @@ class CaseFingerprint(Value, frozen=True, kw_only=True):
         to_canonical: brings the stored axes to canonical orientation.
         planar: a 2D image.
         label_counts: voxels per integer of the label file.
+        label_centres: centroid per integer of the label file but background: millimetres from the centre of the first
+            voxel of the uncropped image, along the three array axes as stored.
     """
 
     id: str
@@ -54,12 +56,19 @@ class CaseFingerprint(Value, frozen=True, kw_only=True):
     to_canonical: AxisMap
     planar: bool
     label_counts: dict[str, int]
+    label_centres: dict[str, tuple[float, float, float]] = {}
 
     def __post_init__(self) -> None:
         require(all(0 < step < math.inf for step in self.spacing), f"spacing must be positive: {self.spacing}")
         pairs = zip(self.shape_after_crop, self.shape, strict=True)
         require(all(0 < inner <= whole for inner, whole in pairs), "shape_after_crop must lie within shape")
         require(all(count >= 0 for count in self.label_counts.values()), "label_counts must not be negative")
+        require(
+            all(math.isfinite(place) for centre in self.label_centres.values() for place in centre),
+            "label_centres must be finite",
+        )
+        uncounted = self.label_centres.keys() - self.label_counts.keys()
+        require(not uncounted, f"label_centres names labels that label_counts does not: {sorted(uncounted)}")
 
     @property
     def size_kept_by_crop(self) -> float:

@@ -123,16 +123,29 @@ class AugmentationSpec(Value, frozen=True, kw_only=True):
         rotation_degrees: largest angle about each axis (one entry in 2D).
         in_plane: rotate and scale slices of axis 0 only, as in 2D (for anisotropic patches).
         mirror_axes: spatial axes of the patch that may be mirrored, in training and in prediction.
+        swap_axis: the one of ``mirror_axes`` along which mirroring exchanges the sides of the patient, or None.
+        swapped_labels: pairs of labels that are exchanged then, as positions in ``Labels.integers``: what arrays hold,
+            and output channels of the network.
     """
 
     recipe: str = "default"
     rotation_degrees: tuple[float, ...]
     in_plane: bool = False
     mirror_axes: Sizes
+    swap_axis: int | None = None
+    swapped_labels: tuple[tuple[int, int], ...] = ()
 
     def __post_init__(self) -> None:
         require(all(0 <= angle <= 180 for angle in self.rotation_degrees), "rotation must be within 0..180 degrees")
         require(len(set(self.mirror_axes)) == len(self.mirror_axes), "mirror_axes repeats an axis")
+        sides = [label for pair in self.swapped_labels for label in pair]
+        require((self.swap_axis is None) == (not sides), "swap_axis and swapped_labels must come together")
+        require(
+            self.swap_axis is None or self.swap_axis in self.mirror_axes,
+            f"swap_axis {self.swap_axis} is not mirrored: mirror_axes are {self.mirror_axes}",
+        )
+        require(len(set(sides)) == len(sides), f"swapped_labels repeat a label: {self.swapped_labels}")
+        require(all(label > 0 for label in sides), "swapped_labels must be above 0, which is background")
 
 
 class TrainingSpec(Value, frozen=True, kw_only=True):
@@ -294,6 +307,15 @@ class Plan(Value, frozen=True, kw_only=True, tag_field="schema", tag="autoseg.pl
             require(
                 outputs == self.labels.output_count,
                 f"{configuration.name}: the network has {outputs} outputs for {self.labels.output_count} labels",
+            )
+            swapped = [label for pair in configuration.augmentation.swapped_labels for label in pair]
+            require(
+                not swapped or not self.labels.has_regions,
+                f"{configuration.name}: swapped_labels cannot be exchanged where outputs are regions",
+            )
+            require(
+                all(label < len(self.labels.integers) for label in swapped),
+                f"{configuration.name}: swapped_labels name a label that is not there",
             )
 
     @property

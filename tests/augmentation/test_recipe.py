@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -15,6 +16,7 @@ from autoseg.augmentation.streams import stream
 from autoseg.values import AugmentationSpec
 
 IN_3D = AugmentationSpec(rotation_degrees=(30.0, 30.0, 30.0), mirror_axes=(0, 1, 2))
+WITH_SIDES = msgspec.structs.replace(IN_3D, swap_axis=2, swapped_labels=((1, 2),))
 IN_PLANE = AugmentationSpec(rotation_degrees=(180.0,), in_plane=True, mirror_axes=(1, 2))
 IN_2D = AugmentationSpec(rotation_degrees=(15.0,), mirror_axes=(0, 1))
 
@@ -42,13 +44,23 @@ def test_angles_and_mirror_axes_are_those_of_the_plan() -> None:
     assert recipe.steps()[-1].axes == (1, 2)
 
 
+def test_the_sides_that_mirroring_exchanges_are_those_of_the_plan() -> None:
+    mirror = default_recipe(WITH_SIDES).steps()[-1]
+    assert (mirror.swap_axis, mirror.swapped_labels) == (2, ((1, 2),))
+    mirror = default_recipe(IN_3D).steps()[-1]
+    assert (mirror.swap_axis, mirror.swapped_labels) == (None, ())
+
+
 def test_no_augmentation_does_nothing() -> None:
     recipe = no_augmentation(IN_3D)
     assert recipe.spatial is None
     assert recipe.steps() == ()
 
 
-@pytest.mark.parametrize(("spec", "shape"), [(IN_3D, (2, 8, 9, 7)), (IN_PLANE, (1, 4, 12, 12)), (IN_2D, (2, 12, 9))])
+@pytest.mark.parametrize(
+    ("spec", "shape"),
+    [(IN_3D, (2, 8, 9, 7)), (WITH_SIDES, (2, 8, 9, 7)), (IN_PLANE, (1, 4, 12, 12)), (IN_2D, (2, 12, 9))],
+)
 def test_what_was_drawn_makes_the_same_patch_again_after_json(spec: AugmentationSpec, shape: tuple[int, ...]) -> None:
     source = np.random.default_rng(0)
     image = source.normal(size=shape).astype(np.float32)

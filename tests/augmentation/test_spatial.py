@@ -260,5 +260,67 @@ def test_each_allowed_axis_is_flipped_half_of_the_time_and_no_other() -> None:
     assert json.loads(json.dumps(drawn)) == drawn
 
 
+SIDES = {"swap_axis": 2, "swapped_labels": ((1, 2), (5, 3))}
+ALL_FLIPS = [axes for count in range(1, 4) for axes in itertools.combinations(range(3), count)]
+
+
+def of_the_other_side(labels: np.ndarray) -> np.ndarray:
+    """Written out label by label: 4 has no side, 6 is the ignore label, -1 is outside."""
+    other = {-1: -1, 0: 0, 1: 2, 2: 1, 3: 5, 4: 4, 5: 3, 6: 6}
+    return np.vectorize(other.get)(labels).astype(labels.dtype)
+
+
+def sided(dtype: type = np.int8) -> tuple[np.ndarray, np.ndarray]:
+    labels = generator().integers(-1, 7, (4, 5, 6)).astype(dtype)
+    return np.stack([labels, 2 * labels]).astype(np.float32), labels
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.int16, np.int32])
+@pytest.mark.parametrize("axes", ALL_FLIPS, ids=str)
+def test_labels_of_the_sides_change_places_where_left_and_right_are_flipped(axes: tuple[int, ...], dtype: type) -> None:
+    image, labels = sided(dtype)
+    before = labels.copy()
+    mirrored, exchanged = Mirror((0, 1, 2), **SIDES).apply(image, labels, {"axes": list(axes)})
+    flipped = np.flip(labels, axes)
+    np.testing.assert_array_equal(exchanged, of_the_other_side(flipped) if 2 in axes else flipped)
+    np.testing.assert_array_equal(mirrored, np.flip(image, [axis + 1 for axis in axes]))
+    np.testing.assert_array_equal(labels, before)
+    assert exchanged.dtype == dtype
+
+
+def test_exchanging_labels_works_up_to_the_largest_one_that_the_type_holds() -> None:
+    labels = np.array([[-1, 0, 126, 127]], np.int8)
+    mirror = Mirror((1,), swap_axis=1, swapped_labels=((126, 127),))
+    _, exchanged = mirror.apply(labels[None].astype(np.float32), labels, {"axes": [1]})
+    assert exchanged.tolist() == [[126, 127, 0, -1]]
+    nothing = np.full((1, 4), -1, np.int8)
+    assert mirror.apply(nothing[None].astype(np.float32), nothing, {"axes": [1]})[1].tolist() == nothing.tolist()
+
+
+@pytest.mark.parametrize("axes", ALL_FLIPS, ids=str)
+def test_mirroring_the_patient_commutes_with_training(axes: tuple[int, ...]) -> None:
+    """A mirrored patient (flipped from left to right, sides renamed), then augmented: the augmented patient, mirrored."""
+    image, labels = sided()
+    mirror, drawn = Mirror((0, 1, 2), **SIDES), {"axes": list(axes)}
+
+    def patient_mirrored(image: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return np.flip(image, 3), of_the_other_side(np.flip(labels, 2))
+
+    first, last = (
+        mirror.apply(*patient_mirrored(image, labels), drawn),
+        patient_mirrored(*mirror.apply(image, labels, drawn)),
+    )
+    np.testing.assert_array_equal(first[0], last[0])
+    np.testing.assert_array_equal(first[1], last[1])
+
+
+def test_a_label_that_means_a_side_means_it_after_mirroring_too() -> None:
+    labels = np.ones((4, 5, 6), np.int8)
+    labels[:, :, 3:] = 2
+    mirror = Mirror((0, 1, 2), **SIDES)
+    for axes in ALL_FLIPS:
+        np.testing.assert_array_equal(mirror.apply(labels[None] * 1.0, labels, {"axes": list(axes)})[1], labels)
+
+
 def test_without_axes_nothing_is_mirrored() -> None:
     assert Mirror(()).draw(generator(), (1, 4, 4)) is None

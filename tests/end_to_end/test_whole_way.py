@@ -215,6 +215,35 @@ def test_regions_and_ignore_label_go_the_whole_way(labels, order, written, phant
     assert mean.keys() == ({"(1, 2, 3)", "2"} if order else {"1", "2"})
 
 
+@pytest.mark.parametrize(
+    ("names", "swaps", "said"),
+    [
+        ({"flank_right": 1, "flank_left": 2}, True, "exchanges them"),
+        ({"flank_left": 1, "flank_right": 2}, False, "warning"),
+    ],
+    ids=["right", "wrong"],
+)
+def test_sides_of_the_patient_are_found_in_files_and_exchanged_or_left_alone(names, swaps, said, phantoms, tmp_path):
+    """The phantom's liver is on the right and its spleen on the left, in six scans of six orientations."""
+    dataset = shutil.copytree(phantoms, tmp_path / "Dataset004_Sides")
+    description = json.loads((dataset / "dataset.json").read_text())
+    description["labels"] = {"background": 0, **names, "spine": 3}
+    (dataset / "dataset.json").write_text(json.dumps(description))
+    workspace = tmp_path / "workspace"
+    text = run("plan", dataset, "-w", workspace, "--preset", TINY_PRESET, "--name", "tiny")
+    plan = json.loads((workspace / "models" / "tiny" / "plan.json").read_text())
+    assert said in plan["reasons"]["left and right"]
+    assert "flank_left / flank_right" in " ".join(text.split())
+    for configuration in plan["configurations"]:
+        mirrored, last = configuration["augmentation"], len(configuration["patch_size"]) - 1
+        assert (last in mirrored["mirror_axes"]) == swaps
+        assert mirrored["swap_axis"] == (last if swaps else None)
+        assert mirrored["swapped_labels"] == ([[2, 1]] if swaps else [])
+    run("train", "2d", "0", "-w", workspace, "--iterations", "15", "--device", "cpu")
+    run("predict", "-i", dataset / "imagesTs", "-o", tmp_path / "out", "-w", workspace)
+    assert len(list((tmp_path / "out").glob("*.nii.gz"))) == 2
+
+
 def test_png_images_go_the_whole_way(tmp_path):
     """Flat colour images: one file holds all channels, and label maps are written as PNG."""
     from skimage.io import imread, imsave

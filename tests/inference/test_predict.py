@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -172,6 +173,65 @@ def test_the_mirrored_mean_of_a_flipped_image_is_the_flipped_mirrored_mean() -> 
             torch.testing.assert_close(flipped, mirrored_mean(network, x, (0, 2)).flip(flips), atol=1e-5, rtol=1e-5)
         other = mirrored_mean(network, x.flip((3,)), (0, 2))
         assert (other - mirrored_mean(network, x, (0, 2)).flip((3,))).abs().max() > 1e-3
+
+
+class Sides(nn.Module):
+    """Knows left from right by place alone: output 1 grows along the last axis, output 2 falls; 0 sees the image."""
+
+    deep_supervision = False
+
+    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+        ramp = torch.linspace(-1, 1, x.shape[-1]).expand(len(x), 1, *x.shape[2:])
+        return [torch.cat([x[:, :1], ramp, -ramp], 1)]
+
+
+def test_a_network_that_knows_left_from_right_is_not_confused_by_mirroring() -> None:
+    """Without the exchange its knowledge averages away."""
+    x = torch.from_numpy(image((8, 8, 8)))[None]
+    alone = Sides()(x)[0]
+    exchanged = mirrored_mean(Sides(), x, (0, 1, 2), swap_axis=2, swapped_channels=((1, 2),))
+    torch.testing.assert_close(exchanged, alone, atol=1e-6, rtol=0)
+    confused = mirrored_mean(Sides(), x, (0, 1, 2))
+    assert confused[:, 1:].abs().max() < 1e-6
+
+
+def test_the_exchange_is_made_in_flips_of_that_axis_alone() -> None:
+    """Against the sum written out, with a network that treats all outputs and places differently."""
+    network, x = real_network(), torch.from_numpy(image((8, 8, 8)))[None]
+    explicit = []
+    with torch.no_grad():
+        for flips in ([], [2], [4], [2, 4]):
+            logits = network(x.flip(flips))[0].flip(flips)
+            explicit.append(logits[:, [2, 1, 0]] if 4 in flips else logits)
+        expected = torch.stack(explicit).double().mean(0).float()
+        found = mirrored_mean(network, x, (0, 2), swap_axis=2, swapped_channels=((0, 2),))
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_the_mirrored_patient_is_predicted_as_the_mirrored_prediction() -> None:
+    network, x = real_network(), torch.from_numpy(image((8, 8, 8)))[None]
+    with torch.no_grad():
+        one, other = (
+            mirrored_mean(network, each, (0, 2), swap_axis=2, swapped_channels=((1, 2),)) for each in (x, x.flip(4))
+        )
+    torch.testing.assert_close(other, one.flip(4)[:, [0, 2, 1]], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("dimensions", [2, 3])
+def test_the_predictor_exchanges_what_the_plan_says_unless_it_does_not_mirror(dimensions: int) -> None:
+    """Every voxel is seen alone, so flips change nothing but the exchange: half of one output and half of the other."""
+    last = dimensions - 1
+    configuration = make_configuration((8,) * dimensions, (0, last))
+    sides = msgspec.structs.replace(configuration.augmentation, swap_axis=last, swapped_labels=((1, 2),))
+    configuration = msgspec.structs.replace(configuration, augmentation=sides)
+    network = Pointwise(dimensions)
+    plain, exchanged = (
+        Predictor([network], configuration, PATH, mirroring=mirroring).logits(image()) for mirroring in (False, True)
+    )
+    np.testing.assert_allclose(exchanged[0], plain[0], atol=1e-5)
+    for channel in (1, 2):
+        np.testing.assert_allclose(exchanged[channel], (plain[1] + plain[2]) / 2, atol=1e-5)
+    assert np.abs(plain[1] - plain[2]).max() > 1e-2
 
 
 def test_mirroring_can_be_switched_off() -> None:

@@ -1,4 +1,4 @@
-"""How far patches may be turned, where they may be mirrored, and which labels are sides of the patient."""
+"""How far patches may be turned, and where they may be mirrored."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ import itertools
 
 import pytest
 
-from autoseg.values import Label, Labels
-from planners.augmentation import augmentation, left_right_pairs
+from planners.augmentation import augmentation
 
 
 @pytest.mark.parametrize(
@@ -37,49 +36,12 @@ def test_every_axis_is_mirrored_that_is_not_blocked(patch):
         assert set(augmentation(patch, blocked_axes=blocked).mirror_axes) == set(axes) - set(blocked)
 
 
-def pairs(*names: str) -> list[tuple[str, str]]:
-    return left_right_pairs(Labels(foreground=tuple(Label(name=name, values=(i,)) for i, name in enumerate(names, 1))))
+def test_an_axis_along_which_labels_are_exchanged_is_mirrored_with_them() -> None:
+    spec = augmentation((64, 64, 64), swap_axis=2, swapped_labels=[(1, 2)])
+    assert (spec.mirror_axes, spec.swap_axis, spec.swapped_labels) == ((0, 1, 2), 2, ((1, 2),))
 
 
-@pytest.mark.parametrize(
-    ("left", "right"),
-    [
-        ("left kidney", "right kidney"),
-        ("Left Kidney", "RIGHT KIDNEY"),
-        ("LeftKidney", "RightKidney"),
-        ("kidneyLeft", "kidneyRight"),
-        ("KidneyL", "KidneyR"),
-        ("LKidney", "RKidney"),
-        ("lung_L", "lung_R"),
-        ("L_lung", "r_lung"),
-        ("kidney-lt", "kidney-rt"),
-        ("lung upper lobe left", "lung upper lobe right"),
-        ("rib_left_7", "rib_right_7"),
-        ("left", "right"),
-        ("L", "R"),
-    ],
-)
-def test_names_that_differ_only_in_the_side_are_a_pair(left, right):
-    assert pairs(left, right) == pairs(right, "Liver", left) == [(left, right)]
-
-
-@pytest.mark.parametrize(
-    "names",
-    [
-        ("left atrium",),
-        ("left atrium", "right ventricle"),
-        ("Liver", "River"),
-        ("Clear", "Crear"),
-        ("Lung", "Rung"),
-        ("Spleen L", "Spleen"),
-        ("bright spot", "bleft spot"),
-        ("tumor", "tumol"),
-    ],
-)
-def test_other_names_are_no_pair(names):
-    assert pairs(*names) == []
-
-
-def test_all_pairs_are_found_once():
-    names = ("lung_L", "lung_R", "heart", "left kidney", "right kidney", "right arm")
-    assert sorted(pairs(*names)) == [("left kidney", "right kidney"), ("lung_L", "lung_R")]
+@pytest.mark.parametrize("given", [{"swapped_labels": [(1, 2)]}, {"swap_axis": 1}], ids=["no axis", "no labels"])
+def test_without_axis_or_labels_nothing_is_exchanged(given) -> None:
+    spec = augmentation((64, 64), **given)
+    assert (spec.swap_axis, spec.swapped_labels) == (None, ())

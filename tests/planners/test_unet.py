@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from autoseg.errors import UnknownNameError
@@ -81,6 +82,48 @@ def test_left_and_right_are_not_exchanged():
         assert axis not in paired.configuration(name).augmentation.mirror_axes
         assert axis in unpaired.configuration(name).augmentation.mirror_axes
     assert "left kidney / right kidney" in paired.reasons["left and right"]
+
+
+def with_centres(fingerprint_, left, right):
+    """Every case holds both kidneys, with these centres in millimetres along z, y, x."""
+    cases = tuple(
+        msgspec.structs.replace(case, label_counts={"0": 9, "1": 90, "2": 90}, label_centres={"1": left, "2": right})
+        for case in fingerprint_.cases
+    )
+    return msgspec.structs.replace(fingerprint_, cases=cases)
+
+
+ON_THE_LEFT, ON_THE_RIGHT = (18.0, 20.0, 30.0), (18.0, 20.0, 5.0)
+
+
+@pytest.mark.parametrize(
+    ("spacing", "flat", "full"),
+    [((1.0, 1.0, 1.0), 1, 2), ((1.0, 3.0, 1.0), 1, 2), ((1.0, 1.0, 4.0), None, 0)],
+    ids=["axial", "coronal", "sagittal"],
+)
+def test_confirmed_sides_change_places_along_the_axis_that_is_left_to_right_in_each_patch(spacing, flat, full):
+    """Between sagittal slices 2d does not mirror at all: there is nothing to exchange."""
+    data = fingerprint([(spacing, (60, 64, 62), 20)], names=["left kidney", "right kidney"])
+    plan = DefaultPlanner().plan(with_centres(data, ON_THE_LEFT, ON_THE_RIGHT), Budget(), training_bytes, name="sides")
+    for name, axis in (("2d", flat), ("3d_fullres", full)):
+        spec = plan.configuration(name).augmentation
+        assert spec.mirror_axes == tuple(range(plan.configuration(name).dimensions))
+        assert (spec.swap_axis, spec.swapped_labels) == (axis, () if axis is None else ((1, 2),))
+    assert "exchanges them" in plan.reasons["left and right"]
+
+
+def test_contradicted_sides_are_not_mirrored_and_nnunet_mirrors_whatever_they_are():
+    data = with_centres(fingerprint(ISOTROPIC, names=["left kidney", "right kidney"]), ON_THE_RIGHT, ON_THE_LEFT)
+    ours, theirs = (
+        planner().plan(data, Budget(), training_bytes, name="sides") for planner in (DefaultPlanner, NnunetPlanner)
+    )
+    assert ours.configuration("3d_fullres").augmentation.mirror_axes == (0, 1)
+    assert theirs.configuration("3d_fullres").augmentation.mirror_axes == (0, 1, 2)
+    assert "warning" in ours.reasons["left and right"]
+    assert "as nnU-Net does" in theirs.reasons["left and right"]
+    confirmed = with_centres(data, ON_THE_LEFT, ON_THE_RIGHT)
+    theirs = NnunetPlanner().plan(confirmed, Budget(), training_bytes, name="sides")
+    assert theirs.configuration("3d_fullres").augmentation.swap_axis is None
 
 
 def test_normalization_follows_the_channel_name():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from autoseg.values import AxisMap, CaseFingerprint, Fingerprint, Label, Labels
@@ -42,6 +43,14 @@ def test_canonical_order_is_each_cases_own_reordering_and_stored_order_is_none()
 
 def test_the_share_kept_by_the_crop_is_one_of_volumes() -> None:
     assert case("a", AxisMap()).size_kept_by_crop == 0.25
+
+
+@pytest.mark.parametrize(
+    ("centres", "message"), [({"1": (1.0, 2.0, 3.0)}, "'1'"), ({"0": (1.0, float("nan"), 3.0)}, "finite")]
+)
+def test_centres_are_finite_and_of_labels_that_were_counted(centres: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        msgspec.structs.replace(case("a", AxisMap()), label_centres=centres)
 
 
 def test_a_fingerprint_of_nothing_is_refused() -> None:

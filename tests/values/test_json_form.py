@@ -73,6 +73,7 @@ MEASURED = CaseFingerprint(
     to_canonical=AXES,
     planar=False,
     label_counts={"0": 100, "1": 15, "3": 5},
+    label_centres={"1": (3.5, 0.0, 1.25), "3": (6.0, 1.5, 2.0)},
 )
 NETWORK = NetworkSpec(
     input_channels=1,
@@ -93,6 +94,7 @@ TRAINING = TrainingSpec(
     ema_decay=0.99,
 )
 AUGMENTATION = AugmentationSpec(rotation_degrees=(180.0,), in_plane=True, mirror_axes=(0, 2))
+SIDES = AugmentationSpec(rotation_degrees=(15.0,), mirror_axes=(0, 1), swap_axis=1, swapped_labels=((1, 2), (4, 3)))
 CONFIGURATION = Configuration(
     name="3d_fullres",
     spacing=(None, 1.5, 1.25),
@@ -124,7 +126,7 @@ EXAMPLES: dict[type, Any] = {
         MEASURED,
         NETWORK,
         TRAINING,
-        AUGMENTATION,
+        SIDES,
         CONFIGURATION,
         CONFIGURATION.resampling,
         NORMALIZATION,
@@ -356,7 +358,8 @@ def changed_once(tree: Any) -> Iterator[Any]:
     elif isinstance(tree, list):
         for position, inner in enumerate(tree):
             yield from ([*tree[:position], other, *tree[position + 1 :]] for other in changed_once(inner))
-        yield tree[:-1]
+        if tree:
+            yield tree[:-1]
     elif isinstance(tree, bool):
         yield not tree
     elif isinstance(tree, int):

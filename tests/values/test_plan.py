@@ -157,6 +157,40 @@ def test_an_impossible_augmentation_is_refused(changes: dict[str, object]) -> No
 
 
 @pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"swap_axis": 1}, "together"),
+        ({"swapped_labels": ((1, 2),)}, "together"),
+        ({"swap_axis": 0, "swapped_labels": ((1, 2),)}, "not mirrored"),
+        ({"swap_axis": 1, "swapped_labels": ((1, 2), (3, 2))}, "repeat"),
+        ({"swap_axis": 1, "swapped_labels": ((1, 1),)}, "repeat"),
+        ({"swap_axis": 1, "swapped_labels": ((0, 1),)}, "background"),
+    ],
+)
+def test_sides_that_cannot_be_exchanged_are_refused(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        AugmentationSpec(**{"rotation_degrees": (30.0,), "mirror_axes": (1, 2), **changes})
+
+
+@pytest.mark.parametrize(
+    ("pair", "region_values", "message"), [((1, 3), (), "not there"), ((1, 2), (1, 2), "regions"), ((1, 2), (), None)]
+)
+def test_exchanged_labels_are_labels_of_the_plan_and_no_regions(
+    pair: tuple[int, int], region_values: tuple[int, ...], message: str | None
+) -> None:
+    first = Label(name="left", values=(1, 2) if region_values else (1,))
+    labels = Labels(foreground=(first, Label(name="right", values=(2,))), region_values=region_values)
+    sides = AugmentationSpec(rotation_degrees=(0.0,) * 3, mirror_axes=(2,), swap_axis=2, swapped_labels=(pair,))
+    network = NetworkSpec(**{**NETWORK, "output_channels": labels.output_count})
+    parts = {"labels": labels, "configurations": (configuration(network=network, augmentation=sides),)}
+    if message is None:
+        assert plan(**parts).configurations[0].augmentation == sides
+    else:
+        with pytest.raises(ValueError, match=message):
+            plan(**parts)
+
+
+@pytest.mark.parametrize(
     "changes",
     [
         {"axis_order": (0, 0, 1)},
