@@ -129,7 +129,6 @@ def _check_name(kind: str, name: str, path: str, file: Path) -> None:
         raise UnknownNameError(
             f"{error.what} - at `{path}`",
             file=file,
-            found=repr(name),
             expected=error.expected,
             remedy=error.remedy or "Correct the field that is named.",
         ) from error
