@@ -16,6 +16,7 @@ from autoseg.errors import InputError, UnknownNameError
 from autoseg.executors import Executor, SerialExecutor, ThreadExecutor
 from autoseg.files import content_hash, read_document, sweep, write_document
 from autoseg.logs import Logger, SilentLogger, WithFields
+from autoseg.plan_check import USED_IN_PREDICTION, check_no_foreign_code, check_single_stage, usable_plan
 from autoseg.planning import GIBIBYTE, Budget
 from autoseg.values import Case, Dataset, Finding, Labels, Patients, Plan, Split, Summary, TrainJob, digest, select_fold
 from autoseg.values.json_form import require_file_name
@@ -163,7 +164,7 @@ def preprocess(
     """
     from autoseg.preprocessing.cases import preprocess_cases
 
-    plan, dataset = workspace.model(plan_name).plan(), workspace.dataset()
+    plan, dataset = usable_plan(workspace.model(plan_name)), workspace.dataset()
     if (plan.labels, plan.channels) != (dataset.labels, dataset.channels):
         raise InputError(
             f"the labels or channels of the data set have changed since the plan {plan.name!r} was made",
@@ -214,6 +215,7 @@ def train(
     from autoseg.networks.execution import resolve_device
 
     model = workspace.model(plan_name)
+    check_single_stage([model], configuration)
     plan = model.plan()
     training = plan.configuration(configuration).training
     length = epochs * training.iterations_per_epoch if epochs else iterations
@@ -288,7 +290,9 @@ def _case_store(workspace: Workspace, plan: Plan, configuration: str) -> CaseSto
     from autoseg.preprocessing.forward import parameters_key
 
     key = parameters_key(plan, plan.configuration(configuration))
-    return CaseStore(workspace.preprocessed(configuration, key))
+    # equal parameters give equal cases, which are kept once: in the folder of the first configuration that has them
+    first = next(each.name for each in plan.configurations if parameters_key(plan, each) == key)
+    return CaseStore(workspace.preprocessed(first, key))
 
 
 def predict(
@@ -328,9 +332,11 @@ def predict(
     from autoseg.networks.execution import resolve_device
 
     if model is not None and not trust_code:
-        _check_no_foreign_code(model)
-    model, choice = choose_model([model] if model else (workspace or Workspace()).models(), configuration, folds)
-    plan = model.plan()
+        check_no_foreign_code(model)
+    models = [model] if model else (workspace or Workspace()).models()
+    check_single_stage(models, configuration)
+    model, choice = choose_model(models, configuration, folds)
+    plan = usable_plan(model, configurations=[choice.configuration], kinds=USED_IN_PREDICTION)
     cases: tuple[Case, ...] = read_inputs(source, plan.channels)
     folder = source if source.is_dir() else source.parent
     _check_outside(target, folder, whole=source.is_dir())
@@ -339,17 +345,6 @@ def predict(
     weights = [content_hash(model.fold(choice.configuration, fold).model) for fold in choice.folds]
     files = predict_files(predictor, plan, digest(weights), cases, folder, target, logger)
     return Predicted(files=files, choice=choice, model=model)
-
-
-def _check_no_foreign_code(model: ModelFolder) -> None:
-    names = model.plan().code_paths
-    if names:
-        raise InputError(
-            "the model wants to run code that is not an installed plug",
-            file=model.path,
-            found=", ".join(names),
-            remedy="If you know this code and trust it, repeat the command with --trust-code.",
-        )
 
 
 def _check_outside(target: Path, source: Path, *, whole: bool) -> None:

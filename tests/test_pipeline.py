@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -88,6 +89,53 @@ def test_preprocessing_again_makes_nothing_and_gives_the_same_keys(workspace):
     assert files() == before
     with pytest.raises(UnknownNameError, match="2d or 3d_fullres"):
         pipeline.preprocess(workspace, ["3d"])
+
+
+def edit_plan(workspace: Workspace, *extra: dict[str, object]) -> None:
+    """Adds configurations to the plan's file by hand."""
+    path = workspace.model().path / "plan.json"
+    document = json.loads(path.read_text())
+    path.write_text(json.dumps({**document, "configurations": [*document["configurations"], *extra]}))
+
+
+def test_configurations_with_equal_cases_share_them(workspace):
+    """They are made once, in the folder of the first; another grid has a folder of its own."""
+    edit_plan(
+        workspace,
+        {"name": "small", "inherits_from": "2d", "batch_size": 1},
+        {"name": "coarse", "inherits_from": "2d", "spacing": [None, 4.0, 4.0]},
+        {"name": "second", "inherits_from": "2d", "previous_stage": "2d", "network": {"input_channels": 4}},
+    )
+    folder = workspace.path / "preprocessed"
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    (name,) = (path.name for path in folder.iterdir())
+    keys = pipeline.preprocess(workspace, ["small", "second", "2d"])
+    assert keys["small"] == keys["second"] == keys["2d"]
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+    assert pipeline.preprocess(workspace, ["coarse"])["coarse"].keys() == keys["2d"].keys()
+    assert {path.name.rpartition("-")[0] for path in folder.iterdir()} == {"2d", "coarse"}
+    assert name in {path.name for path in folder.iterdir()}
+
+
+def test_a_configuration_that_inherits_is_trained(workspace):
+    edit_plan(workspace, {"name": "small", "inherits_from": "2d", "batch_size": 1})
+    (result,) = pipeline.train(workspace, "small", "0", iterations=1, device="cpu")
+    assert result.folder.model.is_file()
+    assert result.summary is not None
+
+
+def test_a_second_stage_is_refused_with_what_can_be_done(workspace, phantoms, tmp_path):
+    edit_plan(
+        workspace, {"name": "second", "inherits_from": "2d", "previous_stage": "2d", "network": {"input_channels": 4}}
+    )
+    said = r"'second' is the second stage.*after '2d'.*expected 2d or 3d_fullres.*plan\.json.*autoseg train 2d 0"
+    with pytest.raises(InputError, match=said):
+        pipeline.train(workspace, "second", "0", iterations=1, device="cpu")
+    with pytest.raises(InputError, match=said):
+        pipeline.predict(
+            phantoms / "imagesTs", tmp_path / "out", workspace=workspace, configuration="second", device="cpu"
+        )
+    assert not (workspace.model().path / "second").exists()
 
 
 def test_epochs_are_the_plans_and_make_the_same_training_as_their_iterations(workspace):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import msgspec
@@ -136,6 +137,21 @@ def test_a_plan_edited_by_hand_is_not_lost(tmp_path: Path) -> None:
     assert model.plan().seed == 3
     workspace.save(DATASET, FINGERPRINT, SPLIT, plan(seed=3))  # the planner comes to the same
     workspace.save(DATASET, FINGERPRINT, SPLIT, plan(seed=2))
+
+
+def test_a_plan_that_only_says_the_same_by_inheritance_is_not_another(tmp_path: Path) -> None:
+    """So it may be written anew, and trainings go on."""
+    workspace, one = Workspace(tmp_path / "W"), plan()
+    child = msgspec.structs.replace(one.configurations[0], name="2d_small", batch_size=1)
+    both = plan(configurations=(*one.configurations, child))
+    model = workspace.save(DATASET, FINGERPRINT, SPLIT, both)
+    document = json.loads(encode(both))
+    document["configurations"][1] = {"name": "2d_small", "inherits_from": "2d", "batch_size": 1}
+    (model.path / "plan.json").write_text(json.dumps(document))
+    assert model.plan().id == both.id
+    assert model.plan().configurations[1] == msgspec.structs.replace(child, inherits_from="2d")
+    begin_training(model)
+    workspace.save(DATASET, FINGERPRINT, SPLIT, both)
 
 
 def test_all_plans_are_found_the_active_one_first(tmp_path: Path) -> None:

@@ -5,11 +5,11 @@ from autoseg.values.finding import Finding, Severity
 from autoseg.values.fingerprint import CaseFingerprint, Fingerprint, IntensityProperties, Orientation
 from autoseg.values.geometry import AxisMap, Geometry, Volume
 from autoseg.values.json_form import Value, decode, digest, encode
+from autoseg.values.network import NetworkSpec
 from autoseg.values.patients import Patients
 from autoseg.values.plan import (
     AugmentationSpec,
     Configuration,
-    NetworkSpec,
     NormalizationSpec,
     Plan,
     ResamplingSpec,

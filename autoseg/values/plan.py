@@ -3,79 +3,25 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import ClassVar, Literal
 
 import msgspec
 
 from autoseg.errors import UnknownNameError
 from autoseg.values.dataset import Labels
 from autoseg.values.fingerprint import IntensityProperties, Orientation
-from autoseg.values.json_form import Value, digest, require, require_file_name
+from autoseg.values.inheritance import INHERITANCE, require_links
+from autoseg.values.json_form import FileForm, Value, digest, require, require_each, require_file_name
+from autoseg.values.network import NetworkSpec, Sizes
 
 __all__ = [
     "AugmentationSpec",
     "Configuration",
-    "NetworkSpec",
     "NormalizationSpec",
     "Plan",
     "ResamplingSpec",
     "TrainingSpec",
 ]
-
-Sizes = tuple[int, ...]
-
-
-class NetworkSpec(Value, frozen=True, kw_only=True):
-    """A U-Net in numbers; one entry per stage, highest resolution first.
-
-    Attributes:
-        architecture: the network plug that builds it.
-        input_channels: image channels.
-        output_channels: labels with background, or regions.
-        features: feature maps per stage.
-        kernel_sizes: of the convolutions of each stage, per axis.
-        strides: on entering each stage, per axis; the first is all ones.
-        encoder_blocks: blocks in each encoder stage: convolutions, or residual blocks of two convolutions each.
-        decoder_blocks: convolutions in each decoder stage, one entry less.
-    """
-
-    architecture: str = "plain_unet"
-    input_channels: int
-    output_channels: int
-    features: Sizes
-    kernel_sizes: tuple[Sizes, ...]
-    strides: tuple[Sizes, ...]
-    encoder_blocks: Sizes
-    decoder_blocks: Sizes
-
-    def __post_init__(self) -> None:
-        stages = len(self.features)
-        require(2 <= stages <= 16, "a U-Net needs 2 to 16 stages")
-        require(self.input_channels > 0 and self.output_channels > 0, "channel counts must be positive")
-        require(len(self.kernel_sizes) == stages, f"kernel_sizes needs {stages} entries, one per stage")
-        require(len(self.strides) == stages, f"strides needs {stages} entries, one per stage")
-        require(len(self.encoder_blocks) == stages, f"encoder_blocks needs {stages} entries")
-        require(len(self.decoder_blocks) == stages - 1, f"decoder_blocks needs {stages - 1} entries")
-        require(self.dimensions in (2, 3), f"kernels must have 2 or 3 axes, not {self.dimensions}")
-        sizes = (*self.kernel_sizes, *self.strides)
-        require(all(len(size) == self.dimensions for size in sizes), "kernel sizes and strides differ in dimension")
-        require(all(edge % 2 == 1 and edge > 0 for size in self.kernel_sizes for edge in size), "kernels must be odd")
-        require(all(edge <= 31 for size in self.kernel_sizes for edge in size), "kernels must not be over 31")
-        require(all(1 <= step <= 8 for size in self.strides for step in size), "strides must be within 1..8")
-        require(all(0 < maps <= 2**14 for maps in self.features), "features must be within 1..16384")
-        counts = (*self.encoder_blocks, *self.decoder_blocks)
-        require(all(1 <= count <= 64 for count in counts), "blocks per stage must be within 1..64")
-        require(all(step == 1 for step in self.strides[0]), "the first stride must be all ones")
-
-    @property
-    def dimensions(self) -> int:
-        """2 or 3."""
-        return len(self.kernel_sizes[0])
-
-    @property
-    def divisor(self) -> Sizes:
-        """Per axis, what a patch must be a multiple of."""
-        return tuple(math.prod(stride[axis] for stride in self.strides) for axis in range(self.dimensions))
 
 
 class NormalizationSpec(Value, frozen=True, kw_only=True):
@@ -136,16 +82,36 @@ class AugmentationSpec(Value, frozen=True, kw_only=True):
     swapped_labels: tuple[tuple[int, int], ...] = ()
 
     def __post_init__(self) -> None:
-        require(all(0 <= angle <= 180 for angle in self.rotation_degrees), "rotation must be within 0..180 degrees")
-        require(len(set(self.mirror_axes)) == len(self.mirror_axes), "mirror_axes repeats an axis")
+        require_each(self.rotation_degrees, "rotation_degrees", 0, 180, field="rotation_degrees")
+        require(
+            len(set(self.mirror_axes)) == len(self.mirror_axes),
+            "mirror_axes repeats an axis",
+            field="mirror_axes",
+            found=self.mirror_axes,
+            expected="each axis once",
+        )
         sides = [label for pair in self.swapped_labels for label in pair]
-        require((self.swap_axis is None) == (not sides), "swap_axis and swapped_labels must come together")
+        require(
+            (self.swap_axis is None) == (not sides),
+            "swap_axis and swapped_labels must come together",
+            field="swap_axis",
+            found=self.swap_axis,
+            expected="an axis with swapped_labels, null without",
+        )
         require(
             self.swap_axis is None or self.swap_axis in self.mirror_axes,
-            f"swap_axis {self.swap_axis} is not mirrored: mirror_axes are {self.mirror_axes}",
+            "swap_axis is not mirrored",
+            field="swap_axis",
+            found=self.swap_axis,
+            expected=f"one of the mirror_axes {self.mirror_axes}",
         )
-        require(len(set(sides)) == len(sides), f"swapped_labels repeat a label: {self.swapped_labels}")
-        require(all(label > 0 for label in sides), "swapped_labels must be above 0, which is background")
+        require(
+            len(set(sides)) == len(sides) and all(label > 0 for label in sides),
+            "swapped_labels must name each label once, and not background",
+            field="swapped_labels",
+            found=self.swapped_labels,
+            expected="pairs of label indices over 0",
+        )
 
 
 class TrainingSpec(Value, frozen=True, kw_only=True):
@@ -184,15 +150,19 @@ class TrainingSpec(Value, frozen=True, kw_only=True):
     foreground_share: float = 0.33
 
     def __post_init__(self) -> None:
-        require(self.iterations_per_epoch > 0 and self.epochs > 0, "epochs and their iterations must be positive")
-        require(self.validation_iterations >= 0, "validation_iterations must not be negative")
-        require(0 < self.learning_rate < math.inf, "learning_rate must be positive")
-        require(0 <= self.weight_decay < math.inf, "weight_decay must not be negative")
-        require(0 <= self.momentum < 1, "momentum must be within 0..1")
-        require(self.warmup_iterations >= 0, "warmup_iterations must not be negative")
-        require(self.gradient_clip_norm > 0, "gradient_clip_norm must be positive")
-        require(self.ema_decay is None or 0 < self.ema_decay < 1, "ema_decay must be within 0..1")
-        require(0 <= self.foreground_share <= 1, "foreground_share must be within 0..1")
+        for field, holds, expected in (
+            ("iterations_per_epoch", self.iterations_per_epoch > 0, "1 or more"),
+            ("epochs", self.epochs > 0, "1 or more"),
+            ("validation_iterations", self.validation_iterations >= 0, "0 or more"),
+            ("learning_rate", 0 < self.learning_rate < math.inf, "a number over 0"),
+            ("weight_decay", 0 <= self.weight_decay < math.inf, "0 or a number over it"),
+            ("momentum", 0 <= self.momentum < 1, "0 to below 1"),
+            ("warmup_iterations", self.warmup_iterations >= 0, "0 or more"),
+            ("gradient_clip_norm", self.gradient_clip_norm > 0, "a number over 0"),
+            ("ema_decay", self.ema_decay is None or 0 < self.ema_decay < 1, "null, or a number between 0 and 1"),
+            ("foreground_share", 0 <= self.foreground_share <= 1, "0 to 1"),
+        ):
+            require(holds, f"{field} is out of range", field=field, found=getattr(self, field), expected=expected)
 
     @property
     def iterations(self) -> int:
@@ -205,6 +175,8 @@ class Configuration(Value, frozen=True, kw_only=True):
 
     Attributes:
         name: ``2d``, ``3d_fullres`` or the user's own.
+        inherits_from: another configuration of the plan, of which the file repeats nothing; in memory all is complete.
+        previous_stage: a configuration of the plan whose prediction is an extra input (of a cascade).
         spacing: target spacing in millimetres per array axis after ``Plan.axis_order``; None keeps the case's own
             (the slice axis of ``2d``).
         median_shape: median size of a case on this grid, in voxels (may end in .5).
@@ -229,21 +201,64 @@ class Configuration(Value, frozen=True, kw_only=True):
     reasons: dict[str, str] = {}
 
     def __post_init__(self) -> None:
-        require_file_name("configuration", self.name)
-        require(len(self.patch_size) == self.network.dimensions, "patch size and network differ in dimension")
-        require(self.batch_size >= 1, "batch_size must be at least 1")
-        require(all(step is None or 1e-6 < step < 1e6 for step in self.spacing), "spacing must be within 1e-6..1e6 mm")
-        require(math.prod(self.patch_size) <= 2**30, "a patch must not have over 2**30 voxels")
-        for edge, divisor in zip(self.patch_size, self.network.divisor, strict=True):
-            require(
-                edge > 0 and edge % divisor == 0,
-                f"patch size {self.patch_size} must be a multiple of the network's strides {self.network.divisor}",
-            )
-        axes = self.augmentation.mirror_axes
-        require(all(0 <= axis < self.dimensions for axis in axes), f"mirror_axes {axes} are not axes of the patch")
-        angles = 1 if self.dimensions == 2 or self.augmentation.in_plane else 3
+        require_file_name("configuration", self.name, field="name")
+        found, steps = self.batch_size, self.spacing
         require(
-            len(self.augmentation.rotation_degrees) == angles, f"rotation_degrees needs {angles} entries for this patch"
+            found >= 1, f"{self._title}: a batch needs a patch", field="batch_size", found=found, expected="1 or more"
+        )
+        require(
+            all(step is None or 1e-6 < step < 1e6 for step in steps),
+            f"{self._title}: spacing is out of range",
+            field="spacing",
+            found=steps,
+            expected="1e-6 to 1e6 mm per axis, or null for the case's own",
+        )
+        self._check_patch()
+        self._check_augmentation()
+
+    @property
+    def _title(self) -> str:
+        """For messages."""
+        base = f", which inherits from {self.inherits_from!r}" if self.inherits_from else ""
+        return f"configuration {self.name!r}{base}"
+
+    def _check_patch(self) -> None:
+        patch, divisor = self.patch_size, self.network.divisor
+        require(
+            len(patch) == len(divisor),
+            f"{self._title}: patch size and network differ in dimension",
+            field="patch_size",
+            found=patch,
+            expected=f"{len(divisor)} edges, as the network's kernels have axes",
+        )
+        legal = [_nearest_multiples(*pair) for pair in zip(patch, divisor, strict=True)]
+        require(
+            all(edge in near for edge, near in zip(patch, legal, strict=True)),
+            f"{self._title}: the patch is not divisible by the network's strides",
+            field="patch_size",
+            found=patch,
+            expected=f"multiples of {divisor}, the nearest of which are "
+            + ", ".join(f"{' or '.join(map(str, near))} on axis {axis}" for axis, near in enumerate(legal)),
+        )
+        found, expected = math.prod(patch), f"at most {2**30}"
+        require(found <= 2**30, f"{self._title}: too many voxels", field="patch_size", found=found, expected=expected)
+
+    def _check_augmentation(self) -> None:
+        axes, angles = self.augmentation.mirror_axes, self.augmentation.rotation_degrees
+        require(
+            all(0 <= axis < self.dimensions for axis in axes),
+            f"{self._title}: mirror_axes are not axes of the patch",
+            field="augmentation.mirror_axes",
+            found=axes,
+            expected=f"some of {tuple(range(self.dimensions))}",
+        )
+        wanted = 1 if self.dimensions == 2 or self.augmentation.in_plane else 3
+        require(
+            len(angles) == wanted,
+            f"{self._title}: rotation_degrees does not suit the patch",
+            field="augmentation.rotation_degrees",
+            found=angles,
+            expected=f"{wanted} of them: one in 2D or with in_plane, else three",
         )
 
     @property
@@ -295,28 +310,69 @@ class Plan(Value, frozen=True, kw_only=True, tag_field="schema", tag="autoseg.pl
     reasons: dict[str, str] = {}
     warnings: tuple[str, ...] = ()
 
+    file_form: ClassVar[FileForm | None] = INHERITANCE
+
     def __post_init__(self) -> None:
-        require_file_name("plan", self.name)
-        require(sorted(self.axis_order) == [0, 1, 2], f"axis_order must name each of 0, 1, 2 once: {self.axis_order}")
-        require(len(self.normalization) == len(self.channels), "normalization and channels differ in number")
-        require(self.seed >= 0, "seed must not be negative")
-        require(len(self.configurations) > 0, "a plan needs at least one configuration")
-        require(len(set(self.names)) == len(self.names), f"configuration names repeat: {self.names}")
-        for configuration in self.configurations:
-            outputs = configuration.network.output_channels
+        require_file_name("plan", self.name, field="name")
+        what, order = "axis_order must name each axis once", self.axis_order
+        require(sorted(order) == [0, 1, 2], what, field="axis_order", found=order, expected="0, 1, 2 in some order")
+        require(
+            len(self.normalization) == len(self.channels),
+            "normalization and channels differ in number",
+            field="normalization",
+            found=len(self.normalization),
+            expected=f"{len(self.channels)}, one for each of {', '.join(self.channels)}",
+        )
+        require(self.seed >= 0, "seed must not be negative", field="seed", found=self.seed, expected="0 or more")
+        require(len(self.configurations) > 0, "a plan needs at least one configuration", field="configurations")
+        for index, name in enumerate(self.names):
+            where = f"configurations[{index}].name"
             require(
-                outputs == self.labels.output_count,
-                f"{configuration.name}: the network has {outputs} outputs for {self.labels.output_count} labels",
+                name not in self.names[:index], f"configuration names repeat: {self.names}", field=where, found=name
             )
-            swapped = [label for pair in configuration.augmentation.swapped_labels for label in pair]
-            require(
-                not swapped or not self.labels.has_regions,
-                f"{configuration.name}: swapped_labels cannot be exchanged where outputs are regions",
-            )
-            require(
-                all(label < len(self.labels.integers) for label in swapped),
-                f"{configuration.name}: swapped_labels name a label that is not there",
-            )
+        require_links(self.names, [each.inherits_from for each in self.configurations], "inherits_from")
+        require_links(self.names, [each.previous_stage for each in self.configurations], "previous_stage")
+        for index, configuration in enumerate(self.configurations):
+            self._check_channels(configuration, f"configurations[{index}].network")
+            self._check_sides(configuration, f"configurations[{index}].augmentation.swapped_labels")
+
+    def _check_channels(self, configuration: Configuration, path: str) -> None:
+        network = configuration.network
+        inputs, because = len(self.channels), f"as there are channels ({', '.join(self.channels)})"
+        if configuration.previous_stage:
+            inputs += len(self.labels.foreground)
+            because += f" and labels predicted by {configuration.previous_stage!r}"
+        require(
+            network.input_channels == inputs,
+            f"configuration {configuration.name!r}: the network does not take what it is given",
+            field=f"{path}.input_channels",
+            found=network.input_channels,
+            expected=f"{inputs}, {because}",
+        )
+        require(
+            network.output_channels == self.labels.output_count,
+            f"configuration {configuration.name!r}: the network's outputs are not those of the labels",
+            field=f"{path}.output_channels",
+            found=network.output_channels,
+            expected=f"{self.labels.output_count} for these labels",
+        )
+
+    def _check_sides(self, configuration: Configuration, path: str) -> None:
+        swapped = [label for pair in configuration.augmentation.swapped_labels for label in pair]
+        require(
+            not swapped or not self.labels.has_regions,
+            f"configuration {configuration.name!r}: outputs that are regions cannot be exchanged",
+            field=path,
+            found=swapped,
+            expected="none",
+        )
+        require(
+            all(label < len(self.labels.integers) for label in swapped),
+            f"configuration {configuration.name!r}: swapped_labels name a label that is not there",
+            field=path,
+            found=swapped,
+            expected=f"indices from 1 to {len(self.labels.integers) - 1}",
+        )
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -325,7 +381,10 @@ class Plan(Value, frozen=True, kw_only=True, tag_field="schema", tag="autoseg.pl
 
     @property
     def id(self) -> str:
-        """Hash of all that makes the experiment: arrays, networks and training, not its name, its maker or its reasons."""
+        """Hash of all that makes the experiment: arrays, networks and training, not its name, its maker or its reasons.
+
+        Nor who inherits from whom: plans that mean the same have the same id.
+        """
         essence = msgspec.structs.replace(
             self,
             name="-",
@@ -337,7 +396,8 @@ class Plan(Value, frozen=True, kw_only=True, tag_field="schema", tag="autoseg.pl
             warnings=(),
             normalization=tuple(msgspec.structs.replace(spec, reason="") for spec in self.normalization),
             configurations=tuple(
-                msgspec.structs.replace(each, expected_memory_bytes=0, reasons={}) for each in self.configurations
+                msgspec.structs.replace(each, inherits_from=None, expected_memory_bytes=0, reasons={})
+                for each in self.configurations
             ),
         )
         return digest(essence)[:16]
@@ -365,3 +425,9 @@ class Plan(Value, frozen=True, kw_only=True, tag_field="schema", tag="autoseg.pl
             expected=" or ".join(self.names),
             remedy="To have others, plan anew: autoseg plan DATASET --name NEW -c CONFIGURATION",
         )
+
+
+def _nearest_multiples(edge: int, divisor: int) -> tuple[int, ...]:
+    """The edge itself if it can be divided, else the multiples below and above; never nothing."""
+    below = edge // divisor * divisor
+    return tuple(size for size in dict.fromkeys((below, -(-edge // divisor) * divisor)) if size > 0) or (divisor,)

@@ -1,12 +1,13 @@
 """Normalizers: intensities of one channel brought to the range that networks like.
 
 Each takes ``(image, mask, properties)`` and returns a new float32 array. ``image`` is one channel ``(*spatial)``;
-``mask`` is a bool array or None; ``properties`` are the data set's statistics or None.
+``mask`` is a bool array or None; ``properties`` are the data set's statistics or None. One that cannot do without them
+says so with an attribute ``needs_properties = True``: a plan that lacks them is then refused before any work.
 """
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 
@@ -32,6 +33,15 @@ class Normalizer(Protocol):
         ...
 
 
+N = TypeVar("N", bound=Normalizer)
+
+
+def _needs_properties(normalizer: N) -> N:
+    vars(normalizer)["needs_properties"] = True
+    return normalizer
+
+
+@_needs_properties
 def ct(image: np.ndarray, mask: np.ndarray | None, properties: IntensityProperties | None) -> np.ndarray:
     """Clips to the data set's 0.5 and 99.5 percentiles, subtracts its mean, divides by its standard deviation."""
     if properties is None:

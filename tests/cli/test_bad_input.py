@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -186,15 +187,55 @@ def test_wrong_channel_count_at_prediction(planned, dataset, tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
-def test_damaged_plan_names_the_field(planned, tmp_path, capsys):
+@pytest.mark.parametrize(
+    ("place", "value", "said"),
+    [
+        (
+            "configurations.0.patch_size",
+            [7, 8],
+            "expected multiples of (2, 2), the nearest of which are 6 or 8 on axis 0",
+        ),
+        ("configurations.0.inherits_from", "3d_fullres", "found 2d -> 3d_fullres -> 2d"),
+        ("configurations.0.network.architecture", "unett", "plain_unet"),
+        ("configurations.0.resampling.resampler", "seperable", "separable"),
+        ("configurations.0.augmentation.recipe", "defualt", "default"),
+        ("configurations.0.training.loss", "dice", "dice_cross_entropy"),
+        ("configurations.0.training.schedule", "cosine", "warmup_polynomial"),
+        ("configurations.0.training.optimizer", "adam", "expected one of adamw, sgd"),
+        ("normalization.0.scheme", "z-score", "zscore"),
+    ],
+)
+@pytest.mark.parametrize("command", [("train", "2d", "0"), ("preprocess",)], ids=lambda command: command[0])
+def test_a_plan_edited_into_something_illegal_is_refused_at_its_field(
+    command, place, value, said, planned, tmp_path, capsys
+):
     workspace = shutil.copytree(planned, tmp_path / "workspace")
     path = workspace / "models" / "tiny" / "plan.json"
-    plan = json.loads(path.read_text())
-    plan["configurations"][0]["patch_size"] = [7, 7]
+    plan = inner = json.loads(path.read_text())
+    *steps, last = (int(step) if step.isdigit() else step for step in place.split("."))
+    for step in steps:
+        inner = inner[step]
+    inner[last] = value
+    plan["configurations"][1]["inherits_from"] = "2d"
     path.write_text(json.dumps(plan))
-    text = failure(capsys, "train", "2d", "0", "-w", workspace)
-    assert "multiple" in text
-    assert "$.configurations[0]" in text
+    before = {file for folder in ("models", "preprocessed") for file in (workspace / folder).rglob("*")}
+    text = failure(capsys, *command, "-w", workspace)
+    assert f"`$.{re.sub(r'[.]([0-9]+)', '[0]', place)}`" in text
+    assert said in text
+    assert str(path) in text
+    assert {file for folder in ("models", "preprocessed") for file in (workspace / folder).rglob("*")} == before
+
+
+def test_a_plan_edited_after_training_is_refused_at_prediction(planned, dataset, tmp_path, capsys):
+    train(planned)
+    model = shutil.copytree(planned / "models" / "tiny", tmp_path / "model")
+    plan = json.loads((model / "plan.json").read_text())
+    plan["normalization"][0]["scheme"] = "z-score"
+    (model / "plan.json").write_text(json.dumps(plan))
+    text = failure(capsys, "predict", "-i", dataset / "imagesTs", "-o", tmp_path / "out", "-m", model)
+    assert "`$.normalization[0].scheme`" in text
+    assert "zscore" in text
+    assert not (tmp_path / "out").exists()
 
 
 def test_foreign_code_needs_trust(planned, phantoms, tmp_path, capsys):

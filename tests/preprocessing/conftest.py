@@ -21,7 +21,11 @@ def plan_of(
 ) -> Plan:
     """A plan of one configuration; without ``spacing`` it resamples nothing."""
     configuration = small_configuration(
-        "3d_fullres", outputs=labels.output_count, spacing=spacing, resampling=resampling or ResamplingSpec()
+        "3d_fullres",
+        inputs=len(changes.get("channels", ("MRI",))),
+        outputs=labels.output_count,
+        spacing=spacing,
+        resampling=resampling or ResamplingSpec(),
     )
     return small_plan(configuration, labels=labels, **{"normalization": (NormalizationSpec(scheme="none"),), **changes})
 

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
+import msgspec
 import pytest
 
 import autoseg
@@ -289,9 +290,16 @@ def test_what_is_no_object_at_all_is_refused(data: bytes) -> None:
 @pytest.mark.parametrize(
     ("path", "value", "place"),
     [
-        (("configurations", 0, "batch_size"), 0, "$.configurations[0]"),
-        (("configurations", 0, "network", "strides"), [[1, 1, 1]], "$.configurations[0].network"),
-        (("configurations", 0, "network", "surprise"), 1, "$.configurations[0].network"),
+        (("configurations", 0, "batch_size"), 0, "$.configurations[0].batch_size"),
+        (("configurations", 0, "patch_size"), [4, 5, 6], "$.configurations[0].patch_size"),
+        (("configurations", 0, "augmentation", "mirror_axes"), [3], "$.configurations[0].augmentation.mirror_axes"),
+        (("configurations", 0, "network", "strides"), [[1, 1, 1]], "$.configurations[0].network.strides"),
+        (("configurations", 0, "network", "strides", 1, 0), 9, "$.configurations[0].network.strides[1]"),
+        (("configurations", 0, "network", "input_channels"), 2, "$.configurations[0].network.input_channels"),
+        (("configurations", 0, "network", "surprise"), 1, "$.configurations[0].network.surprise"),
+        (("configurations", 0, "training", "epochs"), 0, "$.configurations[0].training.epochs"),
+        (("normalization",), [], "$.normalization"),
+        (("name",), "a/b", "$.name"),
         (("configurations", 0, "training", "optimizer"), "adam", "$.configurations[0].training.optimizer"),
         (("configurations", 0, "resampling", "image_order"), 2, "$.configurations[0].resampling.image_order"),
         (("labels", "foreground", 1, "values"), [], "$.labels.foreground[1]"),
@@ -307,7 +315,28 @@ def test_a_fault_deep_inside_a_plan_is_refused_with_its_path(path: tuple, value:
     for step in path[:-1]:
         inner = inner[step]
     inner[path[-1]] = value
-    assert place in refusal(Plan, damaged)
+    assert f"`{place}`" in refusal(Plan, damaged)
+
+
+@pytest.mark.parametrize(
+    ("kind", "field", "value", "legal"),
+    [
+        (TrainingSpec, "optimizer", "adam", "expected one of adamw, sgd"),
+        (ResamplingSpec, "image_order", 2, "expected one of 0, 1, 3"),
+        (NormalizationSpec, "shceme", "ct", "expected one of scheme, use_mask, properties, reason"),
+        (TrainingSpec, "epochs", 0, "found 0, expected 1 or more"),
+        (NetworkSpec, "features", [8], "found 1"),
+    ],
+)
+def test_a_refusal_says_what_is_legal(kind: type, field: str, value: object, legal: str) -> None:
+    text = refusal(kind, {**as_object(kind), field: value})
+    assert legal in text
+    assert f"`$.{field}`" in text
+
+
+def test_a_broken_rule_names_its_field_without_a_document_too() -> None:
+    with pytest.raises(ValueError, match=r"^epochs: .*; found 0, expected 1 or more$"):
+        msgspec.structs.replace(TRAINING, epochs=0)
 
 
 @pytest.mark.parametrize("number", [math.nan, math.inf])

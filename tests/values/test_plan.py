@@ -150,6 +150,26 @@ def test_a_configuration_that_does_not_fit_together_is_refused(changes: dict[str
         configuration(**changes)
 
 
+@pytest.mark.parametrize(
+    ("patch", "legal"),
+    [
+        (
+            (12, 42, 40),
+            "multiples of (2, 4, 4), the nearest of which are 12 on axis 0, 40 or 44 on axis 1, 40 on axis 2",
+        ),
+        ((1, 40, -8), "the nearest of which are 2 on axis 0, 40 on axis 1, 4 on axis 2"),
+        ((0, 3, 5), "the nearest of which are 2 on axis 0, 4 on axis 1, 4 or 8 on axis 2"),
+        ((12, 40), "3 edges"),
+    ],
+    ids=str,
+)
+def test_an_indivisible_patch_is_refused_with_the_nearest_legal_sizes(patch: tuple[int, ...], legal: str) -> None:
+    with pytest.raises(ValueError, match="patch_size: configuration '3d_fullres': ") as caught:
+        configuration(patch_size=patch)
+    assert f"found {patch}, expected" in str(caught.value)
+    assert legal in str(caught.value)
+
+
 @pytest.mark.parametrize("changes", [{"rotation_degrees": (181.0,)}, {"mirror_axes": (1, 1)}], ids=str)
 def test_an_impossible_augmentation_is_refused(changes: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=next(iter(changes)).split("_")[0]):
@@ -199,12 +219,35 @@ def test_exchanged_labels_are_labels_of_the_plan_and_no_regions(
         {"configurations": ()},
         {"configurations": (configuration(), configuration())},
         {"labels": Labels(foreground=(Label(name="a", values=(1,)), Label(name="b", values=(2,))))},
+        {"channels": ("T1", "T2"), "normalization": (NormalizationSpec(scheme="zscore"),) * 2},
     ],
     ids=lambda changes: next(iter(changes)),
 )
 def test_a_plan_that_contradicts_itself_is_refused(changes: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=r"\w+"):
         plan(**changes)
+
+
+def second_stage(inputs: int) -> Configuration:
+    return configuration(
+        name="cascade", previous_stage="3d_fullres", network=NetworkSpec(**{**NETWORK, "input_channels": inputs})
+    )
+
+
+def test_a_second_stage_takes_the_labels_of_the_first_besides_the_channels() -> None:
+    assert plan(configurations=(configuration(), second_stage(2))).names == ("3d_fullres", "cascade")
+    for inputs in (1, 3):
+        with pytest.raises(
+            ValueError, match=rf"configurations\[1\].network.input_channels: .*found {inputs}, expected 2"
+        ):
+            plan(configurations=(configuration(), second_stage(inputs)))
+
+
+@pytest.mark.parametrize("field", ["inherits_from", "previous_stage"])
+@pytest.mark.parametrize("target", ["2d", "3d_fullres", ""])
+def test_a_link_to_no_other_configuration_is_refused_in_memory_too(field: str, target: str) -> None:
+    with pytest.raises(ValueError, match=rf"^configurations\[0\].{field}: "):
+        plan(configurations=(configuration(**{field: target}),))
 
 
 def test_a_configuration_is_found_by_name_and_others_are_named_in_the_refusal() -> None:

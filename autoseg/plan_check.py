@@ -1,0 +1,136 @@
+"""Whether a plan, perhaps edited by hand, can be used here: every plug that it names is there and gets what it needs.
+
+Asked before any work is done; a refusal names the path of the field, the file and what is installed. Apart from the values,
+which know no plugs, and from the workspace, which does not look into plans.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from autoseg import plugins
+from autoseg.errors import DocumentError, InputError, MissingPartError, UnknownNameError
+from autoseg.values import Configuration, Plan
+from autoseg.workspace import ModelFolder
+
+__all__ = ["USED_IN_PREDICTION", "check_no_foreign_code", "check_plugs", "check_single_stage", "usable_plan"]
+
+#: Kinds of plugs that a trained model needs; a machine that only predicts may lack the others.
+USED_IN_PREDICTION = ("normalizer", "resampler", "network")
+
+
+def usable_plan(
+    model: ModelFolder, *, configurations: Sequence[str] = (), kinds: Sequence[str] = plugins.KINDS
+) -> Plan:
+    """The plan of a model folder after ``check_plugs``."""
+    plan = model.plan()
+    check_plugs(plan, model.path / "plan.json", configurations=configurations, kinds=kinds)
+    return plan
+
+
+def check_single_stage(models: Sequence[ModelFolder], name: str | None) -> None:
+    """Sees to it that the configuration needs no other's prediction: such cascades can be planned, but not yet trained.
+
+    Args:
+        models: folders, one of which is to be used.
+        name: of the configuration; None is nothing to check.
+
+    Raises:
+        InputError: wherever there is a configuration of that name, it has a previous stage.
+    """
+    plans = [(model, plan) for model in models if name in (plan := model.plan()).names]
+    stages = [plan.configuration(str(name)).previous_stage for _, plan in plans]
+    if stages and all(stages):
+        model, plan = plans[0]
+        single = [each.name for each in plan.configurations if each.previous_stage is None]
+        raise InputError(
+            f"{name!r} is the second stage of a cascade, after {stages[0]!r}: such a stage can neither be trained nor "
+            f"predict yet",
+            file=model.path / "plan.json",
+            expected=" or ".join(single),
+            remedy=f"The first stage can be trained: autoseg train {stages[0] if stages[0] in single else single[0]} 0",
+        )
+
+
+def check_no_foreign_code(model: ModelFolder) -> None:
+    """Sees to it that a model folder that may come from elsewhere names installed plugs only.
+
+    Raises:
+        InputError: its plan names a ``module:name``.
+    """
+    names = model.plan().code_paths
+    if names:
+        raise InputError(
+            "the model wants to run code that is not an installed plug",
+            file=model.path,
+            found=", ".join(names),
+            remedy="If you know this code and trust it, repeat the command with --trust-code.",
+        )
+
+
+def check_plugs(
+    plan: Plan, file: Path, *, configurations: Sequence[str] = (), kinds: Sequence[str] = plugins.KINDS
+) -> None:
+    """Sees to it that a plan names only plugs that there are, and gives normalizers the statistics they need.
+
+    Args:
+        plan: as read.
+        file: it was read from, for the message.
+        configurations: to be used; empty for all.
+        kinds: of plugs that will be used.
+
+    Raises:
+        UnknownNameError: a name that is neither installed nor in a module.
+        MissingPartError: the module behind a name cannot be imported.
+        DocumentError: a normalizer lacks the statistics of the data set.
+    """
+    for kind, name, path in _named(plan, configurations):
+        if kind in kinds:
+            _check_name(kind, name, path, file)
+    for index, spec in enumerate(plan.normalization):
+        needs = getattr(plugins.load("normalizer", spec.scheme), "needs_properties", False)
+        if needs and spec.properties is None:
+            raise DocumentError(
+                f"the normalization {spec.scheme!r} of channel {plan.channels[index]!r} needs the intensities of the "
+                f"foreground - at `$.normalization[{index}].properties`",
+                file=file,
+                found="null",
+                expected="the statistics of fingerprint.json: mean, std, percentile_00_5, percentile_99_5, …",
+                remedy="Copy them from there, or choose a scheme without, such as zscore. "
+                "If they are null there, too, no training case has foreground: check the labels.",
+            )
+
+
+def _named(plan: Plan, configurations: Sequence[str]) -> Iterator[tuple[str, str, str]]:
+    """Kind, name and path in the document of every plug that the configurations use."""
+    for index, spec in enumerate(plan.normalization):
+        yield "normalizer", spec.scheme, f"$.normalization[{index}].scheme"
+    for index, each in enumerate(plan.configurations):
+        if not configurations or each.name in configurations:
+            for kind, name, field in _named_by(each):
+                yield kind, name, f"$.configurations[{index}].{field}"
+
+
+def _named_by(configuration: Configuration) -> Iterator[tuple[str, str, str]]:
+    yield "network", configuration.network.architecture, "network.architecture"
+    yield "resampler", configuration.resampling.resampler, "resampling.resampler"
+    yield "recipe", configuration.augmentation.recipe, "augmentation.recipe"
+    yield "loss", configuration.training.loss, "training.loss"
+    yield "schedule", configuration.training.schedule, "training.schedule"
+
+
+def _check_name(kind: str, name: str, path: str, file: Path) -> None:
+    if name in plugins.available(kind):  # imported by whoever uses it, and not where only the names are looked at
+        return
+    try:
+        plugins.load(kind, name)
+    except UnknownNameError as error:
+        raise UnknownNameError(
+            f"{error.what} - at `{path}`",
+            file=file,
+            expected=error.expected,
+            remedy=error.remedy or "Correct the field that is named.",
+        ) from error
+    except MissingPartError as error:
+        raise MissingPartError(f"{error} - at `{path}` [{file}]") from error
