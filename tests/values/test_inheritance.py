@@ -203,6 +203,41 @@ def test_the_origin_of_a_field_is_the_nearest_that_holds_it() -> None:
     assert origin(document, "$.labels") == "$.labels"
 
 
+JUNK = (None, 0, -1, 1.5, 10**30, True, "x", "a", "b", "", [], [[]], [None], {}, {"name": "a"}, {"inherits_from": "c"})
+
+
+def places(tree: object, path: tuple[object, ...] = ()) -> list[tuple[object, ...]]:
+    """The paths of all fields and entries of a JSON tree."""
+    inner = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ()
+    return [place for key, value in inner for place in [(*path, key), *places(value, (*path, key))]]
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_whatever_a_hand_writes_is_read_or_refused(seed: int) -> None:
+    draw = random.Random(seed)
+    relatives = (
+        small_configuration("a"),
+        small_configuration("b", inherits_from="a", batch_size=1),
+        small_configuration("c", inherits_from="b", inputs=2, previous_stage="a"),
+    )
+    for _ in range(100):
+        document = raw(*relatives)
+        for _ in range(draw.randint(1, 3)):
+            *path, last = draw.choice(places(document))
+            inner = document
+            for step in path:
+                inner = inner[step]
+            if draw.random() < 0.2:
+                del inner[last]
+            else:
+                inner[last] = draw.choice(JUNK)
+        try:
+            plan = decode(Plan, json.dumps(document))
+        except DocumentError:
+            continue
+        assert decode(Plan, encode(plan)) == plan
+
+
 def random_configuration(name: str, draw: random.Random) -> Configuration:
     """Any legal one: few values per field, so that relatives often agree."""
     dimensions = draw.choice((2, 3))
