@@ -2,6 +2,10 @@
 
 torch's profiler notes every allocation and every release of the CPU allocator with its size, oneDNN's workspaces included.
 What lived before the profiler started (weights, optimizer, average) is added from the tensors themselves.
+
+What this machine cannot hold or compute (a batch of 80 GiB, 16-bit convolutions on an old processor) can still be traced:
+the same step runs with tensors that have a size and no numbers, and torch's own autograd decides what lives how long.
+Workspaces of kernels are not in a trace.
 """
 
 from __future__ import annotations
@@ -9,11 +13,16 @@ from __future__ import annotations
 import itertools
 import json
 import tempfile
+import weakref
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from autoseg.inference.predict import mirrored_mean
 from autoseg.networks.build import build_network
@@ -22,15 +31,12 @@ from autoseg.training.losses import DiceCrossEntropy, deeply_supervised
 from autoseg.training.optimization import WeightAverage, make_optimizer
 from autoseg.values import ExecutionPath, Label, Labels, NetworkSpec, TrainingSpec
 
-__all__ = ["labels_for", "measured_inference_bytes", "measured_training_bytes", "peak_of"]
+__all__ = ["labels_for", "measured_inference_bytes", "measured_training_bytes", "peak_of", "traced_training_bytes"]
 
 
 def peak_of(work: Callable[[], object]) -> int:
     """Bytes that live at most while ``work`` runs, above those that lived before."""
-    with (
-        torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profiler,
-        tempfile.TemporaryDirectory() as folder,
-    ):
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profiler:
         work()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "trace.json")
@@ -50,10 +56,16 @@ def labels_for(outputs: int) -> Labels:
     return Labels(foreground=tuple(Label(name=f"label {value}", values=(value,)) for value in range(1, outputs)))
 
 
+def is_fake(network: nn.Module) -> bool:
+    """Whether its parameters are there in size alone; these cannot be moved to another layout, which changes no size."""
+    return any(isinstance(parameter, FakeTensor) for parameter in network.parameters())
+
+
 class _Training:
     def __init__(self, spec: NetworkSpec, training: TrainingSpec, path: ExecutionPath) -> None:
         self.spec, self.path = spec, path
-        self.network: nn.Module = place(build_network(spec, seed=0), path, spec.dimensions)
+        network = build_network(spec, seed=0)
+        self.network: nn.Module = network if is_fake(network) else place(network, path, spec.dimensions)
         self.optimizer = make_optimizer(training, self.network.parameters())
         self.average = None if training.ema_decay is None else WeightAverage(self.network.state_dict(), 0.9)
         self.loss = DiceCrossEntropy(labels_for(spec.output_channels), batch_dice=training.batch_dice)
@@ -71,11 +83,11 @@ class _Training:
         if self.average is not None:
             self.average.update(self.network.state_dict(), 0)
 
-    def kept(self) -> int:
-        """Bytes of what lives from step to step, gradients apart."""
+    def kept(self) -> list[torch.Tensor]:
+        """What lives from step to step, gradients apart."""
         states = (value for state in self.optimizer.state.values() for value in state.values())
         tensors = [*self.network.parameters(), *(value for value in states if isinstance(value, torch.Tensor))]
-        return size_of([*tensors, *(self.average.weights.values() if self.average is not None else ())])
+        return [*tensors, *(self.average.weights.values() if self.average is not None else ())]
 
 
 def measured_training_bytes(
@@ -85,7 +97,50 @@ def measured_training_bytes(
     trainer = _Training(spec, training, path)
     trainer.step([2 * step for step in spec.divisor], 1)
     trainer.optimizer.zero_grad(set_to_none=True)
-    return trainer.kept() + peak_of(lambda: trainer.step(patch_size, batch_size))
+    return size_of(trainer.kept()) + peak_of(lambda: trainer.step(patch_size, batch_size))
+
+
+class _LiveTensors(TorchDispatchMode):
+    """Adds up the memory of all tensors that are made under it, from their making to their end."""
+
+    def __init__(self, before: Iterable[torch.Tensor]) -> None:
+        super().__init__()
+        self.live = self.peak = 0
+        self._known = {tensor.untyped_storage()._cdata for tensor in before}
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = function(*args, **(kwargs or {}))
+        if function is torch.ops.aten.native_group_norm_backward.default:
+            # without numbers it gives float32 whatever it gets; with them, on CPU and GPU, the input's own type
+            result = (torch.empty_like(args[1]), *result[1:])
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, torch.Tensor) and tensor.untyped_storage()._cdata not in self._known:
+                self._begin(tensor.untyped_storage())
+        return result
+
+    def _begin(self, storage: torch.UntypedStorage) -> None:
+        self._known.add(storage._cdata)
+        self.live += storage.nbytes()
+        self.peak = max(self.peak, self.live)
+        weakref.finalize(storage, self._end, storage._cdata, storage.nbytes())
+
+    def _end(self, key: int, size: int) -> None:
+        self._known.discard(key)
+        self.live -= size
+
+
+def traced_training_bytes(
+    spec: NetworkSpec, patch_size: Sequence[int], batch_size: int, training: TrainingSpec, path: ExecutionPath
+) -> int:
+    """Peak of a training step without numbers."""
+    with FakeTensorMode():
+        trainer = _Training(spec, training, path)
+        trainer.step([4 * step for step in spec.divisor], 1)
+        trainer.optimizer.zero_grad(set_to_none=True)
+        kept = trainer.kept()
+        with _LiveTensors(kept) as tensors:
+            trainer.step(patch_size, batch_size)
+        return tensors.peak + sum(tensor.untyped_storage().nbytes() for tensor in kept)
 
 
 @torch.inference_mode()

@@ -145,9 +145,10 @@ def mirrored_mean(
         logits = torch.flip(network(torch.flip(x, dimensions))[0].float(), dimensions)
         if swap_axis in subset:
             logits = logits[:, _exchanged(logits.shape[1], swapped_channels)]
-        total = logits if total is None else total + logits
+        total = logits if total is None else total.add_(logits)  # both are copies, whatever the network gave
+        del logits
     assert total is not None
-    return total / len(subsets)
+    return total.div_(len(subsets))
 
 
 def _exchanged(count: int, pairs: Sequence[tuple[int, int]]) -> list[int]:

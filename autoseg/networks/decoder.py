@@ -83,10 +83,9 @@ def describe_stack(
     ones, first = (1,) * len(kernel_size), x
     for index in range(count):
         convolved = tape.convolution(x, channels, kernel_size, ones if index else stride)
-        if x is not first:
-            tape.release(x)
-        x = tape.activation(tape.norm(convolved))
-        tape.release(convolved)
+        normalized = tape.norm(convolved)
+        tape.release(convolved, *([x] if x is not first else []))
+        x = tape.activation(normalized)
     return x
 
 

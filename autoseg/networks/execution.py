@@ -88,7 +88,7 @@ def release_memory(device: str) -> None:
 def training_backend(device: Device) -> Backend:
     """How a training on a device of that kind is planned: an absent GPU is taken for a new one, a CPU for an old one."""
     half = device == "cuda" and (not torch.cuda.is_available() or _gpu_has_bf16())
-    return Backend(device=device, precision="bf16" if half else "fp32")
+    return Backend(device=device, precision="bf16" if half else "fp32", threads=usable_cpus())
 
 
 def _gpu_has_bf16() -> bool:

@@ -98,7 +98,8 @@ def inference_bytes(
     logits = spec.output_channels * voxels * FLOAT_BYTES
     # of every network the sum over mirrored passes, which is there while the next pass runs
     held = networks * (tape.parameters * FLOAT_BYTES + logits)
-    return held + image + max(tape.peak, 3 * logits + networks * logits)
+    at_the_end = (networks + 1) * logits if networks > 1 else 0
+    return held + image + max(tape.peak, 2 * logits, at_the_end)
 
 
 def parameter_count(spec: NetworkSpec) -> int:

@@ -185,9 +185,8 @@ def _describe_block(
     between = tape.activation(tape.norm(first))
     tape.release(first)
     second = tape.convolution(between, channels, kernel_size, ones)
-    tape.release(between)
     y = tape.norm(second)
-    tape.release(second)
+    tape.release(second, between)
     y = tape.add(y, shortcut)
     if shortcut is not x:
         tape.release(shortcut)

@@ -19,6 +19,8 @@ __all__ = ["Backend", "Tape", "Tensor"]
 FLOAT_BYTES, HALF_BYTES = 4, 2
 #: Per voxel of one sample: what the loss takes for every output, and beside that.
 LOSS_BYTES_PER_OUTPUT, LOSS_BYTES = 13, 10
+#: Slices of fewer voxels per thread are worked on by all threads at once, each with memory of its own.
+SMALL_SLICE = 512
 
 
 class Backend(Value, frozen=True, kw_only=True):
@@ -27,10 +29,12 @@ class Backend(Value, frozen=True, kw_only=True):
     Attributes:
         device: cpu, cuda or mps.
         precision: fp32, or bf16 autocast.
+        threads: of a CPU.
     """
 
     device: Literal["cpu", "cuda", "mps"] = "cpu"
     precision: Literal["fp32", "bf16"] = "fp32"
+    threads: int = 2
 
     @property
     def element_bytes(self) -> int:
@@ -45,13 +49,19 @@ class Backend(Value, frozen=True, kw_only=True):
     def backward_scratch(self, operation: _Operation, batch: int) -> int:
         """Bytes that the gradient of a convolution's weights needs beside it.
 
-        On the CPU oneDNN unfolds one slice of the input (kernel times) and one sample for kernels of over one slice;
-        its plain kernels only reorder the weights. A GPU is granted a workspace of one sample's input and output.
+        On the CPU, oneDNN takes kernels of over one slice apart: it unfolds one slice of the input, turns one sample over
+        and sums up in copies of the weights; where slices are small, every thread has its own. Other kernels only reorder
+        the weights. Read from what it allocated (torch 2.13, AVX2, channels-last). A GPU is granted a workspace of one
+        sample's input and output.
         """
-        scratch = 2 * operation.weights * FLOAT_BYTES
-        if operation.unfolds or self.device == "cuda":
-            scratch += (operation.inputs[0].bytes + operation.output.bytes * (self.device == "cuda")) // batch
-        return scratch + (operation.unfolded_slice * self.element_bytes if self.device == "cpu" else 0)
+        one_sample = operation.inputs[0].bytes // batch
+        if self.device == "cuda":
+            return one_sample + operation.output.bytes // batch
+        if not operation.unfolded:
+            return 2 * operation.weights * FLOAT_BYTES
+        slices = operation.output.shape[1] * operation.output.shape[2]
+        threads = self.threads if slices // self.threads < SMALL_SLICE else 1
+        return threads * (4 * operation.weights * FLOAT_BYTES + operation.unfolded * self.element_bytes + one_sample)
 
 
 class _Storage:
@@ -88,7 +98,7 @@ class Tensor:
 class _Operation:
     """One step of the forward pass, as its backward pass needs it."""
 
-    __slots__ = ("inputs", "output", "passes_on", "saved", "unfolded_slice", "unfolds", "weights")
+    __slots__ = ("inputs", "output", "passes_on", "saved", "unfolded", "weights")
 
     def __init__(
         self,
@@ -101,7 +111,7 @@ class _Operation:
     ) -> None:
         self.output, self.inputs, self.saved = output, inputs, saved
         self.weights, self.passes_on = weights, passes_on
-        self.unfolds, self.unfolded_slice = False, 0
+        self.unfolded = 0  # elements of one slice of the input, each as often as the kernel sees it
 
 
 class Tape:
@@ -145,8 +155,7 @@ class Tape:
         out = self._new(channels, shape)
         operation = self._weighted(out, x, weights)
         if kernel_size[0] > 1 and len(shape) == 3:
-            operation.unfolds = True
-            operation.unfolded_slice = kernel * x.channels * shape[1] * shape[2]
+            operation.unfolded = kernel * x.channels * shape[1] * shape[2]
         return out
 
     def transposed_convolution(self, x: Tensor, channels: int, stride: Sequence[int]) -> Tensor:
@@ -178,10 +187,16 @@ class Tape:
         return out
 
     def mean_pool(self, x: Tensor, stride: Sequence[int]) -> Tensor:
-        """Average over blocks; saves its input."""
+        """Average over blocks; saves its input. A CPU has no 3D one in 16 bits: autocast makes copies in 32."""
         shape = tuple(edge // step for edge, step in zip(x.shape, stride, strict=True))
-        out = self._new(x.channels, shape)
-        self._record(_Operation(out, (x,), (x.storage,)))
+        if self.backend.device == "cuda" or self.backend.precision == "fp32" or len(shape) == 2:
+            return self._elementwise(x, self._new(x.channels, shape), saved=True)
+        double = self._element * FLOAT_BYTES // HALF_BYTES
+        wide = self._elementwise(x, Tensor(x.channels, x.shape, self._allocate(x.bytes * FLOAT_BYTES // HALF_BYTES)))
+        pooled = Tensor(x.channels, shape, self._allocate(x.channels * math.prod(shape) * double))
+        self._elementwise(wide, pooled, saved=True)
+        out = self._elementwise(pooled, self._new(x.channels, shape))
+        self.release(wide, pooled)
         return out
 
     def concatenate(self, x: Tensor, y: Tensor) -> Tensor:
@@ -229,6 +244,10 @@ class Tape:
             self._drop(gradient)
             for storage in operation.saved:
                 self._drop(storage)
+
+    def _elementwise(self, x: Tensor, out: Tensor, *, saved: bool = False) -> Tensor:
+        self._record(_Operation(out, (x,), (x.storage,) if saved else ()))
+        return out
 
     def _differentiate(self, operation: _Operation, gradient: _Storage) -> None:
         (x,) = operation.inputs

@@ -1,14 +1,15 @@
-"""The plain U-Net, against nnU-Net's own implementation (dynamic_network_architectures)."""
+"""The plain and the residual-encoder U-Net, against nnU-Net's own implementation (dynamic_network_architectures)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+import msgspec
 import pytest
 import torch
 from torch import nn
 
-from autoseg.networks.unet import PlainUNet
+from autoseg import plugins
 from autoseg.networks.weights import drop_aliases
 from autoseg.values import NetworkSpec
 
@@ -53,20 +54,36 @@ SPECS = {
     "thin first axis": make_spec((4, 6, 8), ((3, 1, 1), (3, 3, 3), (3, 3, 3)), ((1, 1, 1), (2, 1, 1), (2, 2, 2))),
     "mixed kernels": make_spec((4, 6), ((3, 5), (1, 3)), ((1, 1), (2, 4)), channels=2),
 }
+SPECS |= {
+    f"{name}, residual": msgspec.structs.replace(spec, architecture="residual_encoder_unet")
+    for name, spec in SPECS.items()
+}
+SPECS["residual, equal features"] = msgspec.structs.replace(
+    isotropic(3, (4, 4, 4), channels=2), architecture="residual_encoder_unet"
+)
 specs = pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
+
+
+def build(spec: NetworkSpec) -> nn.Module:
+    """Our network."""
+    return plugins.load("network", spec.architecture)(spec)
 
 
 def nnunets_network(spec: NetworkSpec) -> nn.Module:
     """nnU-Net's network of the same numbers, with random weights everywhere, norms and biases included."""
     unet = pytest.importorskip("dynamic_network_architectures.architectures.unet")
-    network = unet.PlainConvUNet(
+    kind, blocks = {
+        "plain_unet": (unet.PlainConvUNet, "n_conv_per_stage"),
+        "residual_encoder_unet": (unet.ResidualEncoderUNet, "n_blocks_per_stage"),
+    }[spec.architecture]
+    network = kind(
         input_channels=spec.input_channels,
         n_stages=len(spec.features),
         features_per_stage=spec.features,
         conv_op={2: nn.Conv2d, 3: nn.Conv3d}[spec.dimensions],
         kernel_sizes=spec.kernel_sizes,
         strides=spec.strides,
-        n_conv_per_stage=spec.encoder_blocks,
+        **{blocks: spec.encoder_blocks},
         num_classes=spec.output_channels,
         n_conv_per_stage_decoder=spec.decoder_blocks[::-1],
         conv_bias=True,
@@ -88,8 +105,8 @@ def example(spec: NetworkSpec) -> torch.Tensor:
     return torch.randn(2, spec.input_channels, *patch, generator=torch.Generator().manual_seed(0))
 
 
-def ours_with_weights_of(theirs: nn.Module, spec: NetworkSpec) -> PlainUNet:
-    network = PlainUNet(spec)
+def ours_with_weights_of(theirs: nn.Module, spec: NetworkSpec) -> nn.Module:
+    network = build(spec)
     network.load_state_dict(drop_aliases(theirs.state_dict()))
     return network.eval()
 
@@ -102,7 +119,7 @@ def assert_agree(own: torch.Tensor, other: torch.Tensor) -> None:
 @specs
 def test_names_shapes_and_their_order_are_nnunets(spec: NetworkSpec) -> None:
     theirs = drop_aliases(nnunets_network(spec).state_dict())
-    ours = PlainUNet(spec).state_dict()
+    ours = build(spec).state_dict()
     assert {name: tensor.shape for name, tensor in ours.items()} == {n: tensor.shape for n, tensor in theirs.items()}
 
 
@@ -134,7 +151,7 @@ def test_without_deep_supervision_there_is_the_full_resolution_alone(spec: Netwo
 
 @specs
 def test_a_loss_reaches_every_parameter_but_those_of_the_lowest_head(spec: NetworkSpec) -> None:
-    network = PlainUNet(spec)
+    network = build(spec)
     sum(output.square().sum() for output in network(example(spec))).backward()
     without = {name for name, parameter in network.named_parameters() if parameter.grad is None}
     lowest = {"decoder.seg_layers.0.weight", "decoder.seg_layers.0.bias"} if len(spec.features) > 2 else set()
@@ -143,7 +160,7 @@ def test_a_loss_reaches_every_parameter_but_those_of_the_lowest_head(spec: Netwo
 
 def test_fresh_weights_have_the_deviation_of_he_for_leaky_relu() -> None:
     torch.manual_seed(0)
-    network = PlainUNet(isotropic(3, (16, 32)))
+    network = build(isotropic(3, (16, 32)))
     weight = network.encoder.stages[1][0].convs[0].conv.weight.detach()
     expected = (2 / (1 + 0.01**2) / (16 * 27)) ** 0.5
     assert float(weight.std()) == pytest.approx(expected, rel=0.03)
@@ -151,3 +168,13 @@ def test_fresh_weights_have_the_deviation_of_he_for_leaky_relu() -> None:
     biases = [parameter for name, parameter in network.named_parameters() if name.endswith("bias")]
     assert biases
     assert all(not bias.any() for bias in biases)
+
+
+def test_residual_blocks_begin_as_their_shortcuts() -> None:
+    network = build(SPECS["3d, 3 stages, residual"])
+    scales = [value for name, value in network.named_parameters() if ".conv2.norm." in name]
+    assert len(scales) == 2 * sum(SPECS["3d, 3 stages, residual"].encoder_blocks)
+    assert not any(bool(scale.any()) for scale in scales)
+    x = torch.randn(1, 4, 8, 8, 8)
+    block = network.encoder.stages[0].blocks[-1]
+    torch.testing.assert_close(block(x), torch.nn.functional.leaky_relu(x, 0.01))
