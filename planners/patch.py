@@ -58,12 +58,15 @@ def shrink(
 
 
 def smaller_patches(topology: Topology, spacing: Sequence[float], shape: Sequence[float]) -> Iterator[Topology]:
-    """Patches that are a step smaller along one axis: first that which covers most of the image, of equals the highest."""
+    """Patches that are a step smaller along one axis: first that which covers most of the image, of equals the highest.
+
+    None is made thinner than the smallest feature map may be, even where it is not pooled: it would see next to nothing.
+    """
     patch = topology.patch_size
     for axis in sorted(range(len(patch)), key=lambda axis: (patch[axis] / shape[axis], axis), reverse=True):
         if patch[axis] > topology.divisor[axis]:
             smaller = _shrunk(topology, spacing, axis)
-            if len(smaller.strides) > 1:
+            if len(smaller.strides) > 1 and smaller.patch_size[axis] >= SMALLEST_EDGE:
                 yield smaller
 
 

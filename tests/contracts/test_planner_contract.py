@@ -10,11 +10,10 @@ import pytest
 
 from autoseg import plugins
 from autoseg.errors import InputError, UnknownNameError
-from autoseg.networks.memory import training_bytes
 from autoseg.planning import GIBIBYTE, Budget, MemoryCost, Planner
 from autoseg.values import AxisMap, Fingerprint, Label, Labels, Plan, decode, encode
 from tests.conftest import TINY_PRESET
-from tests.planners.synthetic import fingerprint
+from tests.planners.synthetic import CPU_COST, fingerprint
 
 ISOTROPIC = [((1.0, 1.0, 1.0), (36, 50, 35), 20)]
 THICK = [((3.6, 0.625, 0.625), (20, 320, 320), 32)]
@@ -53,12 +52,12 @@ any_data = pytest.mark.parametrize("data", DATA.values(), ids=DATA)
 
 
 def plan_of(planner: Planner, data: Fingerprint, name: str = "mine", **budget: object) -> Plan:
-    return planner.plan(data, Budget(**budget), training_bytes, name=name)
+    return planner.plan(data, Budget(**budget), CPU_COST, name=name)
 
 
 def dear(network, patch_size, batch_size):
     """A device on which everything takes three times as much."""
-    return 3 * training_bytes(network, patch_size, batch_size)
+    return 3 * CPU_COST(network, patch_size, batch_size)
 
 
 @each
@@ -115,7 +114,7 @@ def test_every_name_in_the_plan_is_an_installed_plug(planner: Planner, data: Fin
 
 @each_that_keeps_the_budget
 @any_data
-@pytest.mark.parametrize("cost", [training_bytes, dear])
+@pytest.mark.parametrize("cost", [CPU_COST, dear])
 @pytest.mark.parametrize("gibibytes", [1, 3, 16])
 def test_every_configuration_is_within_the_budget(
     planner: Planner, data: Fingerprint, cost: MemoryCost, gibibytes: int

@@ -21,7 +21,7 @@ from tests.planners.synthetic import CPU_COST, GPU_COST, fingerprint
 Group = tuple[tuple[float, float, float], tuple[int, int, int], int]
 #: Same examples in every run; bounded, so that the file takes seconds.
 anything = settings(
-    max_examples=150,
+    max_examples=100,
     derandomize=True,
     deadline=None,
     database=None,
@@ -129,7 +129,7 @@ def test_any_data_gets_a_plan_that_keeps_the_laws(planner, data, memory_bytes, c
 
 
 @any_planner
-@settings(anything, max_examples=10)
+@settings(anything, max_examples=8)
 @given(data=data_sets(), memory_bytes=budgets, choice=st.data())
 def test_any_plan_has_networks_that_can_be_built_and_run(planner, data, memory_bytes, choice) -> None:
     """Without numbers, so in a moment: logits of every resolution, the first of the patch's size."""
@@ -142,7 +142,7 @@ def test_any_plan_has_networks_that_can_be_built_and_run(planner, data, memory_b
 
 
 @any_planner
-@anything
+@settings(anything, max_examples=20)
 @given(data=data_sets(), hundredths=st.integers(10, 120), cost=costs)
 def test_a_budget_that_is_too_small_is_refused_with_one_that_works(planner, data, hundredths, cost) -> None:
     """The budget that the error names is enough, and not by far more than needed."""

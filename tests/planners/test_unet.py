@@ -9,11 +9,10 @@ import msgspec
 import pytest
 
 from autoseg.errors import UnknownNameError
-from autoseg.networks.memory import training_bytes
 from autoseg.planning import GIBIBYTE, Budget
 from autoseg.values import AxisMap, Plan, decode, encode
 from planners.unet import DefaultPlanner, NnunetPlanner
-from tests.planners.synthetic import fingerprint
+from tests.planners.synthetic import CPU_COST, fingerprint
 
 GOLDEN = Path(__file__).parent / "golden"
 ISOTROPIC = [((1.0, 1.0, 1.0), (36, 50, 35), 200)]
@@ -22,13 +21,13 @@ THICK = [((3.6, 0.625, 0.625), (20, 320, 320), 32)]
 
 
 def plan_of(groups, budget=None, **options):
-    return DefaultPlanner().plan(fingerprint(groups, **options), budget or Budget(), training_bytes, name="default")
+    return DefaultPlanner().plan(fingerprint(groups, **options), budget or Budget(), CPU_COST, name="default")
 
 
 @pytest.mark.parametrize("planner", [DefaultPlanner, NnunetPlanner])
 def test_plan_equals_the_golden_document(planner):
     """The whole plan.json; after an intended change, write it anew and read the difference."""
-    plan = planner().plan(fingerprint(THICK, labels=3), Budget(), training_bytes, name=planner.__name__)
+    plan = planner().plan(fingerprint(THICK, labels=3), Budget(), CPU_COST, name=planner.__name__)
     expected = (GOLDEN / f"{planner.__name__}.json").read_bytes()
     assert encode(plan) == expected
     assert decode(Plan, expected) == plan
@@ -104,7 +103,7 @@ ON_THE_LEFT, ON_THE_RIGHT = (18.0, 20.0, 30.0), (18.0, 20.0, 5.0)
 def test_confirmed_sides_change_places_along_the_axis_that_is_left_to_right_in_each_patch(spacing, flat, full):
     """Between sagittal slices 2d does not mirror at all: there is nothing to exchange."""
     data = fingerprint([(spacing, (60, 64, 62), 20)], names=["left kidney", "right kidney"])
-    plan = DefaultPlanner().plan(with_centres(data, ON_THE_LEFT, ON_THE_RIGHT), Budget(), training_bytes, name="sides")
+    plan = DefaultPlanner().plan(with_centres(data, ON_THE_LEFT, ON_THE_RIGHT), Budget(), CPU_COST, name="sides")
     for name, axis in (("2d", flat), ("3d_fullres", full)):
         spec = plan.configuration(name).augmentation
         assert spec.mirror_axes == tuple(range(plan.configuration(name).dimensions))
@@ -115,14 +114,14 @@ def test_confirmed_sides_change_places_along_the_axis_that_is_left_to_right_in_e
 def test_contradicted_sides_are_not_mirrored_and_nnunet_mirrors_whatever_they_are():
     data = with_centres(fingerprint(ISOTROPIC, names=["left kidney", "right kidney"]), ON_THE_RIGHT, ON_THE_LEFT)
     ours, theirs = (
-        planner().plan(data, Budget(), training_bytes, name="sides") for planner in (DefaultPlanner, NnunetPlanner)
+        planner().plan(data, Budget(), CPU_COST, name="sides") for planner in (DefaultPlanner, NnunetPlanner)
     )
     assert ours.configuration("3d_fullres").augmentation.mirror_axes == (0, 1)
     assert theirs.configuration("3d_fullres").augmentation.mirror_axes == (0, 1, 2)
     assert "warning" in ours.reasons["left and right"]
     assert "as nnU-Net does" in theirs.reasons["left and right"]
     confirmed = with_centres(data, ON_THE_LEFT, ON_THE_RIGHT)
-    theirs = NnunetPlanner().plan(confirmed, Budget(), training_bytes, name="sides")
+    theirs = NnunetPlanner().plan(confirmed, Budget(), CPU_COST, name="sides")
     assert theirs.configuration("3d_fullres").augmentation.swap_axis is None
 
 
