@@ -134,7 +134,8 @@ class _Planning:
     def _views(self) -> dict[str, _View]:
         grid = self.grid
         views = {FLAT: self._view(FLAT, grid.spacing, grid.shape, grid.dataset_voxels)}
-        if grid.shape[0] == 1 or {*self.budget.configurations, *self._wished()} == {FLAT}:
+        flat_only = set(self.budget.configurations) == {FLAT} and self._wished() <= {FLAT}
+        if grid.shape[0] == 1 or flat_only:
             return views
         full = self._view(FULL, grid.spacing, grid.shape, grid.dataset_voxels)
         views[FULL] = full

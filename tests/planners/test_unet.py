@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from pathlib import Path
 
 import msgspec
@@ -11,8 +12,8 @@ import pytest
 from autoseg.errors import UnknownNameError
 from autoseg.planning import GIBIBYTE, Budget
 from autoseg.values import AxisMap, Plan, decode, encode
-from planners.unet import DefaultPlanner, NnunetPlanner
-from tests.planners.synthetic import CPU_COST, fingerprint
+from planners.unet import DefaultPlanner, NnunetPlanner, ResidualPlanner
+from tests.planners.synthetic import CPU_COST, GPU_COST, fingerprint
 
 GOLDEN = Path(__file__).parent / "golden"
 ISOTROPIC = [((1.0, 1.0, 1.0), (36, 50, 35), 200)]
@@ -24,11 +25,22 @@ def plan_of(groups, budget=None, **options):
     return DefaultPlanner().plan(fingerprint(groups, **options), budget or Budget(), CPU_COST, name="default")
 
 
-@pytest.mark.parametrize("planner", [DefaultPlanner, NnunetPlanner])
-def test_plan_equals_the_golden_document(planner):
-    """The whole plan.json; after an intended change, write it anew and read the difference."""
-    plan = planner().plan(fingerprint(THICK, labels=3), Budget(), CPU_COST, name=planner.__name__)
-    expected = (GOLDEN / f"{planner.__name__}.json").read_bytes()
+@pytest.mark.parametrize(
+    ("planner", "groups", "cost", "name"),
+    [
+        (DefaultPlanner, THICK, CPU_COST, "DefaultPlanner"),
+        (ResidualPlanner, THICK, GPU_COST, "ResidualPlanner"),
+        (DefaultPlanner, LARGE, GPU_COST, "Cascade"),
+        (NnunetPlanner, THICK, CPU_COST, "NnunetPlanner"),
+    ],
+)
+def test_plan_equals_the_golden_document(planner, groups, cost, name):
+    """The whole plan.json; after an intended change, write it anew (AUTOSEG_WRITE_GOLDEN=1) and read the difference."""
+    plan = planner().plan(fingerprint(groups, labels=3), Budget(), cost, name=name)
+    file = GOLDEN / f"{name}.json"
+    if os.environ.get("AUTOSEG_WRITE_GOLDEN"):
+        file.write_bytes(encode(plan))
+    expected = file.read_bytes()
     assert encode(plan) == expected
     assert decode(Plan, expected) == plan
 
@@ -118,7 +130,8 @@ def test_contradicted_sides_are_not_mirrored_and_nnunet_mirrors_whatever_they_ar
     )
     assert ours.configuration("3d_fullres").augmentation.mirror_axes == (0, 1)
     assert theirs.configuration("3d_fullres").augmentation.mirror_axes == (0, 1, 2)
-    assert "warning" in ours.reasons["left and right"]
+    assert any("lies on the patient's right" in warning for warning in ours.warnings)
+    assert "nothing is mirrored along the left-right axis" in ours.reasons["left and right"]
     assert "as nnU-Net does" in theirs.reasons["left and right"]
     confirmed = with_centres(data, ON_THE_LEFT, ON_THE_RIGHT)
     theirs = NnunetPlanner().plan(confirmed, Budget(), CPU_COST, name="sides")
