@@ -104,7 +104,7 @@ def test_cases_that_contradict_the_names_are_told_by_name() -> None:
     for words in ("'left kidney'", "5 of 6 cases", "case 00, case 01, case 02, …", "orientation"):
         assert words in warning
     assert "nothing is mirrored" in sides.reason()
-    assert "case 05" not in reason
+    assert "case 05" not in warning
 
 
 def test_confirmed_pairs_are_told_with_the_number_of_cases_that_hold_both() -> None:
