@@ -9,8 +9,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from autoseg.errors import UnknownNameError
-from autoseg.planning import GIBIBYTE, Budget
+from autoseg.errors import InputError, UnknownNameError
+from autoseg.planning import GIBIBYTE, Budget, Wishes
 from autoseg.values import AxisMap, Plan, decode, encode
 from planners.unet import DefaultPlanner, NnunetPlanner, ResidualPlanner
 from tests.planners.synthetic import CPU_COST, GPU_COST, fingerprint
@@ -169,3 +169,47 @@ def test_every_choice_has_a_reason():
         expected = {"spacing", "anisotropy", "patch size", "pooling", "batch size", "memory", "length"}
         assert expected <= configuration.reasons.keys()
         assert all(configuration.reasons.values())
+
+
+def test_what_is_not_wanted_need_not_fit():
+    """Where volumes are more than the memory, slices can still be planned."""
+
+    def dear_in_3d(network, patch_size, batch_size, training):
+        return CPU_COST(network, patch_size, batch_size, training) * (100 if len(patch_size) == 3 else 1)
+
+    data, budget = fingerprint(ISOTROPIC), Budget(configurations=("2d",))
+    assert DefaultPlanner().plan(data, budget, dear_in_3d, name="flat").names == ("2d",)
+    with pytest.raises(InputError, match="too small for any network"):
+        DefaultPlanner().plan(data, Budget(), dear_in_3d, name="all")
+
+
+@pytest.mark.parametrize(
+    ("wishes", "groups", "message"),
+    [
+        ({"batch_sizes": (("3d_lowres", 4),)}, ISOTROPIC, "'3d_lowres' cannot be planned.*less than a quarter"),
+        ({"patch_sizes": (("3d_superres", (8, 8, 8)),)}, ISOTROPIC, "'3d_superres' cannot be planned"),
+        ({"patch_sizes": (("3d_fullres", (64, 64)),)}, ISOTROPIC, "3d_fullres has patches of 3 axes; found 64 x 64"),
+        ({"patch_sizes": (("", (64, 64, 64)),)}, [((1.0, 1.0, 1.0), (1, 99, 99), 9)], "2d has patches of 2 axes"),
+        ({"patch_sizes": (("", (512, 512, 512)),)}, LARGE, "does not fit the memory"),
+    ],
+    ids=["no low resolution", "unknown", "another dimension", "3D for 2D images", "over budget"],
+)
+def test_a_wish_that_cannot_be_granted_is_refused(wishes, groups, message):
+    with pytest.raises(InputError, match=message):
+        plan_of(groups, Budget(wishes=Wishes(**wishes)))
+
+
+def test_wishes_hold_for_the_configurations_that_they_name():
+    wishes = Wishes(
+        patch_sizes=(("", (64, 64, 64)), ("3d_lowres", (32, 32, 32))), batch_sizes=(("", 4), ("3d_cascade_fullres", 3))
+    )
+    plan = plan_of(LARGE, Budget(wishes=wishes))
+    usual = plan_of(LARGE)
+    planned = {each.name: (each.patch_size, each.batch_size) for each in plan.configurations}
+    assert planned == {
+        "2d": (planned["2d"][0], 4),
+        "3d_fullres": ((64, 64, 64), 4),
+        "3d_lowres": ((32, 32, 32), 4),
+        "3d_cascade_fullres": ((64, 64, 64), 3),
+    }
+    assert plan.configuration("2d").patch_size > usual.configuration("2d").patch_size  # a third of the usual batch
