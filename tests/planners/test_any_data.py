@@ -21,7 +21,7 @@ from tests.planners.synthetic import CPU_COST, GPU_COST, fingerprint
 Group = tuple[tuple[float, float, float], tuple[int, int, int], int]
 #: Same examples in every run; bounded, so that the file takes seconds.
 anything = settings(
-    max_examples=100,
+    max_examples=75,
     derandomize=True,
     deadline=None,
     database=None,
@@ -142,7 +142,7 @@ def test_any_plan_has_networks_that_can_be_built_and_run(planner, data, memory_b
 
 
 @any_planner
-@settings(anything, max_examples=20)
+@settings(anything, max_examples=12)
 @given(data=data_sets(), hundredths=st.integers(10, 120), cost=costs)
 def test_a_budget_that_is_too_small_is_refused_with_one_that_works(planner, data, hundredths, cost) -> None:
     """The budget that the error names is enough, and not by far more than needed."""
