@@ -106,7 +106,8 @@ def plan_dataset(
     from autoseg.splitting import current_split, division_findings
 
     make_planner = plugins.load("planner", preset)
-    if not hasattr(make_planner, "plan"):
+    made = getattr(make_planner, "func", make_planner)  # a preset is a planner's class with its first argument given
+    if not hasattr(made, "plan"):
         raise UnknownNameError(f"{preset!r} is no planner: it has no method plan")
     planner = make_planner()
     if memory_gib is not None and not 1 <= memory_gib <= MOST_MEMORY_GIB:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 
@@ -57,12 +58,15 @@ def shrink(
 
 
 def smaller_patches(topology: Topology, spacing: Sequence[float], shape: Sequence[float]) -> Iterator[Topology]:
-    """Patches that are a step smaller along one axis: first that which covers most of the image, of equals the highest."""
+    """Patches that are a step smaller along one axis: first that which covers most of the image, of equals the highest.
+
+    None is made thinner than the smallest feature map may be, even where it is not pooled: it would see next to nothing.
+    """
     patch = topology.patch_size
     for axis in sorted(range(len(patch)), key=lambda axis: (patch[axis] / shape[axis], axis), reverse=True):
         if patch[axis] > topology.divisor[axis]:
             smaller = _shrunk(topology, spacing, axis)
-            if len(smaller.strides) > 1:
+            if len(smaller.strides) > 1 and smaller.patch_size[axis] >= SMALLEST_EDGE:
                 yield smaller
 
 
@@ -102,11 +106,26 @@ def _grown(topology: Topology, spacing: Sequence[float], axis: int) -> Topology 
 
 
 def nearest_legal(spacing: Sequence[float], wanted: Sequence[int]) -> Topology:
-    """The topology of the legal patch that is nearest to a wanted one: each axis a multiple of its poolings."""
-    patch = [max(1, edge) for edge in wanted]
-    for _ in range(len(patch) + 3):
-        topology = _two_stages(spacing, patch)
-        if list(topology.patch_size) == patch:
+    """The topology of the legal patch that is nearest to a wanted one, axis by axis: each a multiple of its poolings.
+
+    How often an axis is pooled depends on its own size and on that of the others; so every axis is looked at again after
+    another has changed.
+    """
+    patch = list(wanted)
+    for _ in wanted:
+        if network_topology(spacing, patch).patch_size == tuple(patch):
             break
-        patch = [max(step, round(edge / step) * step) for edge, step in zip(patch, topology.divisor, strict=True)]
+        for axis, edge in enumerate(wanted):
+            patch[axis] = _nearest_edge(spacing, patch, axis, edge)
     return _two_stages(spacing, patch)
+
+
+def _nearest_edge(spacing: Sequence[float], patch: Sequence[int], axis: int, wanted: int) -> int:
+    """The edge nearest to the wanted one, of two the smaller, that a network with the other axes as they are can have."""
+    trial = list(patch)
+    for distance in itertools.count():
+        for edge in (wanted - distance, wanted + distance):
+            trial[axis] = edge
+            if edge > 0 and network_topology(spacing, trial).patch_size[axis] == edge:
+                return edge
+    raise AssertionError("an axis is pooled until it is small, so a power of two is always legal")

@@ -59,8 +59,8 @@ def common_grid(fingerprint: Fingerprint, orientation: Orientation, wanted: Sequ
     Args:
         fingerprint: sizes and spacings of the cases.
         orientation: of the arrays.
-        wanted: spacing that the user wants, in the order that the plan would otherwise have; empty for the usual rule. Two
-            numbers leave the slice axis of 2D images alone.
+        wanted: spacing that the user wants, in the order that the plan would otherwise have; empty for the usual rule. 2D
+            images keep their slice axis as it is, and need only two numbers.
 
     Raises:
         InputError: two numbers for images that are not 2D.
@@ -68,17 +68,18 @@ def common_grid(fingerprint: Fingerprint, orientation: Orientation, wanted: Sequ
     spacings, shapes = fingerprint.spacings(orientation), fingerprint.shapes_after_crop(orientation)
     target = target_spacing(spacings, shapes)
     spacing, reason = target.spacing, target.reason
+    shape = median_shape(spacings, shapes, spacing)
     if wanted:
-        order = axis_order(spacing)
-        flat = median_shape(spacings, shapes, spacing)[order[0]] == 1
+        order = axis_order(spacing, shape)
+        flat = shape[order[0]] == 1
         if len(wanted) == 2 and not flat:
             raise InputError("the images have three axes, so a spacing needs three numbers", found=_named(wanted))
-        asked = (spacing[order[0]], *wanted) if len(wanted) == 2 else tuple(wanted)
+        asked = (spacing[order[0]], *wanted[-2:]) if flat else tuple(wanted)
         first, second, third = (asked[order.index(axis)] for axis in range(3))
         reason = f"as asked for; {reason} would be {_named([spacing[axis] for axis in order])}"
         spacing = (first, second, third)
-    order = axis_order(spacing)
-    shape = median_shape(spacings, shapes, spacing)
+        shape = median_shape(spacings, shapes, spacing)
+    order = axis_order(spacing, shape)
     return Grid(
         order=order,
         spacing=(spacing[order[0]], spacing[order[1]], spacing[order[2]]),
@@ -89,16 +90,17 @@ def common_grid(fingerprint: Fingerprint, orientation: Orientation, wanted: Sequ
 
 
 def large_after_resampling(fingerprint: Fingerprint, orientation: Orientation, grid: Grid) -> list[str]:
-    """A warning if resampling multiplies the voxels of some cases."""
-    target = [grid.spacing[grid.order.index(axis)] for axis in range(3)]
+    """A warning if resampling multiplies the voxels of some cases; the single slice of 2D images is left as it is."""
+    resampled = grid.order[1:] if grid.shape[0] == 1 else grid.order
     times = {
-        case.id: math.prod(own / wanted for own, wanted in zip(spacing, target, strict=True))
+        case.id: math.prod(spacing[axis] / grid.spacing[grid.order.index(axis)] for axis in resampled)
         for case, spacing in zip(fingerprint.cases, fingerprint.spacings(orientation), strict=True)
     }
     large = sorted((case for case in times if times[case] > BLOWN_UP), key=lambda case: (-times[case], case))
     if not large:
         return []
-    coarser = [step * (times[large[0]] / BLOWN_UP) ** (1 / 3) for step in grid.spacing]
+    factor = (times[large[0]] / BLOWN_UP) ** (1 / len(resampled))
+    coarser = [_up(step * factor) for step in grid.spacing[-len(resampled) :]]
     named = ", ".join(f"{case} ({times[case]:.1f} times)" for case in large[:3]) + (" …" if len(large) > 3 else "")
     return [
         f"resampling gives {len(large)} of {len(times)} cases over {BLOWN_UP:g} times their voxels without new information: "
@@ -107,12 +109,20 @@ def large_after_resampling(fingerprint: Fingerprint, orientation: Orientation, g
     ]
 
 
+def _up(step: float) -> float:
+    """Rounded up to three digits, so that what is suggested is enough."""
+    unit = 10.0 ** (math.floor(math.log10(step)) - 2)
+    return math.ceil(step / unit) * unit
+
+
 def _named(spacing: Sequence[float]) -> str:
     return " x ".join(f"{step:.4g}" for step in spacing)
 
 
 def target_spacing(spacings: Sequence[Triple], shapes: Sequence[Sequence[int]]) -> TargetSpacing:
     """Median spacing of the cases; along a coarse axis the 10th percentile, so that thin slices are not thrown away.
+
+    Single slices keep the median: from a thick one, thinner ones cannot be made.
 
     Args:
         spacings: of the cases, in millimetres per axis.
@@ -124,7 +134,8 @@ def target_spacing(spacings: Sequence[Triple], shapes: Sequence[Sequence[int]]) 
     others = [axis for axis in range(3) if axis != coarse]
     finest_others = max(target[axis] for axis in others)
     reason = "median of the cases"
-    if target[coarse] > ANISOTROPY * finest_others and size[coarse] * ANISOTROPY < min(size[axis] for axis in others):
+    much_coarser = target[coarse] > ANISOTROPY * finest_others
+    if much_coarser and 1 < size[coarse] < min(size[axis] for axis in others) / ANISOTROPY:
         median = target[coarse]
         target[coarse] = percentile([spacing[coarse] for spacing in spacings], 10)
         if target[coarse] < finest_others:
@@ -145,9 +156,17 @@ def percentile(values: Sequence[float], percent: float) -> float:
     return ordered[below] + (ordered[above] - ordered[below]) * (rank - below)
 
 
-def axis_order(target: Triple) -> tuple[int, int, int]:
-    """The axis of largest spacing first, the others in order: 2D configurations look at slices of the first axis."""
-    first = max(range(3), key=lambda axis: target[axis])
+def axis_order(target: Triple, shape: Sequence[float]) -> tuple[int, int, int]:
+    """The axis of largest spacing first, the others in order: 2D configurations look at slices of the first axis.
+
+    Images of one slice are such slices already, however thin it is.
+
+    Args:
+        target: spacing in millimetres per axis.
+        shape: median size in voxels at that spacing.
+    """
+    single = [axis for axis in range(3) if shape[axis] == 1]
+    first = max(single or range(3), key=lambda axis: target[axis])
     second, third = (axis for axis in range(3) if axis != first)
     return (first, second, third)
 

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 
 from autoseg import __version__
-from autoseg.errors import UnknownNameError
+from autoseg.errors import InputError, UnknownNameError
 from autoseg.planning import Budget, MemoryCost
 from autoseg.values import (
     AugmentationSpec,
@@ -108,6 +108,7 @@ class _Planning:
     def plan(self, name: str) -> Plan:
         """The plan of all configurations that make sense, or those that are wanted."""
         views = self._views()
+        self._check_wishes(tuple(views))
         wanted = self._wanted(tuple(views))
         configurations = tuple(self._configuration(views, which) for which in views if which in wanted)
         preset, fingerprint, budget = self.preset, self.fingerprint, self.budget
@@ -133,7 +134,8 @@ class _Planning:
     def _views(self) -> dict[str, _View]:
         grid = self.grid
         views = {FLAT: self._view(FLAT, grid.spacing, grid.shape, grid.dataset_voxels)}
-        if grid.shape[0] == 1:
+        flat_only = set(self.budget.configurations) == {FLAT} and self._wished() <= {FLAT}
+        if grid.shape[0] == 1 or flat_only:
             return views
         full = self._view(FULL, grid.spacing, grid.shape, grid.dataset_voxels)
         views[FULL] = full
@@ -163,13 +165,21 @@ class _Planning:
 
     def _cascade(self, full: _View) -> _View:
         """Full resolution again, with the low resolution's prediction as further input channels."""
-        if self.preset.count_rule is not None and not self._has_wish(CASCADE):
+        if self.preset.count_rule is not None and CASCADE not in self._wished():
             return _View(name=CASCADE, spacing=full.spacing, shape=full.shape, fitted=full.fitted)
         return self._view(CASCADE, full.spacing, full.shape, self.grid.dataset_voxels)
 
-    def _has_wish(self, name: str) -> bool:
+    def _wished(self) -> set[str]:
+        """The configurations that wishes name."""
         wishes = self.budget.wishes
-        return any(each == name for each, _ in (*wishes.patch_sizes, *wishes.batch_sizes))
+        return {name for name, _ in (*wishes.patch_sizes, *wishes.batch_sizes) if name}
+
+    def _check_wishes(self, possible: Sequence[str]) -> None:
+        for missing in sorted(self._wished().difference(possible)):
+            raise _unknown(missing, possible)
+        for name, size in self.budget.wishes.patch_sizes:
+            if not name and len(size) == 3 and tuple(possible) == (FLAT,):
+                raise InputError(f"{FLAT} has patches of 2 axes", found=" x ".join(map(str, size)))
 
     def _fit(self, name: str, spacing: Triple, shape: Triple, dataset_voxels: float) -> FittedPatch:
         first, wishes = (1 if name == FLAT else 0), self.budget.wishes
@@ -215,13 +225,7 @@ class _Planning:
         """The configurations to plan; a cascade brings the stages that it is made of."""
         wanted = set(self.budget.configurations or possible)
         for missing in sorted(wanted.difference(possible)):
-            raise UnknownNameError(
-                f"{missing!r} cannot be planned for this data set",
-                expected=" or ".join(possible),
-                remedy="A low resolution and a cascade exist where a patch covers less than a quarter of an image."
-                if missing in (LOW, CASCADE)
-                else None,
-            )
+            raise _unknown(missing, possible)
         return wanted | ({FULL, LOW} if CASCADE in wanted else set())
 
     def _configuration(self, views: dict[str, _View], name: str) -> Configuration:
@@ -255,6 +259,16 @@ class _Planning:
             forbid_mirroring=self.sides.forbid_mirroring,
             swapped_labels=self.sides.swapped_labels,
         )
+
+
+def _unknown(name: str, possible: Sequence[str]) -> UnknownNameError:
+    return UnknownNameError(
+        f"{name!r} cannot be planned for this data set",
+        expected=" or ".join(possible),
+        remedy="A low resolution and a cascade exist where a patch covers less than a quarter of an image."
+        if name in (LOW, CASCADE)
+        else None,
+    )
 
 
 def _rounded(shape: Triple) -> Triple:

@@ -337,11 +337,6 @@ def test_wrong_options_of_plan(arguments, named, phantoms, tmp_path, capsys):
     assert named in failure(capsys, "plan", phantoms, "-w", tmp_path / "workspace", *arguments)
 
 
-def test_volumes_too_small_for_a_network(tmp_path, capsys):
-    write_phantom_dataset(tmp_path / "D", 3, shape=(4, 6, 6))
-    assert "too small for a U-Net" in failure(capsys, "plan", tmp_path / "D", "-w", tmp_path / "workspace")
-
-
 def test_too_few_cases_left(dataset, tmp_path, capsys):
     workspace = tmp_path / "workspace"
     assert invoke(["plan", dataset, "-w", workspace]) == 0

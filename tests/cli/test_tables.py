@@ -6,11 +6,10 @@ import msgspec
 import pytest
 
 from autoseg.cli.tables import patients_text, plan_text, summary_text, table
-from autoseg.networks.memory import training_bytes
 from autoseg.planning import Budget
 from autoseg.values import Fold, MeanScore, Patients, Plan, Summary
 from planners.unet import DefaultPlanner, NnunetPlanner
-from tests.planners.synthetic import fingerprint
+from tests.planners.synthetic import CPU_COST, fingerprint
 
 GROUPS = [((3.6, 0.625, 0.625), (20, 320, 320), 32)]
 
@@ -36,7 +35,7 @@ def test_without_a_header_the_first_row_is_like_the_others():
 
 
 def plan(planner: type, **options: object) -> Plan:
-    return planner().plan(fingerprint(GROUPS, **options), Budget(), training_bytes, name="mine")
+    return planner().plan(fingerprint(GROUPS, **options), Budget(), CPU_COST, name="mine")
 
 
 def unwrapped(text: str) -> str:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-
 import pytest
 
 from planners.augmentation import augmentation
@@ -27,21 +25,47 @@ def test_flat_patches_are_turned_less_or_within_their_slices(patch, angles, in_p
     assert (spec.rotation_degrees, spec.in_plane) == (angles, in_plane)
 
 
-@pytest.mark.parametrize("patch", [(64, 64), (16, 64), (64, 64, 64), (8, 64, 64)])
-def test_every_axis_is_mirrored_that_is_not_blocked(patch):
-    axes = range(len(patch))
-    for blocked in itertools.chain.from_iterable(
-        itertools.combinations(axes, count) for count in range(len(patch) + 1)
-    ):
-        assert set(augmentation(patch, blocked_axes=blocked).mirror_axes) == set(axes) - set(blocked)
+PATCHES = [(64, 64), (16, 64), (64, 64, 64), (8, 64, 64)]
+FORBIDDEN, SWAPPED = {"forbid_mirroring": True}, {"swapped_labels": [(1, 2)]}
 
 
-def test_an_axis_along_which_labels_are_exchanged_is_mirrored_with_them() -> None:
-    spec = augmentation((64, 64, 64), swap_axis=2, swapped_labels=[(1, 2)])
-    assert (spec.mirror_axes, spec.swap_axis, spec.swapped_labels) == ((0, 1, 2), 2, ((1, 2),))
+@pytest.mark.parametrize("patch", PATCHES)
+def test_every_axis_is_mirrored_but_that_from_side_to_side_where_it_is_forbidden(patch):
+    axes = tuple(range(len(patch)))
+    assert augmentation(patch).mirror_axes == axes
+    for axis in axes:
+        assert augmentation(patch, left_right_axis=axis).mirror_axes == axes
+        assert augmentation(patch, left_right_axis=axis, **FORBIDDEN).mirror_axes == tuple(
+            other for other in axes if other != axis
+        )
 
 
-@pytest.mark.parametrize("given", [{"swapped_labels": [(1, 2)]}, {"swap_axis": 1}], ids=["no axis", "no labels"])
-def test_without_axis_or_labels_nothing_is_exchanged(given) -> None:
-    spec = augmentation((64, 64), **given)
-    assert (spec.swap_axis, spec.swapped_labels) == (None, ())
+@pytest.mark.parametrize("patch", PATCHES)
+def test_an_axis_along_which_labels_are_exchanged_is_mirrored_with_them(patch) -> None:
+    for axis in range(len(patch)):
+        spec = augmentation(patch, left_right_axis=axis, **SWAPPED)
+        assert (spec.mirror_axes, spec.swap_axis) == (tuple(range(len(patch))), axis)
+        assert spec.swapped_labels == ((1, 2),)
+
+
+@pytest.mark.parametrize("patch", PATCHES)
+@pytest.mark.parametrize("given", [FORBIDDEN, SWAPPED, {"left_right_axis": 1}], ids=["forbidden", "labels", "axis"])
+def test_without_axis_or_labels_nothing_is_exchanged(patch, given) -> None:
+    """Slices from side to side, or no labels with sides: as if nobody had asked."""
+    assert augmentation(patch, **given) == augmentation(patch)
+
+
+@pytest.mark.parametrize("given", [FORBIDDEN, SWAPPED], ids=["forbidden", "exchanged"])
+@pytest.mark.parametrize(
+    ("patch", "angles", "in_plane"),
+    [
+        ((128, 128), (30.0,), False),
+        ((64, 97), (15.0,), False),
+        ((16, 64, 64), (30.0,), True),
+        ((64,) * 3, (30.0,) * 3, False),
+    ],
+)
+def test_where_labels_have_sides_slices_are_turned_little(given, patch, angles, in_plane) -> None:
+    """Turned by half a circle and mirrored from front to back, left is right."""
+    spec = augmentation(patch, left_right_axis=len(patch) - 1, **given)
+    assert (spec.rotation_degrees, spec.in_plane) == (angles, in_plane)

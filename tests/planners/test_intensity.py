@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
+from autoseg.errors import InputError, UnknownNameError
 from planners.intensity import normalization
 from tests.planners.synthetic import fingerprint
 
@@ -51,3 +52,46 @@ def test_the_median_case_decides_about_the_mask():
     for count, masked in ((2, False), (3, True)):
         cases = cropped.cases[:count] + data.cases[count:]
         assert normalization(msgspec.structs.replace(data, cases=cases))[0].use_mask is masked
+
+
+def test_a_wish_names_the_channel_in_any_case_of_letters_or_its_place():
+    data = fingerprint(GROUPS, channels=["CT", "T1", "PET"])
+    for wish in ("t1", "T1", "1"):
+        specs = normalization(data, [(wish, "none")])
+        assert [spec.scheme for spec in specs] == ["ct", "none", "zscore"]
+        assert specs[1].reason == "as asked for"
+        assert "'CT'" in specs[0].reason
+
+
+def test_a_channel_that_is_named_by_a_number_is_found_by_name_first():
+    assert [spec.scheme for spec in normalization(fingerprint(GROUPS, channels=["1", "0"]), [("0", "none")])] == [
+        "zscore",
+        "none",
+    ]
+
+
+def test_the_later_of_two_wishes_counts_and_one_s_own_scheme_may_be_wished():
+    (spec,) = normalization(fingerprint(GROUPS), [("MRI", "none"), ("0", "my_module:scheme")])
+    assert spec.scheme == "my_module:scheme"
+
+
+def test_a_wished_scheme_gets_what_it_needs():
+    data = fingerprint([((1.0, 1.0, 1.0), (3000, 30, 30), 5)], channels=["T1", "CT"], crop=0.5)
+    ct, zscore = normalization(data, [("T1", "ct"), ("CT", "zscore")])
+    assert ct.properties == data.intensities[0]
+    assert (zscore.properties, zscore.use_mask) == (None, True)
+    assert "50%" in zscore.reason
+
+
+@pytest.mark.parametrize("wish", ["T2", "3", "-1", ""])
+def test_a_wish_for_a_channel_that_is_not_there_is_refused_with_those_that_are(wish):
+    with pytest.raises(UnknownNameError, match=f"no channel {wish!r}.*CT or T1 or PET"):
+        normalization(fingerprint(GROUPS, channels=["CT", "T1", "PET"]), [(wish, "none")])
+
+
+def test_ct_needs_foreground_to_take_its_statistics_from():
+    empty = msgspec.structs.replace(fingerprint(GROUPS, channels=["CT"]), intensities=(None,))
+    with pytest.raises(InputError, match="--normalization CT=zscore"):
+        normalization(empty)
+    (spec,) = normalization(empty, [("CT", "zscore")])
+    assert spec.scheme == "zscore"

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import itertools
+import os
 from pathlib import Path
 
 import msgspec
 import pytest
 
-from autoseg.errors import UnknownNameError
-from autoseg.networks.memory import training_bytes
-from autoseg.planning import GIBIBYTE, Budget
+from autoseg.errors import InputError, UnknownNameError
+from autoseg.planning import GIBIBYTE, Budget, Wishes
 from autoseg.values import AxisMap, Plan, decode, encode
-from planners.unet import DefaultPlanner, NnunetPlanner
-from tests.planners.synthetic import fingerprint
+from planners.unet import DefaultPlanner, NnunetPlanner, ResidualPlanner
+from tests.planners.synthetic import CPU_COST, GPU_COST, fingerprint
 
 GOLDEN = Path(__file__).parent / "golden"
 ISOTROPIC = [((1.0, 1.0, 1.0), (36, 50, 35), 200)]
@@ -22,14 +22,25 @@ THICK = [((3.6, 0.625, 0.625), (20, 320, 320), 32)]
 
 
 def plan_of(groups, budget=None, **options):
-    return DefaultPlanner().plan(fingerprint(groups, **options), budget or Budget(), training_bytes, name="default")
+    return DefaultPlanner().plan(fingerprint(groups, **options), budget or Budget(), CPU_COST, name="default")
 
 
-@pytest.mark.parametrize("planner", [DefaultPlanner, NnunetPlanner])
-def test_plan_equals_the_golden_document(planner):
-    """The whole plan.json; after an intended change, write it anew and read the difference."""
-    plan = planner().plan(fingerprint(THICK, labels=3), Budget(), training_bytes, name=planner.__name__)
-    expected = (GOLDEN / f"{planner.__name__}.json").read_bytes()
+@pytest.mark.parametrize(
+    ("planner", "groups", "cost", "name"),
+    [
+        (DefaultPlanner, THICK, CPU_COST, "DefaultPlanner"),
+        (ResidualPlanner, THICK, GPU_COST, "ResidualPlanner"),
+        (DefaultPlanner, LARGE, GPU_COST, "Cascade"),
+        (NnunetPlanner, THICK, CPU_COST, "NnunetPlanner"),
+    ],
+)
+def test_plan_equals_the_golden_document(planner, groups, cost, name):
+    """The whole plan.json; after an intended change, write it anew (AUTOSEG_WRITE_GOLDEN=1) and read the difference."""
+    plan = planner().plan(fingerprint(groups, labels=3), Budget(), cost, name=name)
+    file = GOLDEN / f"{name}.json"
+    if os.environ.get("AUTOSEG_WRITE_GOLDEN"):
+        file.write_bytes(encode(plan))
+    expected = file.read_bytes()
     assert encode(plan) == expected
     assert decode(Plan, expected) == plan
 
@@ -104,7 +115,7 @@ ON_THE_LEFT, ON_THE_RIGHT = (18.0, 20.0, 30.0), (18.0, 20.0, 5.0)
 def test_confirmed_sides_change_places_along_the_axis_that_is_left_to_right_in_each_patch(spacing, flat, full):
     """Between sagittal slices 2d does not mirror at all: there is nothing to exchange."""
     data = fingerprint([(spacing, (60, 64, 62), 20)], names=["left kidney", "right kidney"])
-    plan = DefaultPlanner().plan(with_centres(data, ON_THE_LEFT, ON_THE_RIGHT), Budget(), training_bytes, name="sides")
+    plan = DefaultPlanner().plan(with_centres(data, ON_THE_LEFT, ON_THE_RIGHT), Budget(), CPU_COST, name="sides")
     for name, axis in (("2d", flat), ("3d_fullres", full)):
         spec = plan.configuration(name).augmentation
         assert spec.mirror_axes == tuple(range(plan.configuration(name).dimensions))
@@ -115,14 +126,15 @@ def test_confirmed_sides_change_places_along_the_axis_that_is_left_to_right_in_e
 def test_contradicted_sides_are_not_mirrored_and_nnunet_mirrors_whatever_they_are():
     data = with_centres(fingerprint(ISOTROPIC, names=["left kidney", "right kidney"]), ON_THE_RIGHT, ON_THE_LEFT)
     ours, theirs = (
-        planner().plan(data, Budget(), training_bytes, name="sides") for planner in (DefaultPlanner, NnunetPlanner)
+        planner().plan(data, Budget(), CPU_COST, name="sides") for planner in (DefaultPlanner, NnunetPlanner)
     )
     assert ours.configuration("3d_fullres").augmentation.mirror_axes == (0, 1)
     assert theirs.configuration("3d_fullres").augmentation.mirror_axes == (0, 1, 2)
-    assert "warning" in ours.reasons["left and right"]
+    assert any("lies on the patient's right" in warning for warning in ours.warnings)
+    assert "nothing is mirrored along the left-right axis" in ours.reasons["left and right"]
     assert "as nnU-Net does" in theirs.reasons["left and right"]
     confirmed = with_centres(data, ON_THE_LEFT, ON_THE_RIGHT)
-    theirs = NnunetPlanner().plan(confirmed, Budget(), training_bytes, name="sides")
+    theirs = NnunetPlanner().plan(confirmed, Budget(), CPU_COST, name="sides")
     assert theirs.configuration("3d_fullres").augmentation.swap_axis is None
 
 
@@ -157,3 +169,47 @@ def test_every_choice_has_a_reason():
         expected = {"spacing", "anisotropy", "patch size", "pooling", "batch size", "memory", "length"}
         assert expected <= configuration.reasons.keys()
         assert all(configuration.reasons.values())
+
+
+def test_what_is_not_wanted_need_not_fit():
+    """Where volumes are more than the memory, slices can still be planned."""
+
+    def dear_in_3d(network, patch_size, batch_size, training):
+        return CPU_COST(network, patch_size, batch_size, training) * (100 if len(patch_size) == 3 else 1)
+
+    data, budget = fingerprint(ISOTROPIC), Budget(configurations=("2d",))
+    assert DefaultPlanner().plan(data, budget, dear_in_3d, name="flat").names == ("2d",)
+    with pytest.raises(InputError, match="too small for any network"):
+        DefaultPlanner().plan(data, Budget(), dear_in_3d, name="all")
+
+
+@pytest.mark.parametrize(
+    ("wishes", "groups", "message"),
+    [
+        ({"batch_sizes": (("3d_lowres", 4),)}, ISOTROPIC, "'3d_lowres' cannot be planned.*less than a quarter"),
+        ({"patch_sizes": (("3d_superres", (8, 8, 8)),)}, ISOTROPIC, "'3d_superres' cannot be planned"),
+        ({"patch_sizes": (("3d_fullres", (64, 64)),)}, ISOTROPIC, "3d_fullres has patches of 3 axes; found 64 x 64"),
+        ({"patch_sizes": (("", (64, 64, 64)),)}, [((1.0, 1.0, 1.0), (1, 99, 99), 9)], "2d has patches of 2 axes"),
+        ({"patch_sizes": (("", (512, 512, 512)),)}, LARGE, "does not fit the memory"),
+    ],
+    ids=["no low resolution", "unknown", "another dimension", "3D for 2D images", "over budget"],
+)
+def test_a_wish_that_cannot_be_granted_is_refused(wishes, groups, message):
+    with pytest.raises(InputError, match=message):
+        plan_of(groups, Budget(wishes=Wishes(**wishes)))
+
+
+def test_wishes_hold_for_the_configurations_that_they_name():
+    wishes = Wishes(
+        patch_sizes=(("", (64, 64, 64)), ("3d_lowres", (32, 32, 32))), batch_sizes=(("", 4), ("3d_cascade_fullres", 3))
+    )
+    plan = plan_of(LARGE, Budget(wishes=wishes))
+    usual = plan_of(LARGE)
+    planned = {each.name: (each.patch_size, each.batch_size) for each in plan.configurations}
+    assert planned == {
+        "2d": (planned["2d"][0], 4),
+        "3d_fullres": ((64, 64, 64), 4),
+        "3d_lowres": ((32, 32, 32), 4),
+        "3d_cascade_fullres": ((64, 64, 64), 3),
+    }
+    assert plan.configuration("2d").patch_size > usual.configuration("2d").patch_size  # a third of the usual batch
