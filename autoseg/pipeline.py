@@ -5,45 +5,37 @@ Every stage takes values and gives values; where two rooms must meet, this modul
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from autoseg import plugins
-from autoseg.errors import InputError, UnknownNameError
+from autoseg.errors import InputError
 from autoseg.executors import Executor, SerialExecutor, ThreadExecutor
 from autoseg.files import content_hash, read_document, sweep, write_document
 from autoseg.logs import Logger, SilentLogger, WithFields
 from autoseg.plan_check import USED_IN_PREDICTION, check_no_foreign_code, check_single_stage, usable_plan
-from autoseg.planning import GIBIBYTE, Budget
-from autoseg.values import Case, Dataset, Finding, Labels, Patients, Plan, Split, Summary, TrainJob, digest, select_fold
-from autoseg.values.json_form import require_file_name
+from autoseg.plan_stage import Planned, explain, plan_dataset
+from autoseg.values import (
+    Case,
+    Labels,
+    Plan,
+    Split,
+    Summary,
+    TrainJob,
+    digest,
+    select_fold,
+)
 from autoseg.workspace import FoldFolder, ModelFolder, Workspace
 
 if TYPE_CHECKING:
     from autoseg.inference.model import Choice
     from autoseg.io.case_store import CaseStore
 
-__all__ = ["Planned", "Predicted", "Trained", "evaluate", "plan_dataset", "predict", "preprocess", "train"]
+__all__ = ["Planned", "Predicted", "Trained", "evaluate", "explain", "plan_dataset", "predict", "preprocess", "train"]
 
 SILENT = SilentLogger()
 NEVER: Callable[[], bool] = lambda: False  # noqa: E731
-DEFAULT_BUDGET = 8 * GIBIBYTE
-MOST_MEMORY_GIB = 10_000
-
-
-@dataclass(frozen=True, kw_only=True)
-class Planned:
-    """What ``plan_dataset`` made: the plan, where it is, the folds, whose cases are whose and what was noticed."""
-
-    plan: Plan
-    folder: ModelFolder
-    dataset: Dataset
-    split: Split
-    patients: Patients
-    findings: tuple[Finding, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,80 +55,6 @@ class Predicted:
     files: dict[str, Path]
     choice: Choice
     model: ModelFolder
-
-
-def plan_dataset(
-    folder: Path,
-    workspace: Workspace,
-    *,
-    preset: str = "default",
-    name: str | None = None,
-    memory_gib: float | None = None,
-    device: str | None = None,
-    configurations: Sequence[str] = (),
-    seed: int = 12345,
-    group_by: str | None = None,
-    executor: Executor | None = None,
-    logger: Logger = SILENT,
-) -> Planned:
-    """Looks at a data set, checks it, and plans how to segment it.
-
-    Args:
-        folder: of the data set; never written to.
-        workspace: to keep everything in.
-        preset: the planner plug.
-        name: of the plan; the preset's by default.
-        memory_gib: of the training device; None for what the planner usually plans for, or the GPU has free, or 8 GiB.
-        device: that will train (cpu, cuda or mps; it need not be here). None: cuda if ``memory_gib`` is given, else
-            this machine's.
-        configurations: wanted ones; empty for all.
-        seed: of the experiment.
-        group_by: which cases are of one patient: a table's path, or a pattern. None: as before, else by their names.
-        executor: runs the cases.
-        logger: for events.
-
-    Raises:
-        InputError: the data set cannot be used as it is; everything that is wrong is listed.
-    """
-    from autoseg.fingerprinting import fingerprint_dataset
-    from autoseg.io.dataset import read_dataset
-    from autoseg.networks.execution import free_memory, resolve_device, training_backend
-    from autoseg.networks.memory import process_bytes
-    from autoseg.patients import current_patients
-    from autoseg.splitting import current_split, division_findings
-
-    make_planner = plugins.load("planner", preset)
-    made = getattr(make_planner, "func", make_planner)  # a preset is a planner's class with its first argument given
-    if not hasattr(made, "plan"):
-        raise UnknownNameError(f"{preset!r} is no planner: it has no method plan")
-    planner = make_planner()
-    if memory_gib is not None and not 1 <= memory_gib <= MOST_MEMORY_GIB:
-        raise InputError("the memory to plan for is out of range", found=memory_gib, expected="1 to 10000 GiB")
-    name = name or preset.replace(":", "-")
-    try:
-        require_file_name("plan", name)
-    except ValueError as error:
-        raise InputError(str(error), remedy="Name it otherwise with --name.") from error
-    dataset, known = read_dataset(folder)
-    workspace.check_dataset(dataset)
-    patients = current_patients(workspace, dataset, group_by)
-    fingerprint, findings = fingerprint_dataset(dataset, known, workspace, executor or ThreadExecutor(), logger)
-    split = current_split(workspace, dataset, patients)
-    here = resolve_device("auto")
-    trains_on = resolve_device(device, here=False) if device else "cuda" if memory_gib else here
-    usual = getattr(planner, "default_memory_bytes", None) or free_memory(trains_on) or DEFAULT_BUDGET
-    budget = Budget(
-        memory_bytes=int(memory_gib * GIBIBYTE) if memory_gib else usual,
-        device=trains_on,
-        configurations=tuple(configurations),
-        seed=seed,
-    )
-    cost = functools.partial(process_bytes, backend=training_backend(trains_on))
-    plan = planner.plan(fingerprint, budget, cost, name=name)
-    model = workspace.save(dataset, fingerprint, split, plan, patients)
-    logger.event("planned", plan=plan.id, file=str(model.path / "plan.json"))
-    seen = (*findings, *division_findings(split, patients))
-    return Planned(plan=plan, folder=model, dataset=dataset, split=split, patients=patients, findings=seen)
 
 
 def preprocess(
@@ -213,6 +131,7 @@ def train(
         UnknownNameError: no such configuration or fold.
         InterruptedRunError: ``stop`` said so.
     """
+    from autoseg.estimates import announce
     from autoseg.networks.execution import resolve_device
 
     model = workspace.model(plan_name)
@@ -224,6 +143,9 @@ def train(
     folds = [str(index) for index in range(len(split))] if fold == "all" else [fold]
     jobs = [(each, select_fold(split, each)) for each in folds]
     used = sorted({case for _, cases in jobs for case in (*cases.train, *cases.val)})
+    new = sum(not model.fold(configuration, each).job.is_file() for each, _ in jobs)
+    if new:
+        announce(workspace, plan, configuration, length or training.iterations, new, resolve_device(device), logger)
     keys = preprocess(
         workspace, [configuration], plan_name=plan_name, cases=used, executor=executor, logger=logger, stop=stop
     )[configuration]

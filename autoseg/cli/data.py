@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from autoseg.cli import options
+from autoseg.cli.wishes import GibibytesOrAuto, read_names, read_wishes, wish_options
+
+if TYPE_CHECKING:
+    from autoseg.estimates import Explanation
+    from autoseg.pipeline import Planned
 
 __all__ = ["plan", "preprocess"]
 
@@ -14,17 +21,35 @@ __all__ = ["plan", "preprocess"]
 @click.command()
 @click.argument("dataset", type=click.Path(path_type=Path))
 @options.workspace
-@click.option("--preset", default="default", show_default=True, help="The planner: default, or nnunet for its plans.")
+@click.option(
+    "--preset",
+    default="default",
+    show_default=True,
+    help="The planner: default; residual, with a residual encoder; nnunet, nnunet_resenc_m, nnunet_resenc_l or "
+    "nnunet_resenc_xl, which reproduce nnU-Net's plans.",
+)
 @click.option("--name", help="Name of the plan; the preset's by default.")
 @click.option(
-    "--gpu-memory", "memory_gib", type=click.FloatRange(1, 10_000), help="GiB to plan for; what is free by default."
+    "--gpu-memory",
+    "memory_gib",
+    type=GibibytesOrAuto(),
+    help="GiB to plan for, or auto: what the device has free. By default what the preset is made for, what the GPU has "
+    "free, or 8.",
 )
 @click.option(
     "--device",
     type=click.Choice(["cpu", "cuda", "mps"]),
-    help="That will train, here or elsewhere. By default this machine's; with --gpu-memory, cuda.",
+    help="That will train, here or elsewhere. By default this machine's; with a number in --gpu-memory, cuda.",
 )
-@click.option("-c", "--configuration", "configurations", multiple=True, help="Plan only this one; may be repeated.")
+@click.option(
+    "-c",
+    "--configuration",
+    "--configurations",
+    "configurations",
+    multiple=True,
+    help="Plan only these: 2d, 3d_fullres, 3d_lowres, 3d_cascade_fullres; with commas, or repeated.",
+)
+@wish_options
 @click.option(
     "--seed",
     type=click.IntRange(0, 2**63 - 1),
@@ -38,54 +63,72 @@ __all__ = ["plan", "preprocess"]
     help="Which cases are of one patient: a pattern for the beginning of ids ('P\\d+'), or a table with the columns "
     "case and patient. By default as before, else by the names: P08_t0 and P08_t1 are one.",
 )
+@click.option(
+    "--explain", is_flag=True, help="Tell what each configuration is for, what it costs, and what would change."
+)
 @options.as_json
 def plan(
     dataset: Path,
     workspace_path: Path,
     preset: str,
     name: str | None,
-    memory_gib: float | None,
+    memory_gib: float | str | None,
     device: str | None,
     configurations: tuple[str, ...],
+    patch_sizes: tuple[str, ...],
+    batch_sizes: tuple[str, ...],
+    spacing: str | None,
+    normalizations: tuple[str, ...],
     seed: int,
     group_by: str | None,
+    explain: bool,
     as_json: bool,
 ) -> None:
     """Look at DATASET, check it, and plan how to segment it.
 
     DATASET is a folder with dataset.json, imagesTr/ and labelsTr/ (nnU-Net's layout). It is never written to.
 
-    Example: autoseg plan Dataset004_Hippocampus
+    Example: autoseg plan Dataset004_Hippocampus --gpu-memory 11 --explain
     """
+    from autoseg import pipeline
     from autoseg.cli.session import session
-    from autoseg.cli.tables import patients_text, plan_text
-    from autoseg.pipeline import plan_dataset
 
+    wishes = read_wishes(patch_sizes, batch_sizes, spacing, normalizations)
     with session(workspace_path, "plan", quiet=as_json) as (workspace, logger):
-        planned = plan_dataset(
+        planned = pipeline.plan_dataset(
             dataset,
             workspace,
             preset=preset,
             name=name,
             memory_gib=memory_gib,
             device=device,
-            configurations=configurations,
+            configurations=read_names(configurations),
+            wishes=wishes,
             seed=seed,
             group_by=group_by,
             logger=logger,
         )
+        explained = pipeline.explain(planned) if explain else []
     if as_json:
         return options.print_json(planned.plan)
+    _show(planned, explained, workspace_path)
+
+
+def _show(planned: Planned, explained: Sequence[Explanation], workspace_path: Path) -> None:
+    from autoseg.cli.tables import explanation_text, patients_text, plan_text
+
     for finding in planned.findings:
         click.echo(str(finding))
     click.echo(plan_text(planned.plan))
+    for explanation in explained:
+        click.echo(f"\n{explanation_text(explanation, planned.plan.budget_bytes)}")
     if about_patients := patients_text(planned.patients, planned.split):
         click.echo(f"\n{about_patients}")
     annotated, all_cases = len(planned.dataset.annotated_cases), len(planned.dataset.cases)
     click.echo(
         f"\n{annotated} annotated cases of {all_cases}, {len(planned.split)} folds. Written: "
         f"{planned.folder.path / 'plan.json'}\n"
-        + options.next_command(f"train {planned.plan.names[-1]} 0", workspace_path)
+        + options.next_command(f"train {planned.plan.main_configuration} 0", workspace_path)
     )
 
 

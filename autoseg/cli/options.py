@@ -52,7 +52,9 @@ def print_json(value: object) -> None:
 
 
 def seconds(duration: float) -> str:
-    """A duration for people: ``45 s``, ``12 min``, ``3.5 h``."""
+    """A duration for people: ``45 s``, ``12 min``, ``3.5 h``, ``2.5 days``."""
     if duration < 90:
         return f"{duration:.0f} s"
-    return f"{duration / 60:.0f} min" if duration < 90 * 60 else f"{duration / 3600:.1f} h"
+    if duration < 90 * 60:
+        return f"{duration / 60:.0f} min"
+    return f"{duration / 3600:.1f} h" if duration < 48 * 3600 else f"{duration / 86400:.1f} days"

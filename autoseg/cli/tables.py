@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
+from autoseg.cli.options import seconds
 from autoseg.planning import GIBIBYTE
 from autoseg.values import Configuration, Patients, Plan, Split, Summary
 
-__all__ = ["patients_text", "plan_text", "summary_text", "table"]
+if TYPE_CHECKING:
+    from autoseg.estimates import Explanation
+
+__all__ = ["explanation_text", "patients_text", "plan_text", "summary_text", "table"]
 
 
 #: Reasons that stand beside the choice they explain.
-SHOWN_REASONS = {"spacing", "anisotropy", "patch size", "pooling", "batch size", "memory", "length"}
+SHOWN_REASONS = {"purpose", "spacing", "anisotropy", "patch size", "pooling", "batch size", "memory", "length"}
 
 
 def table(rows: Sequence[Sequence[str]], *, header: bool = True) -> str:
@@ -51,9 +56,56 @@ def plan_text(plan: Plan) -> str:
             + [(name, "", reason) for name, reason in plan.reasons.items() if name not in ("orientation", "axis order")]
         ),
     ]
+    if plan.warnings:
+        parts.insert(1, "\n".join(_wrapped(f"Warning: {warning}") for warning in plan.warnings))
     for configuration in plan.configurations:
         parts.append(f"{configuration.name}\n{_choices(_configuration_rows(configuration))}")
     return "\n\n".join(parts)
+
+
+def explanation_text(explanation: Explanation, budget_bytes: int) -> str:
+    """Why a configuration exists, what it costs and what more memory would change, in plain words."""
+    configuration, expected = explanation.configuration, explanation.expected
+    training = configuration.training
+    memory = (
+        f"{configuration.expected_memory_bytes / GIBIBYTE:.1f} GiB of the {budget_bytes / GIBIBYTE:.3g} GiB planned for, "
+        f"predicted for patches of {_sizes(configuration.patch_size)} and batches of {configuration.batch_size}"
+    )
+    if expected.seconds_per_iteration is None or expected.seconds is None:
+        time = f"not measured: this machine has no device {explanation.device!r}"
+    else:
+        epoch = expected.seconds_per_iteration * training.iterations_per_epoch
+        time = (
+            f"{expected.seconds_per_iteration:.2g} s an iteration, {seconds(epoch)} an epoch, {seconds(expected.seconds)} a "
+            f"fold of {training.iterations} iterations, by a short probe on this device ({explanation.device})"
+        )
+    disk = f"{expected.case_bytes / GIBIBYTE:.2g} GiB for the cases, {expected.fold_bytes / GIBIBYTE:.2g} GiB for each fold"
+    rows = [
+        ("what for", configuration.reasons.get("purpose", "")),
+        ("memory", memory),
+        ("time", time),
+        ("disk", disk),
+        (f"with {explanation.larger_bytes / GIBIBYTE:.3g} GiB", _change(explanation)),
+    ]
+    return f"{configuration.name}, explained\n{_choices([(name, '', text) for name, text in rows])}"
+
+
+def _change(explanation: Explanation) -> str:
+    now, then = explanation.configuration, explanation.larger
+    if then is None:
+        return "it would not be planned: a patch at full resolution would then see enough of an image"
+    if (now.patch_size, now.batch_size) == (then.patch_size, then.batch_size):
+        return "nothing would change: patch and batch are limited by the images and by their number"
+    changes = []
+    if now.patch_size != then.patch_size:
+        changes.append(f"patches of {_sizes(then.patch_size)} instead of {_sizes(now.patch_size)}")
+    if now.batch_size != then.batch_size:
+        changes.append(f"batches of {then.batch_size} instead of {now.batch_size}")
+    return ", ".join(changes)
+
+
+def _sizes(sizes: Sequence[int]) -> str:
+    return " x ".join(map(str, sizes))
 
 
 def _configuration_rows(configuration: Configuration) -> list[tuple[str, str, str]]:
@@ -62,9 +114,10 @@ def _configuration_rows(configuration: Configuration) -> list[tuple[str, str, st
     features = "-".join(map(str, network.features))
     pooled = " x ".join(str(_halvings(network.strides, axis)) for axis in range(network.dimensions))
     return [
+        ("purpose", "", reasons.get("purpose", "")),
         ("spacing", f"{spacing} mm", reasons.get("spacing", "")),
         ("median size", " x ".join(f"{size:g}" for size in configuration.median_shape), reasons.get("anisotropy", "")),
-        ("patch size", " x ".join(map(str, configuration.patch_size)), reasons.get("patch size", "")),
+        ("patch size", _sizes(configuration.patch_size), reasons.get("patch size", "")),
         ("pooling", pooled, reasons.get("pooling", "")),
         ("features", features, f"{len(network.features)} stages, {network.architecture}"),
         ("batch size", str(configuration.batch_size), reasons.get("batch size", "")),
@@ -72,6 +125,10 @@ def _configuration_rows(configuration: Configuration) -> list[tuple[str, str, st
         ("training", f"{training.iterations} iterations", f"{training.optimizer}; {reasons.get('length', '')}"),
         *((name, "", reason) for name, reason in reasons.items() if name not in SHOWN_REASONS),
     ]
+
+
+def _wrapped(text: str) -> str:
+    return "\n  ".join(textwrap.wrap(text, 108, break_on_hyphens=False))
 
 
 def _halvings(strides: Sequence[Sequence[int]], axis: int) -> int:

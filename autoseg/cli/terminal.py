@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from autoseg.cli.options import seconds
+from autoseg.planning import GIBIBYTE
 
 __all__ = ["TerminalLogger"]
 
@@ -56,6 +57,8 @@ class TerminalLogger:
                 self._line(f"train: iteration {fields['iteration']}, Dice on patches of held-out cases {dice}")
             elif kind == "execution":
                 self._line(f"runs in {_path(fields)} ({fields['reason']})")
+            elif kind == "expected":
+                self._line(_expected(fields))
             elif kind == "resumed":
                 self._line(f"goes on from iteration {fields['iteration']}")
             elif kind == "case_failed":
@@ -116,6 +119,14 @@ class TerminalLogger:
             with self._lock:
                 if self._state and time.monotonic() - self._last_line > HEARTBEAT_SECONDS:
                     self._line(f"{self._state} after {seconds(time.monotonic() - self._begin)}")
+
+
+def _expected(fields: dict[str, Any]) -> str:
+    folds = f"{fields['folds']} folds of {fields['configuration']}" if fields["folds"] > 1 else fields["configuration"]
+    took = (
+        "" if fields["seconds"] is None else f"about {seconds(fields['seconds'])} on this device ({fields['device']}), "
+    )
+    return f"training {folds} will take {took}up to {fields['disk_bytes'] / GIBIBYTE:.2g} GiB of disk"
 
 
 def _path(fields: dict[str, Any]) -> str:

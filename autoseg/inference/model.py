@@ -70,7 +70,7 @@ def choose_model(
         raise InputError(
             f"no model of {configuration} has been trained yet" if configuration else "no model has been trained yet",
             file=models[0].path,
-            remedy=f"Train one: autoseg train {configuration or plans[0].names[-1]} 0",
+            remedy=f"Train one: autoseg train {configuration or plans[0].main_configuration} 0",
         )
     choices = [
         (model, Choice(configuration=name, folds=used, dice=validation_dice(model, name, used)))

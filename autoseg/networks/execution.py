@@ -12,6 +12,7 @@ import ctypes
 import shutil
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Literal, cast
 
 import msgspec
@@ -26,6 +27,7 @@ from autoseg.values import Configuration, ExecutionPath
 
 __all__ = [
     "autocast",
+    "available_memory",
     "choose_execution",
     "compiled",
     "default_execution",
@@ -77,6 +79,23 @@ def resolve_device(wanted: str, *, here: bool = True) -> Device:
 def free_memory(device: str) -> int | None:
     """Bytes that this machine's GPU has free; None for other devices, or without one."""
     return int(torch.cuda.mem_get_info()[0]) if device == "cuda" and torch.cuda.is_available() else None
+
+
+def available_memory() -> int | None:
+    """Bytes that this machine, or the container that we run in, can still give to a process; None where it is not told."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        available = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration, ValueError, IndexError):
+        return None
+    for limit, used in (
+        ("memory.max", "memory.current"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+    ):
+        with contextlib.suppress(OSError, ValueError):  # no container, or one without a limit ("max")
+            group = Path("/sys/fs/cgroup")
+            available = min(available, int((group / limit).read_text()) - int((group / used).read_text()))
+    return max(0, available)
 
 
 def release_memory(device: str) -> None:

@@ -7,16 +7,10 @@ from autoseg.values.geometry import AxisMap, Geometry, Volume
 from autoseg.values.json_form import Value, decode, digest, encode
 from autoseg.values.network import NetworkSpec
 from autoseg.values.patients import Patients
-from autoseg.values.plan import (
-    AugmentationSpec,
-    Configuration,
-    NormalizationSpec,
-    Plan,
-    ResamplingSpec,
-    TrainingSpec,
-)
+from autoseg.values.plan import Configuration, Plan, TrainingSpec
 from autoseg.values.prediction import PREDICTION_RECORD, CasePrediction, PredictionRecord
 from autoseg.values.preprocessing import PreprocessRecord
+from autoseg.values.processing import AugmentationSpec, NormalizationSpec, ResamplingSpec
 from autoseg.values.scores import CaseScore, LabelScore, MeanScore, Summary
 from autoseg.values.training import ExecutionPath, Fold, Split, TrainJob, fold_folder, select_fold
 

@@ -1,0 +1,161 @@
+"""The first stage: from a folder to a plan, and to what the plan will cost."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from autoseg import plugins
+from autoseg.errors import InputError, UnknownNameError
+from autoseg.executors import Executor, ThreadExecutor
+from autoseg.logs import Logger, SilentLogger
+from autoseg.planning import Budget, Wishes
+from autoseg.values import Dataset, Finding, Fingerprint, Patients, Plan, Split
+from autoseg.values.json_form import require_file_name
+from autoseg.workspace import ModelFolder, Workspace
+
+if TYPE_CHECKING:
+    from autoseg.estimates import Explanation
+
+__all__ = ["Planned", "explain", "plan_dataset"]
+
+SILENT = SilentLogger()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Planned:
+    """What ``plan_dataset`` made: the plan, where it is, the folds, whose cases are whose and what was noticed.
+
+    ``replan`` gives the plan for another budget in bytes, ``device`` is what will train.
+    """
+
+    plan: Plan
+    folder: ModelFolder
+    dataset: Dataset
+    split: Split
+    patients: Patients
+    fingerprint: Fingerprint
+    findings: tuple[Finding, ...]
+    device: str
+    replan: Callable[[int], Plan]
+
+
+def plan_dataset(
+    folder: Path,
+    workspace: Workspace,
+    *,
+    preset: str = "default",
+    name: str | None = None,
+    memory_gib: float | str | None = None,
+    device: str | None = None,
+    configurations: Sequence[str] = (),
+    wishes: Wishes | None = None,
+    seed: int = 12345,
+    group_by: str | None = None,
+    executor: Executor | None = None,
+    logger: Logger = SILENT,
+) -> Planned:
+    """Looks at a data set, checks it, and plans how to segment it.
+
+    Args:
+        folder: of the data set; never written to.
+        workspace: to keep everything in.
+        preset: the planner plug.
+        name: of the plan; the preset's by default.
+        memory_gib: of the training device; "auto" for what it has free; None for what the planner is made for, or the GPU
+            has free, or 8 GiB.
+        device: that will train (cpu, cuda or mps; it need not be here). None: cuda if ``memory_gib`` is a number, else
+            this machine's.
+        configurations: wanted ones; empty for all.
+        wishes: what the user wants otherwise than the planner would choose.
+        seed: of the experiment.
+        group_by: which cases are of one patient: a table's path, or a pattern. None: as before, else by their names.
+        executor: runs the cases.
+        logger: for events.
+
+    Raises:
+        InputError: the data set cannot be used as it is; everything that is wrong is listed.
+    """
+    from autoseg.estimates import memory_to_plan_for
+    from autoseg.fingerprinting import fingerprint_dataset
+    from autoseg.io.dataset import read_dataset
+    from autoseg.networks.execution import resolve_device, training_backend
+    from autoseg.networks.memory import process_bytes
+    from autoseg.patients import current_patients
+    from autoseg.splitting import current_split, division_findings
+
+    planner = plugins.load("planner", preset)()
+    if not hasattr(planner, "plan"):
+        raise UnknownNameError(f"{preset!r} is no planner: it has no method plan")
+    wishes = wishes or Wishes()
+    for _, scheme in wishes.normalization:
+        plugins.load("normalizer", scheme)
+    here = resolve_device("auto")
+    named = isinstance(memory_gib, int | float)
+    trains_on = resolve_device(device, here=False) if device else "cuda" if named else here
+    memory = memory_to_plan_for(memory_gib, getattr(planner, "default_memory_bytes", None), trains_on)
+    name = name or preset.replace(":", "-")
+    try:
+        require_file_name("plan", name)
+    except ValueError as error:
+        raise InputError(str(error), remedy="Name it otherwise with --name.") from error
+    dataset, known = read_dataset(folder)
+    workspace.check_dataset(dataset)
+    patients = current_patients(workspace, dataset, group_by)
+    fingerprint, findings = fingerprint_dataset(dataset, known, workspace, executor or ThreadExecutor(), logger)
+    split = current_split(workspace, dataset, patients)
+    cost = functools.partial(process_bytes, backend=training_backend(trains_on))
+
+    def plan_for(memory_bytes: int) -> Plan:
+        budget = Budget(
+            memory_bytes=memory_bytes,
+            device=trains_on,
+            configurations=tuple(configurations),
+            seed=seed,
+            wishes=wishes,
+        )
+        return planner.plan(fingerprint, budget, cost, name=name)
+
+    plan = plan_for(memory)
+    model = workspace.save(dataset, fingerprint, split, plan, patients)
+    logger.event("planned", plan=plan.id, file=str(model.path / "plan.json"))
+    seen = (*findings, *division_findings(split, patients))
+    return Planned(
+        plan=plan,
+        folder=model,
+        dataset=dataset,
+        split=split,
+        patients=patients,
+        fingerprint=fingerprint,
+        findings=seen,
+        device=trains_on,
+        replan=plan_for,
+    )
+
+
+def explain(planned: Planned) -> list[Explanation]:
+    """What every configuration costs, its time measured if the device is here, and what more memory would give."""
+    from autoseg.estimates import Explanation, expectation, larger_budget
+
+    memory = larger_budget(planned.plan.budget_bytes)
+    larger = {each.name: each for each in planned.replan(memory).configurations}
+    return [
+        Explanation(
+            configuration=each,
+            expected=expectation(
+                planned.plan,
+                each,
+                planned.fingerprint,
+                planned.device,
+                iterations=each.training.iterations,
+                timed=True,
+            ),
+            device=planned.device,
+            larger_bytes=memory,
+            larger=larger.get(each.name),
+        )
+        for each in planned.plan.configurations
+    ]
