@@ -6,13 +6,15 @@ import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from autoseg import plugins
 from autoseg.errors import InputError, UnknownNameError
 from autoseg.executors import Executor, ThreadExecutor
 from autoseg.logs import Logger, SilentLogger
-from autoseg.planning import Budget, Wishes
+from autoseg.planning import Budget, Planner, Wishes
 from autoseg.values import Dataset, Finding, Fingerprint, Patients, Plan, Split
 from autoseg.values.json_form import require_file_name
 from autoseg.workspace import ModelFolder, Workspace
@@ -79,47 +81,26 @@ def plan_dataset(
     Raises:
         InputError: the data set cannot be used as it is; everything that is wrong is listed.
     """
-    from autoseg.estimates import memory_to_plan_for
     from autoseg.fingerprinting import fingerprint_dataset
     from autoseg.io.dataset import read_dataset
-    from autoseg.networks.execution import resolve_device, training_backend
+    from autoseg.networks.execution import training_backend
     from autoseg.networks.memory import process_bytes
     from autoseg.patients import current_patients
     from autoseg.splitting import current_split, division_findings
 
-    planner = plugins.load("planner", preset)()
-    if not hasattr(planner, "plan"):
-        raise UnknownNameError(f"{preset!r} is no planner: it has no method plan")
-    wishes = wishes or Wishes()
-    for _, scheme in wishes.normalization:
-        plugins.load("normalizer", scheme)
-    here = resolve_device("auto")
-    named = isinstance(memory_gib, int | float)
-    trains_on = resolve_device(device, here=False) if device else "cuda" if named else here
-    memory = memory_to_plan_for(memory_gib, getattr(planner, "default_memory_bytes", None), trains_on)
-    name = name or preset.replace(":", "-")
-    try:
-        require_file_name("plan", name)
-    except ValueError as error:
-        raise InputError(str(error), remedy="Name it otherwise with --name.") from error
+    planner, name = _planner(preset), _plan_name(name or preset.replace(":", "-"))
+    budget = _budget(planner, memory_gib, device, configurations, wishes or Wishes(), seed)
     dataset, known = read_dataset(folder)
     workspace.check_dataset(dataset)
     patients = current_patients(workspace, dataset, group_by)
     fingerprint, findings = fingerprint_dataset(dataset, known, workspace, executor or ThreadExecutor(), logger)
     split = current_split(workspace, dataset, patients)
-    cost = functools.partial(process_bytes, backend=training_backend(trains_on))
+    cost = functools.partial(process_bytes, backend=training_backend(budget.device))
 
     def plan_for(memory_bytes: int) -> Plan:
-        budget = Budget(
-            memory_bytes=memory_bytes,
-            device=trains_on,
-            configurations=tuple(configurations),
-            seed=seed,
-            wishes=wishes,
-        )
-        return planner.plan(fingerprint, budget, cost, name=name)
+        return planner.plan(fingerprint, msgspec.structs.replace(budget, memory_bytes=memory_bytes), cost, name=name)
 
-    plan = plan_for(memory)
+    plan = plan_for(budget.memory_bytes)
     model = workspace.save(dataset, fingerprint, split, plan, patients)
     logger.event("planned", plan=plan.id, file=str(model.path / "plan.json"))
     seen = (*findings, *division_findings(split, patients))
@@ -131,9 +112,50 @@ def plan_dataset(
         patients=patients,
         fingerprint=fingerprint,
         findings=seen,
-        device=trains_on,
+        device=budget.device,
         replan=plan_for,
     )
+
+
+def _budget(
+    planner: Planner,
+    memory_gib: float | str | None,
+    device: str | None,
+    configurations: Sequence[str],
+    wishes: Wishes,
+    seed: int,
+) -> Budget:
+    from autoseg.estimates import memory_to_plan_for
+    from autoseg.networks.execution import resolve_device
+
+    for _, scheme in wishes.normalization:
+        plugins.load("normalizer", scheme)
+    elsewhere = "cuda" if isinstance(memory_gib, int | float) else None
+    trains_on = resolve_device(device or elsewhere or "auto", here=False)
+    return Budget(
+        memory_bytes=memory_to_plan_for(memory_gib, getattr(planner, "default_memory_bytes", None), trains_on),
+        device=trains_on,
+        configurations=tuple(configurations),
+        seed=seed,
+        wishes=wishes,
+    )
+
+
+def _planner(preset: str) -> Planner:
+    make: Any = plugins.load("planner", preset)
+    made = getattr(make, "func", make)  # a preset is a planner's class with its first argument given
+    if not hasattr(made, "plan"):
+        raise UnknownNameError(f"{preset!r} is no planner: it has no method plan")
+    planner: Planner = make()
+    return planner
+
+
+def _plan_name(name: str) -> str:
+    try:
+        require_file_name("plan", name)
+    except ValueError as error:
+        raise InputError(str(error), remedy="Name it otherwise with --name.") from error
+    return name
 
 
 def explain(planned: Planned) -> list[Explanation]:

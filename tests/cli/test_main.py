@@ -77,7 +77,7 @@ def test_an_error_that_nobody_expected_is_not_hidden(monkeypatch):
         ["train", "2d", "0", "--iterations", "0"],
         ["train", "2d", "0", "--epochs", "1", "--iterations", "1"],
         ["train", "2d", "0", "--device", "tpu"],
-        ["plan", "D", "--gpu-memory", "0.5"],
+        ["plan", "D", "--gpu-memory", "much"],
         ["predict", "-i", "images"],
         ["evaluate", "-p", "predictions", "--surprise"],
     ],

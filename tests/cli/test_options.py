@@ -23,7 +23,8 @@ from autoseg.values import AxisMap, decode
         (5399, "90 min"),
         (5400, "1.5 h"),
         (12600, "3.5 h"),
-        (100 * 3600, "100.0 h"),
+        (47 * 3600, "47.0 h"),
+        (100 * 3600, "4.2 days"),
     ],
 )
 def test_a_duration_is_told_in_the_unit_that_people_would_use(duration, text):

@@ -219,7 +219,7 @@ def test_regions_and_ignore_label_go_the_whole_way(labels, order, written, phant
     ("names", "swaps", "said"),
     [
         ({"flank_right": 1, "flank_left": 2}, True, "exchanges them"),
-        ({"flank_left": 1, "flank_right": 2}, False, "warning"),
+        ({"flank_left": 1, "flank_right": 2}, False, "until all of them are confirmed"),
     ],
     ids=["right", "wrong"],
 )
@@ -233,6 +233,7 @@ def test_sides_of_the_patient_are_found_in_files_and_exchanged_or_left_alone(nam
     text = run("plan", dataset, "-w", workspace, "--preset", TINY_PRESET, "--name", "tiny")
     plan = json.loads((workspace / "models" / "tiny" / "plan.json").read_text())
     assert said in plan["reasons"]["left and right"]
+    assert any("lies on the patient's right" in warning for warning in plan["warnings"]) is not swaps
     assert "flank_left / flank_right" in " ".join(text.split())
     for configuration in plan["configurations"]:
         mirrored, last = configuration["augmentation"], len(configuration["patch_size"]) - 1

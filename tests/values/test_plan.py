@@ -182,8 +182,8 @@ def test_an_impossible_augmentation_is_refused(changes: dict[str, object]) -> No
         ({"swap_axis": 1}, "together"),
         ({"swapped_labels": ((1, 2),)}, "together"),
         ({"swap_axis": 0, "swapped_labels": ((1, 2),)}, "not mirrored"),
-        ({"swap_axis": 1, "swapped_labels": ((1, 2), (3, 2))}, "repeat"),
-        ({"swap_axis": 1, "swapped_labels": ((1, 1),)}, "repeat"),
+        ({"swap_axis": 1, "swapped_labels": ((1, 2), (3, 2))}, "each label once"),
+        ({"swap_axis": 1, "swapped_labels": ((1, 1),)}, "each label once"),
         ({"swap_axis": 1, "swapped_labels": ((0, 1),)}, "background"),
     ],
 )
