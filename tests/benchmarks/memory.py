@@ -78,7 +78,8 @@ def gpu_table() -> None:
     path = ExecutionPath(device="cpu", precision="bf16", channels_last=True)
     for data, kind, gib, each in planned("cuda", GPU_COST, BUDGETS):
         arguments = (each.network, each.patch_size, each.batch_size, each.training)
-        predicted, traced = training_bytes(*arguments, backend=GPU), traced_training_bytes(*arguments, path)
+        predicted = training_bytes(*arguments, backend=GPU)
+        traced = traced_training_bytes(*arguments, path, as_on_a_gpu=True)
         print(row(data, kind, gib, each, traced, predicted), flush=True)
         ratios.append(predicted / traced)
         if not is_limited_by_data(each):

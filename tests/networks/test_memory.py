@@ -188,6 +188,16 @@ def test_training_keeps_what_autograd_keeps(
     assert_true(training_bytes(spec, patch, batch, AVERAGED, backend=Backend(precision=precision)), traced)
 
 
+@planned
+def test_a_gpu_keeps_what_autograd_keeps(spec: NetworkSpec, patch: tuple[int, ...], batch: int) -> None:
+    """In 16 bits, without numbers; the prediction has workspaces on top, which weigh little in large steps."""
+    patch, batch = tuple(2 * edge for edge in patch), 2 * batch
+    path = ExecutionPath(device="cpu", precision="bf16", channels_last=True)
+    traced = traced_training_bytes(spec, patch, batch, AVERAGED, path, as_on_a_gpu=True)
+    backend = Backend(device="cuda", precision="bf16")
+    assert_true(training_bytes(spec, patch, batch, AVERAGED, backend=backend), traced)
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="no 16-bit convolutions on this processor")
 @planned

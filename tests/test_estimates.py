@@ -1,0 +1,142 @@
+"""What a plan will cost: time by a probe, disk by counting, memory to plan for."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from autoseg.errors import InputError
+from autoseg.estimates import (
+    announce,
+    disk_warning,
+    expectation,
+    larger_budget,
+    memory_to_plan_for,
+    seconds_per_iteration,
+    worth_timing,
+)
+from autoseg.files import write_document
+from autoseg.networks.build import build_network
+from autoseg.networks.execution import available_memory, default_execution
+from autoseg.networks.memory import multiply_adds
+from autoseg.planning import GIBIBYTE
+from autoseg.values import Fingerprint
+from autoseg.workspace import Workspace
+from tests.planners.synthetic import fingerprint
+from tests.small_plans import small_configuration, small_plan
+
+
+class Heard:
+    """Keeps events."""
+
+    def __init__(self) -> None:
+        self.events: list[tuple[str, dict[str, object]]] = []
+
+    def event(self, kind: str, **fields: object) -> None:
+        self.events.append((kind, fields))
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+
+def three_cases() -> Fingerprint:
+    return fingerprint([((2.0, 1.0, 1.0), (10, 20, 30), 3)])
+
+
+def test_probe_scales_by_counted_arithmetic() -> None:
+    """A clock that advances by one second a reading: every step takes one second, whatever it computes."""
+    large = small_configuration(patch=(512, 512, 512), features=(32, 64))
+    ticks = itertools.count()
+    seconds = seconds_per_iteration(large, default_execution("cpu"), clock=lambda: float(next(ticks)))
+    work = multiply_adds(large.network, large.patch_size, large.batch_size)
+    probed = work / seconds
+    assert probed <= 6e9
+    halves = [
+        multiply_adds(large.network, [512 >> times for times in halved], 1)
+        for halved in itertools.product(range(8), repeat=3)
+    ]
+    assert any(probed == pytest.approx(each) for each in halves)
+
+
+def test_probe_tells_the_time_of_a_real_step_within_a_factor_of_two() -> None:
+    configuration = small_configuration(patch=(32, 32, 32), features=(16, 32))
+    expected = seconds_per_iteration(configuration, default_execution("cpu"))
+    network, image = build_network(configuration.network, seed=0), torch.zeros(2, 1, 32, 32, 32)
+    times = []
+    for _ in range(3):
+        begin = time.perf_counter()
+        sum(output.square().mean() for output in network(image)).backward()
+        times.append(time.perf_counter() - begin)
+    assert 0.3 * min(times) < expected < 3 * min(times)
+
+
+def test_disk_is_that_of_cases_and_folds() -> None:
+    configuration = small_configuration(spacing=(1.0, 1.0, 1.0))
+    flat = small_configuration("2d", (8, 8), spacing=(None, 1.0, 1.0))
+    plan = small_plan(configuration, flat)
+    for each, voxels in ((configuration, 20 * 20 * 30), (flat, 10 * 20 * 30)):
+        expected = expectation(plan, each, three_cases(), "cpu", iterations=10, timed=False)
+        assert expected.case_bytes == 3 * voxels * (4 + 1)
+        weights = sum(parameter.numel() for parameter in build_network(each.network, seed=0).parameters())
+        assert expected.fold_bytes == 9 * 4 * weights
+        assert expected.seconds is None
+
+
+def test_time_is_measured_where_the_device_is() -> None:
+    plan = small_plan()
+    (configuration,) = plan.configurations
+    here = expectation(plan, configuration, three_cases(), "cpu", iterations=10, timed=True)
+    assert here.seconds == pytest.approx(10 * here.seconds_per_iteration)  # no iterations on held-out patches
+    if not torch.cuda.is_available():
+        assert expectation(plan, configuration, three_cases(), "cuda", iterations=10, timed=True).seconds is None
+
+
+def test_long_trainings_are_worth_timing() -> None:
+    configuration = small_configuration(patch=(64, 64, 64), features=(32, 64, 128))
+    assert [worth_timing(configuration, iterations) for iterations in (1, 100_000)] == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "usual", "expected"), [(4.0, None, 4), (0.5, 24, 0.5), (None, 24, 24), (None, None, 8)]
+)
+def test_memory_to_plan_for(wanted: float | None, usual: int | None, expected: float) -> None:
+    bytes_usual = None if usual is None else usual * GIBIBYTE
+    assert memory_to_plan_for(wanted, bytes_usual, "cpu") == expected * GIBIBYTE
+
+
+def test_auto_is_what_the_machine_has_free() -> None:
+    assert available_memory() is not None
+    assert memory_to_plan_for("auto", 8 * GIBIBYTE, "cpu") == pytest.approx(0.75 * available_memory(), rel=0.1)
+
+
+@pytest.mark.parametrize("wanted", [0.0, -1.0, float("nan"), 1e6, "much"])
+def test_memory_out_of_range_is_refused(wanted: float | str) -> None:
+    with pytest.raises(InputError, match="out of range"):
+        memory_to_plan_for(wanted, None, "cpu")
+
+
+def test_a_larger_budget_is_one_that_people_have() -> None:
+    assert [larger_budget(gib * GIBIBYTE) / GIBIBYTE for gib in (4, 8, 11, 24, 80, 200)] == [6, 12, 24, 40, 141, 400]
+
+
+def test_a_full_disk_is_warned_about(tmp_path: Path) -> None:
+    assert disk_warning(tmp_path / "not" / "there", 1) is None
+    assert "GiB are free" in (disk_warning(tmp_path, 2**60) or "")
+
+
+def test_a_training_is_announced_with_its_disk_and_a_long_one_with_its_days(tmp_path: Path) -> None:
+    workspace, heard = Workspace(tmp_path), Heard()
+    write_document(workspace.fingerprint_path(), three_cases())
+    plan = small_plan(small_configuration(patch=(32, 32, 32), features=(16, 32)))
+    announce(workspace, plan, "tiny", 2, 1, "cpu", heard)
+    ((kind, fields),) = heard.events
+    assert (kind, fields["seconds"]) == ("expected", None)
+    assert fields["disk_bytes"] > 0
+    heard.events.clear()
+    announce(workspace, plan, "tiny", 10**9, 5, "cpu", heard)
+    assert heard.events[0][1]["seconds"] > 2 * 86400
+    assert "days" in str(heard.events[1][1]["text"])
