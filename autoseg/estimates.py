@@ -51,7 +51,7 @@ LEAST_GIB, MOST_GIB = 0.1, 10_000
 SHARE_OF_CPU_MEMORY = 0.75
 #: Multiply-adds of the step that is timed: a second or so on two cores, a blink on a GPU.
 PROBE_MULTIPLY_ADDS = {"cpu": 6e9, "mps": 6e10, "cuda": 6e11}
-TIMED_STEPS = 2
+TIMED_STEPS = 3
 #: Multiply-adds of a training that is not worth timing first: a few minutes on two cores.
 SHORT_TRAINING = 5e12
 DAY = 86400.0
@@ -154,7 +154,7 @@ def is_here(device: str) -> bool:
 def seconds_per_iteration(
     configuration: Configuration, path: ExecutionPath, clock: Callable[[], float] = time.perf_counter
 ) -> float:
-    """Seconds of one training iteration, from a short step of the same network on a part of its patch.
+    """Seconds of one training iteration, from a short step of the same network on a part of its patch or its batch.
 
     Args:
         configuration: patch, batch and network.
@@ -162,10 +162,12 @@ def seconds_per_iteration(
         clock: gives seconds.
     """
     spec = configuration.network
-    patch = _probe_patch(configuration, PROBE_MULTIPLY_ADDS[path.device])
+    most = PROBE_MULTIPLY_ADDS[path.device]
+    patch = _probe_patch(configuration, most)
+    batch = max(1, min(configuration.batch_size, int(most / multiply_adds(spec, patch, 1))))
     network = place(build_network(spec, seed=0), path, configuration.dimensions)
     layout = memory_format(path, configuration.dimensions)
-    image = torch.zeros(1, spec.input_channels, *patch, device=path.device).contiguous(memory_format=layout)
+    image = torch.zeros(batch, spec.input_channels, *patch, device=path.device).contiguous(memory_format=layout)
     times = []
     for _ in range(1 + TIMED_STEPS):
         begin = clock()
@@ -176,7 +178,7 @@ def seconds_per_iteration(
             torch.cuda.synchronize()
         times.append(clock() - begin)
     whole = multiply_adds(spec, configuration.patch_size, configuration.batch_size)
-    return min(times[1:]) * whole / multiply_adds(spec, patch, 1)
+    return min(times[1:]) * whole / multiply_adds(spec, patch, batch)
 
 
 def _probe_patch(configuration: Configuration, most: float) -> tuple[int, ...]:

@@ -54,12 +54,7 @@ def test_probe_scales_by_counted_arithmetic() -> None:
     seconds = seconds_per_iteration(large, default_execution("cpu"), clock=lambda: float(next(ticks)))
     work = multiply_adds(large.network, large.patch_size, large.batch_size)
     probed = work / seconds
-    assert probed <= 6e9
-    halves = [
-        multiply_adds(large.network, [512 >> times for times in halved], 1)
-        for halved in itertools.product(range(8), repeat=3)
-    ]
-    assert any(probed == pytest.approx(each) for each in halves)
+    assert 1e9 < probed <= 6e9
 
 
 def test_probe_tells_the_time_of_a_real_step_within_a_factor_of_two() -> None:
