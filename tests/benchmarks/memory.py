@@ -1,4 +1,4 @@
-"""Planned against real memory: ``python -m tests.benchmarks.memory`` prints the tables of docs/benchmarks.md.
+"""Planned against real memory: ``python -m tests.benchmarks.memory`` prints the tables of docs/memory.md.
 
 --gpu   plans for GPUs of 4 to 80 GiB in 16 bits: predicted, and traced through torch's autograd (some minutes)
 --cpu   plans for a CPU in 32 bits at the sizes named (4 by default): predicted, and measured in real steps (an hour)

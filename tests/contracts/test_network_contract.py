@@ -13,6 +13,7 @@ from torch import nn
 
 from autoseg import plugins
 from autoseg.networks.build import build_network
+from autoseg.networks.tape import Backend, Tape
 from autoseg.networks.weights import load_tensors, load_weights, save_tensors
 from autoseg.values import NetworkSpec
 
@@ -167,3 +168,18 @@ def test_a_copy_is_independent(network: nn.Module, spec: NetworkSpec) -> None:
         for parameter in other.parameters():
             parameter.add_(1)
     assert torch.equal(logits(network, example(spec)), expected)
+
+
+def test_a_description_counts_the_networks_parameters_and_logits(network: nn.Module, spec: NetworkSpec) -> None:
+    """A network that describes itself on a tape describes what it is; one that does not is planned as a plain U-Net."""
+    describe = getattr(plugins.load("network", spec.architecture), "describe", None)
+    if describe is None:
+        pytest.skip("it does not describe itself")
+    x = example(spec)
+    tape = Tape(Backend(), len(x), training=True)
+    describe(spec, tape, tuple(x.shape[2:]))
+    assert tape.parameters == sum(parameter.numel() for parameter in network.parameters())
+    shapes = [(output.channels, *output.shape) for output in tape.outputs]
+    assert shapes[::-1] == [tuple(output.shape[1:]) for output in network(x)]
+    tape.backward()
+    assert tape.live > 0
