@@ -21,11 +21,12 @@ from autoseg.networks.build import build_network
 from autoseg.networks.execution import (
     autocast,
     available_memory,
-    default_execution,
     free_memory,
+    likely_execution,
     memory_format,
     place,
     resolve_device,
+    training_memory,
 )
 from autoseg.networks.memory import multiply_adds, parameter_count
 from autoseg.planning import GIBIBYTE
@@ -209,7 +210,7 @@ def expectation(
     """
     per_iteration = None
     if timed and is_here(device):
-        per_iteration = seconds_per_iteration(configuration, default_execution(device))
+        per_iteration = seconds_per_iteration(configuration, likely_execution(resolve_device(device)))
     spec = configuration.training
     # an estimate on held-out patches has no backward pass: a third of an iteration
     estimates = -(-iterations // spec.iterations_per_epoch) * spec.validation_iterations / 3
@@ -254,7 +255,7 @@ def announce(
     disk = expected.case_bytes + folds * expected.fold_bytes
     seconds = None if expected.seconds is None else folds * expected.seconds
     logger.event("expected", configuration=name, folds=folds, device=device, seconds=seconds, disk_bytes=disk)
-    warnings = [disk_warning(workspace.path, disk)]
+    warnings = [disk_warning(workspace.path, disk), memory_warning(plan, configuration, device)]
     if seconds is not None and seconds > MANY_DAYS * DAY:
         warnings.append(
             f"this will take about {seconds / DAY:.1f} days on this device ({device}); it can be stopped and gone on with "
@@ -262,6 +263,20 @@ def announce(
         )
     for warning in filter(None, warnings):
         logger.event("message", text=f"warning: {warning}")
+
+
+def memory_warning(plan: Plan, configuration: Configuration, device: str) -> str | None:
+    """A warning if a training takes more here than was planned for: on another kind of device, or edited by hand."""
+    needed = training_memory(configuration, resolve_device(device))
+    if needed <= plan.budget_bytes:
+        return None
+    free = free_memory(device) or available_memory()
+    told = "" if free is None else f"; {free / GIBIBYTE:.1f} GiB are free here"
+    return (
+        f"{configuration.name} takes about {needed / GIBIBYTE:.1f} GiB to train on this device ({device}), more than the "
+        f"{plan.budget_bytes / GIBIBYTE:.3g} GiB planned for ({plan.device}){told}. To keep them, plan for this device: "
+        f"autoseg plan DATASET --name NEW --device {device} --gpu-memory {plan.budget_bytes / GIBIBYTE:.3g}"
+    )
 
 
 def disk_warning(path: Path, needed: int) -> str | None:

@@ -23,8 +23,8 @@ class Wishes(Value, frozen=True, kw_only=True):
 
     Attributes:
         patch_sizes: pairs of a configuration and its patch in voxels, per axis in the plan's axis order; an empty name
-            means every configuration with that many axes. Later pairs win.
-        batch_sizes: pairs of a configuration, or an empty name for all, and its batch.
+            means every other configuration with that many axes. Of equal names the later pair wins.
+        batch_sizes: pairs of a configuration, or an empty name for all others, and its batch.
         spacing: of full resolution in millimetres, per axis in the plan's axis order; empty for the planner's choice. 2D
             images may have two numbers.
         normalization: pairs of a channel and its normalizer plug.
@@ -49,17 +49,15 @@ class Wishes(Value, frozen=True, kw_only=True):
         Raises:
             InputError: it has another number of axes than the configuration.
         """
-        wanted: tuple[int, ...] = ()
-        for name, size in self.patch_sizes:
-            if name == configuration and len(size) != dimensions:
-                raise InputError(f"{name} has patches of {dimensions} axes", found=" x ".join(map(str, size)))
-            if name == configuration or (not name and len(size) == dimensions):
-                wanted = size
-        return wanted
+        named = dict(self.patch_sizes).get(configuration, ())
+        if named and len(named) != dimensions:
+            raise InputError(f"{configuration} has patches of {dimensions} axes", found=" x ".join(map(str, named)))
+        return named or {len(size): size for name, size in self.patch_sizes if not name}.get(dimensions, ())
 
     def batch_size(self, configuration: str) -> int | None:
         """The batch wanted for a configuration; None if there is no wish."""
-        return next((size for name, size in reversed(self.batch_sizes) if name in (configuration, "")), None)
+        sizes = dict(self.batch_sizes)
+        return sizes.get(configuration, sizes.get(""))
 
 
 class Budget(Value, frozen=True, kw_only=True):

@@ -140,25 +140,25 @@ def _largest_batch(topology: Topology, cost: Cost, usable: int, least: int, room
 
 
 def _too_small(room: Room, needed: int, topology: Topology, batch_size: int) -> InputError:
-    smallest = f"{_up(needed * MARGIN):.1f} GiB"
+    enough = f"{_up(needed * MARGIN):.2f}"
     patch = " x ".join(map(str, topology.patch_size))
     if room.patch_size or room.batch_size:
         return InputError(
             f"a patch of {patch} with a batch of {batch_size} does not fit the memory",
-            found=f"{smallest} needed, {room.memory_bytes / GIBIBYTE:.3g} GiB to plan for",
-            remedy=f"Ask for a smaller patch or batch, or plan for more with --gpu-memory {_up(needed * MARGIN):.1f}.",
+            found=f"{enough} GiB needed, {room.memory_bytes / GIBIBYTE:.3g} GiB to plan for",
+            remedy=f"Ask for a smaller patch or batch, or plan for more with --gpu-memory {enough}.",
         )
     return InputError(
         "the memory to plan for is too small for any network",
         found=f"{room.memory_bytes / GIBIBYTE:.3g} GiB",
-        expected=f"at least {smallest}, for a patch of {patch} and a batch of {batch_size}",
-        remedy=f"Plan for more with --gpu-memory {_up(needed * MARGIN):.1f}.",
+        expected=f"at least {enough} GiB, for a patch of {patch} and a batch of {batch_size}",
+        remedy=f"Plan for more with --gpu-memory {enough}.",
     )
 
 
 def _up(size: float) -> float:
-    """GiB, rounded up to a tenth."""
-    return math.ceil(size / GIBIBYTE * 10) / 10
+    """GiB, rounded up to a hundredth."""
+    return math.ceil(size / GIBIBYTE * 100) / 100
 
 
 def fit_count(room: Room, rule: CountRule, architecture: Architecture, label_count: int) -> FittedPatch:
@@ -191,7 +191,7 @@ def fit_count(room: Room, rule: CountRule, architecture: Architecture, label_cou
         topology=topology,
         batch_size=batch_size,
         patch_reason=_patch_reason(room, topology),
-        batch_reason=_batch_reason(room, batch_size, by_memory, by_dataset),
+        batch_reason=_batch_reason(room, batch_size, by_memory, by_dataset, " by nnU-Net's count"),
     )
 
 
@@ -237,11 +237,13 @@ def _patch_reason(room: Room, topology: Topology) -> str:
     return "the largest with the median image's proportions that fits the memory"
 
 
-def _batch_reason(room: Room, batch_size: int, by_memory: int, by_dataset: int) -> str:
+def _batch_reason(room: Room, batch_size: int, by_memory: int, by_dataset: int, counted: str = "") -> str:
     if room.batch_size:
         return "as asked for"
     if batch_size == SMALLEST_BATCH and min(by_memory, by_dataset) <= SMALLEST_BATCH:
         return f"at least {SMALLEST_BATCH}"
     if by_memory <= by_dataset:
-        return f"as many as fit the memory ({by_memory})"
-    return f"one batch sees at most {room.largest_share:.0%} of the data set's voxels (memory would allow {by_memory})"
+        return f"as many as fit the memory{counted} ({by_memory})"
+    allowed = "more" if by_memory > 2 * by_dataset else str(by_memory)  # more was not looked for
+    share = f"{room.largest_share:.0%} of the data set's voxels"
+    return f"one batch sees at most {share} (memory{counted} would allow {allowed})"

@@ -17,7 +17,7 @@ PURPOSES = {
     "2d": "learns from slices: the cheapest, and often best where slices are thick",
     "3d_fullres": "sees all axes at full resolution; a patch covers {share} of the median image",
     "3d_lowres": "sees more of a large image at once, more coarsely: a patch covers {share} of the median image",
-    "3d_cascade_fullres": "refines the prediction of 3d_lowres at full resolution",
+    "3d_cascade_fullres": "refines the prediction of 3d_lowres at full resolution; planned, but it cannot be trained yet",
 }
 
 
@@ -54,6 +54,7 @@ def configuration_reasons(
         budget: that it keeps.
     """
     topology = fitted.topology
+    smallest = [edge // step for edge, step in zip(topology.patch_size, topology.divisor, strict=True)]
     share, first = 1.0, 3 - len(fitted.topology.patch_size)
     sizes = zip(topology.patch_size, spacing[first:], grid.shape[first:], grid.spacing[first:], strict=True)
     for edge, step, size, full in sizes:
@@ -63,13 +64,16 @@ def configuration_reasons(
         "spacing": _spacing_reason(name, grid, spacing),
         "anisotropy": _anisotropy_reason(name, grid, spacing),
         "patch size": fitted.patch_reason,
-        "pooling": f"{' x '.join(str(pool) for pool in topology.pools)} times per axis, until the smallest feature map has "
-        "an edge of 4 to 7 voxels",
+        "pooling": f"times that each axis is halved; the smallest feature map has {_sizes(smallest)} voxels",
         "batch size": fitted.batch_reason,
         "memory": f"predicted for training; planned for {budget.memory_bytes / GIBIBYTE:.3g} GiB"
         + (" by nnU-Net's count, which supposes 16-bit training" if preset.count_rule else ""),
         "length": _length_reason(preset, budget),
     }
+
+
+def _sizes(sizes: Sequence[int]) -> str:
+    return " x ".join(map(str, sizes))
 
 
 def _spacing_reason(name: str, grid: Grid, spacing: Sequence[float]) -> str:
@@ -103,7 +107,7 @@ def over_budget(preset: Preset, budget: Budget, configurations: Sequence[Configu
     return [
         f"{each.name} will take about {each.expected_memory_bytes / GIBIBYTE:.1f} GiB to train, more than the "
         f"{budget.memory_bytes / GIBIBYTE:.3g} GiB planned for: the preset {preset.name} counts feature maps as nnU-Net "
-        f"does. Plan with less --gpu-memory, or with --preset default, which keeps its budget."
+        f"does. The preset default keeps its budget."
         for each in configurations
         if each.expected_memory_bytes > budget.memory_bytes
     ]

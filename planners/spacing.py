@@ -26,6 +26,8 @@ Triple = tuple[float, float, float]
 ANISOTROPY = 3
 #: A case that has more than this many times its voxels after resampling is warned about.
 BLOWN_UP = 3.0
+#: A wished spacing must leave at least so many voxels along every axis that has more.
+LEAST_VOXELS = 4
 
 
 class TargetSpacing(Value, frozen=True, kw_only=True):
@@ -63,7 +65,7 @@ def common_grid(fingerprint: Fingerprint, orientation: Orientation, wanted: Sequ
             images keep their slice axis as it is, and need only two numbers.
 
     Raises:
-        InputError: two numbers for images that are not 2D.
+        InputError: two numbers for images that are not 2D, or a spacing that leaves hardly any voxels.
     """
     spacings, shapes = fingerprint.spacings(orientation), fingerprint.shapes_after_crop(orientation)
     target = target_spacing(spacings, shapes)
@@ -78,7 +80,15 @@ def common_grid(fingerprint: Fingerprint, orientation: Orientation, wanted: Sequ
         first, second, third = (asked[order.index(axis)] for axis in range(3))
         reason = f"as asked for; {reason} would be {_named([spacing[axis] for axis in order])}"
         spacing = (first, second, third)
-        shape = median_shape(spacings, shapes, spacing)
+        coarse = median_shape(spacings, shapes, spacing)
+        if any(now < LEAST_VOXELS < before for now, before in zip(coarse, shape, strict=True)):
+            raise InputError(
+                "the spacing that is asked for leaves too little of the images",
+                found=f"a median of {_named([coarse[axis] for axis in order])} voxels",
+                expected=f"at least {LEAST_VOXELS} along every axis",
+                remedy=f"Ask for a finer one; the planner's choice is {_named([target.spacing[axis] for axis in order])}.",
+            )
+        shape = coarse
     order = axis_order(spacing, shape)
     return Grid(
         order=order,
@@ -174,7 +184,7 @@ def axis_order(target: Triple, shape: Sequence[float]) -> tuple[int, int, int]:
 def median_shape(spacings: Sequence[Triple], shapes: Sequence[Sequence[int]], target: Triple) -> Triple:
     """Per-axis median of the cases' sizes at the target spacing, in voxels; may end in .5."""
     resampled = [
-        [round(step / wanted * size) for step, wanted, size in zip(spacing, target, shape, strict=True)]
+        [max(1, round(step / wanted * size)) for step, wanted, size in zip(spacing, target, shape, strict=True)]
         for spacing, shape in zip(spacings, shapes, strict=True)
     ]
     first, second, third = (float(statistics.median(shape[axis] for shape in resampled)) for axis in range(3))

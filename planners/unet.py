@@ -108,8 +108,9 @@ class _Planning:
     def plan(self, name: str) -> Plan:
         """The plan of all configurations that make sense, or those that are wanted."""
         views = self._views()
-        self._check_wishes(tuple(views))
-        wanted = self._wanted(tuple(views))
+        possible = tuple(dict.fromkeys((FLAT, *views)))
+        self._check_wishes(possible)
+        wanted = self._wanted(possible)
         configurations = tuple(self._configuration(views, which) for which in views if which in wanted)
         preset, fingerprint, budget = self.preset, self.fingerprint, self.budget
         blown_up = large_after_resampling(fingerprint, preset.orientation, self.grid)
@@ -126,16 +127,19 @@ class _Planning:
             normalization=normalization(fingerprint, budget.wishes.normalization),
             seed=budget.seed,
             budget_bytes=budget.memory_bytes,
+            device=budget.device,
             configurations=configurations,
             reasons=plan_reasons(preset, self.sides),
             warnings=(*self.sides.warnings, *blown_up, *over_budget(preset, budget, configurations)),
         )
 
     def _views(self) -> dict[str, _View]:
-        grid = self.grid
-        views = {FLAT: self._view(FLAT, grid.spacing, grid.shape, grid.dataset_voxels)}
-        flat_only = set(self.budget.configurations) == {FLAT} and self._wished() <= {FLAT}
-        if grid.shape[0] == 1 or flat_only:
+        """The configurations that make sense; one that nobody wants is not looked at, so it cannot stand in the way."""
+        grid, wanted = self.grid, set(self.budget.configurations)
+        is_flat, views = grid.shape[0] == 1, {}
+        if is_flat or not wanted or FLAT in wanted or FLAT in self._wished():
+            views[FLAT] = self._view(FLAT, grid.spacing, grid.shape, grid.dataset_voxels)
+        if is_flat or (wanted == {FLAT} and self._wished() <= {FLAT}):
             return views
         full = self._view(FULL, grid.spacing, grid.shape, grid.dataset_voxels)
         views[FULL] = full

@@ -16,6 +16,11 @@ if TYPE_CHECKING:
 __all__ = ["explanation_text", "patients_text", "plan_text", "summary_text", "table"]
 
 
+DEVICES = {
+    "cpu": "on a CPU",
+    "cuda": "of a GPU; --device cpu plans for a CPU",
+    "mps": "on Apple's GPU",
+}
 #: Reasons that stand beside the choice they explain.
 SHOWN_REASONS = {"purpose", "spacing", "anisotropy", "patch size", "pooling", "batch size", "memory", "length"}
 
@@ -45,7 +50,8 @@ def _is_number(text: str) -> bool:
 def plan_text(plan: Plan) -> str:
     """The plan with the reason of every choice."""
     parts = [
-        f"Plan {plan.name!r} for {plan.dataset} (planner {plan.planner}, {plan.budget_bytes / GIBIBYTE:.3g} GiB)",
+        f"Plan {plan.name!r} for {plan.dataset} (planner {plan.planner}; for {plan.budget_bytes / GIBIBYTE:.3g} GiB "
+        f"{DEVICES[plan.device]})",
         _choices(
             [("orientation", plan.orientation.replace("_", " "), plan.reasons.get("orientation", ""))]
             + [("axis order", " ".join(map(str, plan.axis_order)), plan.reasons.get("axis order", ""))]

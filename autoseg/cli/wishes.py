@@ -84,7 +84,7 @@ def read_wishes(
         channel, equals, scheme = text.rpartition("=")
         if not equals or not channel or not scheme:
             raise click.BadParameter(f"{text!r} is not of the form CHANNEL=SCHEME", param_hint="--normalization")
-        channels.append((channel, scheme))
+        channels.append((channel, scheme.strip().casefold() if ":" not in scheme else scheme))
     try:
         return Wishes(
             patch_sizes=tuple((name, _whole(size, "--patch-size")) for name, size in map(_named, patch_sizes)),

@@ -21,7 +21,7 @@ from torch import nn
 
 from autoseg.errors import InputError
 from autoseg.executors import usable_cpus
-from autoseg.networks.memory import multiply_adds
+from autoseg.networks.memory import multiply_adds, process_bytes
 from autoseg.networks.tape import Backend
 from autoseg.values import Configuration, ExecutionPath
 
@@ -33,11 +33,13 @@ __all__ = [
     "default_execution",
     "free_memory",
     "keep_freed_memory",
+    "likely_execution",
     "memory_format",
     "place",
     "release_memory",
     "resolve_device",
     "training_backend",
+    "training_memory",
     "usable_here",
 ]
 
@@ -108,6 +110,23 @@ def training_backend(device: Device) -> Backend:
     """How a training on a device of that kind is planned: an absent GPU is taken for a new one, a CPU for an old one."""
     half = device == "cuda" and (not torch.cuda.is_available() or _gpu_has_bf16())
     return Backend(device=device, precision="bf16" if half else "fp32", threads=usable_cpus())
+
+
+def likely_execution(device: Device) -> ExecutionPath:
+    """How a training will probably run, where nothing was measured yet: in 16 bits where the device has them in hardware."""
+    half = _gpu_has_bf16() if device == "cuda" else device == "cpu" and _has_fast_bf16()
+    return msgspec.structs.replace(default_execution(device), precision="bf16" if half else "fp32")
+
+
+def training_memory(configuration: Configuration, device: Device) -> int:
+    """Predicted bytes of training a configuration here, whatever device it was planned for."""
+    return process_bytes(
+        configuration.network,
+        configuration.patch_size,
+        configuration.batch_size,
+        configuration.training,
+        backend=training_backend(device),
+    )
 
 
 def _gpu_has_bf16() -> bool:

@@ -193,6 +193,7 @@ class Plan(Value, frozen=True, kw_only=True, tag_field="schema", tag="autoseg.pl
         normalization: one entry per channel.
         seed: the one seed from which all random streams derive.
         budget_bytes: device memory that was planned for.
+        device: kind of device that was planned for: cpu, cuda or mps.
         configurations: in order of planning.
         reasons: choice to reason, for the reader.
         warnings: what the reader should know before training.
@@ -210,6 +211,7 @@ class Plan(Value, frozen=True, kw_only=True, tag_field="schema", tag="autoseg.pl
     normalization: tuple[NormalizationSpec, ...]
     seed: int
     budget_bytes: int
+    device: Literal["cpu", "cuda", "mps"] = "cpu"
     configurations: tuple[Configuration, ...]
     reasons: dict[str, str] = {}
     warnings: tuple[str, ...] = ()
@@ -302,6 +304,7 @@ class Plan(Value, frozen=True, kw_only=True, tag_field="schema", tag="autoseg.pl
             planner="",
             autoseg_version="",
             budget_bytes=0,
+            device="cpu",
             reasons={},
             warnings=(),
             normalization=tuple(msgspec.structs.replace(spec, reason="") for spec in self.normalization),
