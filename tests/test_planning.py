@@ -47,12 +47,13 @@ def test_the_patch_of_a_configuration_is_wished_by_name_or_by_its_number_of_axes
     assert Wishes().patch_size("2d", 2) == ()
 
 
-def test_later_wishes_win() -> None:
+def test_a_wish_for_a_configuration_wins_over_one_for_all_and_a_later_one_over_an_earlier() -> None:
     wishes = Wishes(
         patch_sizes=(("2d", (64, 64)), ("", (32, 32))),
         batch_sizes=(("", 2), ("2d", 3), ("3d_lowres", 4), ("3d_lowres", 5)),
     )
-    assert wishes.patch_size("2d", 2) == (32, 32)
+    assert wishes.patch_size("2d", 2) == (64, 64)
+    assert wishes.patch_size("other", 2) == (32, 32)
     sizes = [wishes.batch_size(name) for name in ("2d", "3d_fullres", "3d_lowres")]
     assert sizes == [3, 2, 5]
     assert Wishes().batch_size("2d") is None

@@ -18,7 +18,7 @@ from autoseg.values.json_form import FileForm, one_of, require
 __all__ = ["INHERITANCE", "condensed", "expanded", "origin", "require_links"]
 
 MERGED = ("network", "training", "augmentation", "resampling")
-OWN = ("name", "inherits_from", "expected_memory_bytes")
+OWN = ("name", "inherits_from")
 _FIELD = re.compile(r"\$\.configurations\[(?P<index>\d+)\](?P<rest>\.(?P<field>\w+)(?:\.(?P<inner>\w+))?.*)")
 
 JsonObject = dict[str, Any]
