@@ -140,7 +140,7 @@ def _largest_batch(topology: Topology, cost: Cost, usable: int, least: int, room
 
 
 def _too_small(room: Room, needed: int, topology: Topology, batch_size: int) -> InputError:
-    enough = f"{_up(needed * MARGIN):.2f}"
+    enough = f"{_up(needed * MARGIN):.1f}"
     patch = " x ".join(map(str, topology.patch_size))
     if room.patch_size or room.batch_size:
         return InputError(
@@ -157,8 +157,8 @@ def _too_small(room: Room, needed: int, topology: Topology, batch_size: int) -> 
 
 
 def _up(size: float) -> float:
-    """GiB, rounded up to a hundredth."""
-    return math.ceil(size / GIBIBYTE * 100) / 100
+    """GiB, rounded up to a tenth, so that it does for the other configurations, too."""
+    return math.ceil(size / GIBIBYTE * 10) / 10
 
 
 def fit_count(room: Room, rule: CountRule, architecture: Architecture, label_count: int) -> FittedPatch:
