@@ -94,7 +94,7 @@ def test_what_takes_more_than_planned_for_is_warned_about():
     assert [warning.split()[0] for warning in plan.warnings] == over
     for warning in plan.warnings:
         assert "more than the 8 GiB planned for" in warning
-        assert "--preset default" in warning
+        assert "preset default keeps its budget" in warning
 
 
 def test_what_keeps_the_budget_exactly_is_not():
