@@ -35,11 +35,14 @@ class Labels(Value, frozen=True, kw_only=True):
         ignore: the integer of voxels that nobody annotated, if there is one.
         region_values: with regions, the integer that each foreground entry gets in a label map; later entries
             overwrite earlier ones. Empty without regions.
+        palette: where label files are pictures with a palette, the colour (red, green, blue) of every integer from 0 on;
+            label maps are written with it. Empty otherwise.
     """
 
     foreground: tuple[Label, ...]
     ignore: int | None = None
     region_values: tuple[int, ...] = ()
+    palette: tuple[tuple[int, int, int], ...] = ()
 
     def __post_init__(self) -> None:
         require(len(self.foreground) > 0, "there is no label besides background")
@@ -49,6 +52,8 @@ class Labels(Value, frozen=True, kw_only=True):
         require(self.ignore is None or self.ignore not in values, f"ignore value {self.ignore} is also a label")
         require(self.ignore is None or 0 < self.ignore < 2**15, f"ignore must be within 1..32767, not {self.ignore}")
         require(all(0 <= value < 2**16 for value in self.region_values), "regions_class_order must be within 0..65535")
+        require(len(self.palette) <= 256, f"a palette has at most 256 colours, not {len(self.palette)}")
+        require(all(0 <= part < 256 for colour in self.palette for part in colour), "colours must be within 0..255")
         if self.has_regions:
             require(
                 len(self.region_values) == len(self.foreground),
@@ -110,13 +115,18 @@ class Case(Value, frozen=True, kw_only=True):
 
     Attributes:
         id: its name; names the files that are made from it.
-        images: one file per channel, relative to the data set's root, with forward slashes.
+        images: one file per channel (or a folder with a DICOM series), relative to the data set's root, with forward
+            slashes.
         label: the label file, or None for an image without annotation.
+        annotated: names of the labels that were looked for in this case; None for all of them.
+        patient: who it shows, where the data set says so.
     """
 
     id: str
     images: tuple[str, ...]
     label: str | None = None
+    annotated: tuple[str, ...] | None = None
+    patient: str | None = None
 
     def __post_init__(self) -> None:
         require_file_name("case id", self.id)
@@ -144,6 +154,10 @@ class Dataset(Value, frozen=True, kw_only=True, tag_field="schema", tag="autoseg
 
     def __post_init__(self) -> None:
         require(len(self.channels) > 0, "a data set needs at least one channel")
+        names = {label.name for label in self.labels.foreground}
+        for case in self.cases:
+            unknown = sorted(set(case.annotated or ()) - names)
+            require(not unknown, f"case {case.id} is annotated for labels that are not declared: {', '.join(unknown)}")
         ids = [case.id for case in self.cases]
         require(ids == sorted(set(ids)), "cases must be sorted by id, each once")
 

@@ -146,10 +146,12 @@ class Volume:
     Attributes:
         array: ``(channels, axis 0, axis 1, axis 2)``.
         geometry: of the three spatial axes.
+        palette: of a picture whose voxels are numbers of colours: red, green and blue of every number from 0 on.
     """
 
     array: Any  # numpy.ndarray; not imported, so that values stay light
     geometry: Geometry
+    palette: tuple[tuple[int, int, int], ...] = ()
 
     def __post_init__(self) -> None:
         require(

@@ -68,6 +68,8 @@ def test_a_label_with_impossible_integers_is_refused(values: tuple[int, ...]) ->
         {"ignore": 1},
         {"ignore": 0},
         {"region_values": (1,)},
+        {"palette": ((0, 0, 0),) * 257},
+        {"palette": ((0, 0, 256),)},
         {"foreground": (Label(name="a", values=(1, 2)),)},
         {"foreground": (Label(name="a", values=(1, 2)),), "region_values": (1, 2)},
         {"foreground": (Label(name="a", values=(1, 2)),), "region_values": (1,), "ignore": 2},
@@ -128,3 +130,9 @@ def test_cases_out_of_order_or_twice_are_refused() -> None:
 def test_a_data_set_without_channels_is_refused() -> None:
     with pytest.raises(ValueError, match="channel"):
         dataset(channels=())
+
+
+def test_a_case_is_annotated_for_declared_labels_only() -> None:
+    case = Case(id="a", images=("x.nii.gz",), label="y.nii.gz", annotated=("liver",))
+    with pytest.raises(ValueError, match="case a .* liver"):
+        dataset(case)

@@ -17,7 +17,7 @@ MADE = CasePrediction(
 RECORD = PredictionRecord(labels=Labels(foreground=(Label(name="organ", values=(4,)),)), cases={"a": MADE})
 FORM = {
     "schema": "autoseg.prediction/1",
-    "labels": {"foreground": [{"name": "organ", "values": [4]}], "ignore": None, "region_values": []},
+    "labels": {"foreground": [{"name": "organ", "values": [4]}], "ignore": None, "region_values": [], "palette": []},
     "cases": {
         "a": {
             "autoseg_version": "0.1.0",
