@@ -134,5 +134,5 @@ def test_a_data_set_without_channels_is_refused() -> None:
 
 def test_a_case_is_annotated_for_declared_labels_only() -> None:
     case = Case(id="a", images=("x.nii.gz",), label="y.nii.gz", annotated=("liver",))
-    with pytest.raises(ValueError, match="case a .* liver"):
+    with pytest.raises(ValueError, match=r"case a .* liver"):
         dataset(case)
