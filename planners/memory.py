@@ -85,15 +85,7 @@ def fit_memory(room: Room, cost: Cost) -> FittedPatch:
         topology, least = _fitting_patch(room, cost, usable)
     if cost(topology, least) > usable:
         raise _too_small(room, cost(topology, least), topology, least)
-    by_memory = room.batch_size or _largest_batch(topology, cost, usable, least, room)
-    by_dataset = room.batch_by_dataset(topology)
-    batch_size = room.batch_size or min(by_memory, by_dataset)
-    return FittedPatch(
-        topology=topology,
-        batch_size=batch_size,
-        patch_reason=_patch_reason(room, topology),
-        batch_reason=_batch_reason(room, batch_size, by_memory, by_dataset),
-    )
+    return _fitted(room, topology, room.batch_size or _largest_batch(topology, cost, usable, least, room))
 
 
 def _fitting_patch(room: Room, cost: Cost, usable: int) -> tuple[Topology, int]:
@@ -185,14 +177,7 @@ def fit_count(room: Room, rule: CountRule, architecture: Architecture, label_cou
     else:
         topology = shrink(largest, room.spacing, room.shape, lambda each: count(each) * factor > reference)
     by_memory = max(SMALLEST_BATCH, round(reference / count(topology) * batch))
-    by_dataset = room.batch_by_dataset(topology)
-    batch_size = room.batch_size or min(by_memory, by_dataset)
-    return FittedPatch(
-        topology=topology,
-        batch_size=batch_size,
-        patch_reason=_patch_reason(room, topology),
-        batch_reason=_batch_reason(room, batch_size, by_memory, by_dataset, " by nnU-Net's count"),
-    )
+    return _fitted(room, topology, by_memory, " by nnU-Net's count")
 
 
 def feature_elements(
@@ -224,6 +209,18 @@ def feature_elements(
     return total + sum((blocks + 1) * each for blocks, each in zip(decoder_blocks, maps[:-1], strict=True))
 
 
+def _fitted(room: Room, topology: Topology, by_memory: int, counted: str = "") -> FittedPatch:
+    """A patch with its batch: as wished, or as many as memory (``counted`` tells how) and data set allow."""
+    by_dataset = room.batch_by_dataset(topology)
+    batch_size = room.batch_size or min(by_memory, by_dataset)
+    return FittedPatch(
+        topology=topology,
+        batch_size=batch_size,
+        patch_reason=_patch_reason(room, topology),
+        batch_reason=_batch_reason(room, batch_size, by_memory, by_dataset, counted),
+    )
+
+
 def _patch_reason(room: Room, topology: Topology) -> str:
     if room.patch_size:
         wanted, legal = (" x ".join(map(str, size)) for size in (room.patch_size, topology.patch_size))
@@ -237,7 +234,7 @@ def _patch_reason(room: Room, topology: Topology) -> str:
     return "the largest with the median image's proportions that fits the memory"
 
 
-def _batch_reason(room: Room, batch_size: int, by_memory: int, by_dataset: int, counted: str = "") -> str:
+def _batch_reason(room: Room, batch_size: int, by_memory: int, by_dataset: int, counted: str) -> str:
     if room.batch_size:
         return "as asked for"
     if batch_size == SMALLEST_BATCH and min(by_memory, by_dataset) <= SMALLEST_BATCH:
