@@ -276,5 +276,5 @@ def _unknown(name: str, possible: Sequence[str]) -> UnknownNameError:
 
 
 def _rounded(shape: Triple) -> Triple:
-    first, second, third = (float(round(edge)) for edge in shape)
+    first, second, third = (float(max(1, round(edge))) for edge in shape)
     return (first, second, third)
