@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from autoseg.networks.base import Encoder, UNet
 from autoseg.networks.blocks import NEGATIVE_SLOPE, ConvBlock, StackedConvBlocks
 from autoseg.networks.decoder import describe_decoder, describe_stack
+from autoseg.networks.skeleton import Encoder, UNet
 from autoseg.networks.tape import Tape, Tensor
 from autoseg.values import NetworkSpec
 

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from autoseg.networks.base import Encoder, UNet
 from autoseg.networks.blocks import StackedConvBlocks
 from autoseg.networks.decoder import describe_decoder, describe_stack
+from autoseg.networks.skeleton import Encoder, UNet
 from autoseg.networks.tape import Tape
 from autoseg.values import NetworkSpec
 
