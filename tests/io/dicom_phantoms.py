@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import locale
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -84,7 +85,9 @@ def write_series(
         writer.KeepOriginalImageUIDOn()
         writer.SetImageIO("GDCMImageIO")
         writer.SetFileName(str(folder / names.format(number)))
+        before = locale.setlocale(locale.LC_CTYPE)
         writer.Execute(image)
+        locale.setlocale(locale.LC_CTYPE, before)  # GDCM's writer, not its reader, leaves another one behind
         files.append(folder / names.format(number))
     return files
 
