@@ -251,7 +251,7 @@ def predict(
     """
     from autoseg.inference.cases import predict_files
     from autoseg.inference.model import choose_model, load_predictor
-    from autoseg.io.dataset import read_inputs
+    from autoseg.io.layouts import read_inputs
     from autoseg.networks.execution import resolve_device
 
     if model is not None and not trust_code:

@@ -82,7 +82,7 @@ def plan_dataset(
         InputError: the data set cannot be used as it is; everything that is wrong is listed.
     """
     from autoseg.fingerprinting import fingerprint_dataset
-    from autoseg.io.dataset import read_dataset
+    from autoseg.io.layouts import read_dataset
     from autoseg.networks.execution import training_backend
     from autoseg.networks.memory import process_bytes
     from autoseg.patients import current_patients

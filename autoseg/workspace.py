@@ -7,6 +7,7 @@ autoseg-workspace/
     splits_final.json           the folds, in nnU-Net's form
     patients.json               which cases are of one patient, and how that is known
     sources.json                size, time and SHA-256 of every file of the data set that was read
+    label_integers.json         what label files hold, where nobody declared it; by their SHA-256
     preprocessed/CONFIGURATION-PARAMETERS/CASE-KEY/     arrays ready for training
     models/PLAN/                a model folder, complete in itself: plan.json and
         CONFIGURATION/fold_K/   job, checkpoints, model.safetensors, validation/
@@ -166,6 +167,11 @@ class Workspace:
     def patients_path(self) -> Path:
         """Which cases are of one patient."""
         return self.path / "patients.json"
+
+    @property
+    def label_integers_path(self) -> Path:
+        """The integers that were found in label files."""
+        return self.path / "label_integers.json"
 
     def dataset(self) -> Dataset:
         """The data set that was planned for."""
