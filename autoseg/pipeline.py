@@ -14,7 +14,13 @@ from autoseg.errors import InputError
 from autoseg.executors import Executor, SerialExecutor, ThreadExecutor
 from autoseg.files import content_hash, read_document, sweep, write_document
 from autoseg.logs import Logger, SilentLogger, WithFields
-from autoseg.plan_check import USED_IN_PREDICTION, check_no_foreign_code, check_single_stage, usable_plan
+from autoseg.plan_check import (
+    USED_IN_PREDICTION,
+    check_fully_annotated,
+    check_no_foreign_code,
+    check_single_stage,
+    usable_plan,
+)
 from autoseg.plan_stage import Planned, explain, plan_dataset
 from autoseg.values import (
     Case,
@@ -143,6 +149,7 @@ def train(
     folds = [str(index) for index in range(len(split))] if fold == "all" else [fold]
     jobs = [(each, select_fold(split, each)) for each in folds]
     used = sorted({case for _, cases in jobs for case in (*cases.train, *cases.val)})
+    check_fully_annotated(workspace.dataset(), used)
     new = sum(not model.fold(configuration, each).job.is_file() for each, _ in jobs)
     if new:
         announce(workspace, plan, configuration, length or training.iterations, new, resolve_device(device), logger)

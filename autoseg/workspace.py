@@ -20,7 +20,7 @@ from pathlib import Path
 
 from autoseg.errors import InputError, UnreadableFileError
 from autoseg.files import ContentIndex, read_document, write_document
-from autoseg.values.dataset import Case, Dataset
+from autoseg.values.dataset import TABLE, Case, Dataset
 from autoseg.values.fingerprint import Fingerprint
 from autoseg.values.json_form import Value
 from autoseg.values.patients import Patients
@@ -30,6 +30,14 @@ from autoseg.values.training import Split, fold_folder
 __all__ = ["FoldFolder", "ModelFolder", "Workspace"]
 
 DEFAULT_FOLDER = "autoseg-workspace"
+
+
+def _folders_of(dataset: Dataset) -> set[Path]:
+    """What nothing is written into: the data set's folder; for a table, which may lie anywhere, the folders of its files."""
+    if dataset.layout != TABLE:
+        return {Path(dataset.root)}
+    files = [name for case in dataset.cases for name in (*case.images, *filter(None, [case.label]))]
+    return {Path(dataset.root, name).parent.resolve() for name in files}
 
 
 class FoldFolder:
@@ -221,7 +229,7 @@ class Workspace:
         Raises:
             InputError: the workspace lies within the data set, or was made from other images.
         """
-        if self.path.resolve().is_relative_to(dataset.root):
+        if any(self.path.resolve().is_relative_to(folder) for folder in _folders_of(dataset)):
             raise InputError(
                 "the workspace would lie inside the data set, which is never written to",
                 file=self.path.absolute(),

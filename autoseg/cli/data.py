@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,10 +11,12 @@ import click
 
 from autoseg.cli import options
 from autoseg.cli.wishes import GibibytesOrAuto, read_names, read_wishes, wish_options
+from autoseg.errors import InputError
 
 if TYPE_CHECKING:
     from autoseg.estimates import Explanation
     from autoseg.pipeline import Planned
+    from autoseg.values import Dataset, Finding
 
 __all__ = ["plan", "preprocess"]
 
@@ -66,6 +69,10 @@ __all__ = ["plan", "preprocess"]
 @click.option(
     "--explain", is_flag=True, help="Tell what each configuration is for, what it costs, and what would change."
 )
+@click.option(
+    "--channel-names", help="Names of the channels, in order, with commas; CT has a normalization of its own."
+)
+@click.option("-y", "--yes", is_flag=True, help="Do not ask whether the data was understood rightly.")
 @options.as_json
 def plan(
     dataset: Path,
@@ -82,11 +89,15 @@ def plan(
     seed: int,
     group_by: str | None,
     explain: bool,
+    channel_names: str | None,
+    yes: bool,
     as_json: bool,
 ) -> None:
     """Look at DATASET, check it, and plan how to segment it.
 
-    DATASET is a folder with dataset.json, imagesTr/ and labelsTr/ (nnU-Net's layout). It is never written to.
+    DATASET is a folder of images and labels in any common layout (images/ and labels/, nnU-Net's, the Decathlon's, BIDS, one
+    folder per case), or a table of paths (CSV, JSON). What was understood is shown; where it had to be guessed, and on a
+    terminal, you are asked. DATASET is never written to.
 
     Example: autoseg plan Dataset004_Hippocampus --gpu-memory 11 --explain
     """
@@ -106,12 +117,34 @@ def plan(
             wishes=wishes,
             seed=seed,
             group_by=group_by,
+            channel_names=read_names((channel_names,)) if channel_names else (),
+            understood=_shown_and_confirmed(yes=yes, quiet=as_json),
             logger=logger,
         )
         explained = pipeline.explain(planned) if explain else []
     if as_json:
         return options.print_json(planned.plan)
     _show(planned, explained, workspace_path)
+
+
+def _shown_and_confirmed(*, yes: bool, quiet: bool) -> Callable[[Dataset, Sequence[Finding]], None]:
+    """Shows what was understood of a data set; on a terminal, asks whether that is right where something was guessed."""
+
+    def understood(dataset: Dataset, findings: Sequence[Finding]) -> None:
+        from autoseg.io.layouts import describe_dataset
+
+        asks = bool(dataset.inferred) and not yes and not quiet and sys.stdin.isatty() and sys.stdout.isatty()
+        if not quiet:
+            click.echo(describe_dataset(dataset, findings) + "\n")
+        if asks and not click.confirm("Is that right?", default=True):
+            raise InputError(
+                "the data set is to be understood otherwise",
+                file=dataset.root,
+                remedy="Name its files in a table (CSV with the columns image and label, one row per case), or state in "
+                "dataset.json what was guessed; --channel-names names the channels.",
+            )
+
+    return understood
 
 
 def _show(planned: Planned, explained: Sequence[Explanation], workspace_path: Path) -> None:

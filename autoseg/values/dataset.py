@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from autoseg.values.json_form import Value, require, require_file_name, same_file_name
 
-__all__ = ["Case", "Dataset", "Label", "Labels"]
+__all__ = ["TABLE", "Case", "Dataset", "Label", "Labels"]
+
+#: The layout of data sets that a table lists, whose files may lie anywhere.
+TABLE = "a table of paths"
 
 
 class Label(Value, frozen=True, kw_only=True):

@@ -24,7 +24,7 @@ from autoseg.values import Case, Finding
 __all__ = ["is_bids", "read_bids"]
 
 _ENTITY = re.compile(r"^(?P<key>[A-Za-z]+)-(?P<value>[A-Za-z0-9+]+)$")
-_LABEL_SUFFIXES = ("dseg", "mask", "seg", "label", "probseg")
+_LABEL_SUFFIXES = ("dseg", "mask", "seg", "label")
 #: Not part of what names a case.
 _DERIVED = ("space", "desc", "label", "from", "res", "den", "atlas", "hemi", "seg", "roi", "mode")
 _OTHER_DATA = {"func", "dwi", "fmap", "perf", "eeg", "meg", "ieeg", "beh", "micr", "nirs", "motion", "figures"}

@@ -1,7 +1,8 @@
 """Which images and which label map belong together, told by their names, and what the channels are called.
 
 A label's stem, without words such as ``seg`` or ``mask_``, names its case. An image belongs to the longest such name that
-it equals, begins with or ends with; what it has beside that, without words such as ``image``, is its channel: ``_t1``. What most cases have is taken for the rule; a case that differs is reported, never silently completed.
+it equals, begins with or ends with; what it has beside that, without words such as ``image``, is its channel: ``_t1``.
+What most cases have is taken for the rule; a case that differs is reported, never silently completed.
 """
 
 from __future__ import annotations

@@ -21,6 +21,7 @@ from autoseg.io.layouts.description import Description, read_description
 from autoseg.io.layouts.names import bare_forms, plain_id
 from autoseg.io.layouts.understanding import Understanding
 from autoseg.values import Case, Finding, decode
+from autoseg.values.dataset import TABLE
 
 __all__ = ["TABLE_ENDINGS", "read_table"]
 
@@ -81,7 +82,7 @@ def read_table(path: Path, wanted: Sequence[str]) -> Understanding:
         except ValueError as error:
             findings.append(Finding(severity="error", what=f"row {row.line}: {error}", file=str(path)))
     return Understanding(
-        layout="a table of paths",
+        layout=TABLE,
         root=path.parent.resolve(),
         name=path.stem,
         stated=stated,
