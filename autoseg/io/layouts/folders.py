@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from autoseg.io.formats import is_series
 from autoseg.io.layouts.description import Description
-from autoseg.io.layouts.items import Item, holds_dicom, walk
+from autoseg.io.layouts.items import Item, walk
 from autoseg.io.layouts.names import folder_part, folder_role, is_label_name
 from autoseg.io.layouts.pairing import Pairs, channel_names, group_images, pair_up
 from autoseg.io.layouts.understanding import Understanding
@@ -57,7 +58,7 @@ def _add_test(places: _Places, path: Path, role: str | None) -> None:
 
 def _folders(folder: Path) -> list[Path]:
     return sorted(
-        path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".") and not holds_dicom(path)
+        path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".") and not is_series(path)
     )
 
 

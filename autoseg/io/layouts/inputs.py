@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from autoseg.errors import FindingsError, InputError
-from autoseg.io.formats import known_endings, split_ending
-from autoseg.io.layouts.items import Item, holds_dicom, readable_name, walk
+from autoseg.io.formats import is_series, known_endings, split_ending
+from autoseg.io.layouts.items import Item, readable_name, walk
 from autoseg.io.layouts.names import SEPARATORS, plain_id, without_last_word
 from autoseg.io.layouts.nnunet import CHANNEL_SUFFIX, channel_problem, image_files
 from autoseg.values import Case, Finding
@@ -59,7 +59,7 @@ def _items(path: Path) -> list[Item]:
     if path.is_file():
         stem, ending = split_ending(path.name)
         return [Item(path=path.name, stem=stem, ending=ending)] if ending else []
-    if holds_dicom(path):
+    if is_series(path):
         return [Item(path=".", stem=path.resolve().name, ending="")]
     items = []
     for file in image_files(path):
@@ -69,7 +69,7 @@ def _items(path: Path) -> list[Item]:
     if not items:
         return list(walk(path, path).items)
     series = [each for each in sorted(path.iterdir()) if each.is_dir() and not each.name.startswith(".")]
-    items += [Item(path=each.name, stem=each.name, ending="") for each in series if holds_dicom(each)]
+    items += [Item(path=each.name, stem=each.name, ending="") for each in series if is_series(each)]
     return items
 
 

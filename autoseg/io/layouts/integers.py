@@ -11,6 +11,7 @@ import numpy as np
 from autoseg.errors import DocumentError, InputError
 from autoseg.executors import ThreadExecutor
 from autoseg.files import read_document, write_document
+from autoseg.io.colours import as_labels
 from autoseg.io.formats import format_of
 from autoseg.workspace import Workspace
 
@@ -69,7 +70,7 @@ def integers_in(files: Sequence[Path], known: IntegerCache | None = None) -> lis
 
 def _look(file: Path) -> list[int]:
     """Whole numbers in the first channel; fractions and infinite values are no labels, and are told of elsewhere."""
-    array = format_of(file).read(file).array[0]
+    array = as_labels(format_of(file).read(file)).array[0]
     if array.dtype == bool or array.dtype == np.uint8:
         return [int(value) for value in np.flatnonzero(np.bincount(array.reshape(-1), minlength=1))]
     values = _distinct(array)

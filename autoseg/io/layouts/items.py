@@ -7,16 +7,15 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from autoseg.io.formats import split_ending
+from autoseg.io.formats import is_series, split_ending
 from autoseg.values import Finding
 
-__all__ = ["Item", "Tree", "holds_dicom", "left_out", "readable_name", "walk"]
+__all__ = ["Item", "Tree", "left_out", "readable_name", "walk"]
 
-_DICOM_ENDINGS = (".dcm", ".dicom", ".ima")
 #: Files of other kinds that nobody takes for a case.
 _SIDE_FILES = (
     *(".json", ".tsv", ".csv", ".txt", ".md", ".pdf", ".xml", ".xlsx", ".html", ".db", ".ini", ".py", ".sh", ".bval"),
-    *(".bvec", ".cfg", ".yaml", ".yml"),
+    *(".bvec", ".cfg", ".yaml", ".yml", ".raw", ".zraw"),
 )
 
 
@@ -53,13 +52,13 @@ def walk(folder: Path, root: Path, *, skip: Iterable[str] = ()) -> Tree:
     """
     items: list[Item] = []
     findings: list[Finding] = []
-    for path, is_series in _entries(folder, frozenset(skip), set()):
+    for path, series in _entries(folder, frozenset(skip), set()):
         name = path.relative_to(root).as_posix()
         if not readable_name(name):
             findings.append(left_out(name, "the name is not UTF-8 text", severity="error", remedy="Rename it."))
             continue
-        stem, ending = (path.name, "") if is_series else split_ending(path.name)
-        if ending or is_series:
+        stem, ending = (path.name, "") if series else split_ending(path.name)
+        if ending or series:
             way = path.relative_to(folder).parent.as_posix()
             items.append(Item(path=name, stem=str(PurePosixPath(way, stem)), ending=ending))
         elif path.suffix.casefold() not in _SIDE_FILES:
@@ -78,7 +77,7 @@ def _entries(folder: Path, skip: frozenset[str], seen: set[Path]) -> Iterator[tu
             continue
         if not path.is_dir():
             yield path, False
-        elif holds_dicom(path):
+        elif is_series(path):
             yield path, True
             yield from ((file, False) for file in sorted(path.iterdir()) if _lies_beside_series(file))
         else:
@@ -86,34 +85,7 @@ def _entries(folder: Path, skip: frozenset[str], seen: set[Path]) -> Iterator[tu
 
 
 def _lies_beside_series(file: Path) -> bool:
-    ending = split_ending(file.name)[1]
-    return bool(ending) and ending.casefold() not in _DICOM_ENDINGS and not file.name.startswith(".")
-
-
-def holds_dicom(folder: Path) -> bool:
-    """Whether a folder directly holds DICOM files, by their endings or, where they have none, their first bytes."""
-    looked = 0
-    for path in sorted(folder.iterdir()):
-        if path.name.startswith(".") or not path.is_file():
-            continue
-        if path.suffix.casefold() in _DICOM_ENDINGS:
-            return True
-        if split_ending(path.name)[1] or path.suffix.casefold() in _SIDE_FILES:
-            continue
-        if path.name != "DICOMDIR" and _has_dicom_mark(path):
-            return True
-        looked += 1
-        if looked == 3:  # a folder of something else
-            break
-    return False
-
-
-def _has_dicom_mark(path: Path) -> bool:
-    try:
-        with path.open("rb") as file:
-            return file.read(132)[128:] == b"DICM"
-    except OSError:
-        return False
+    return bool(split_ending(file.name)[1]) and not file.name.startswith(".")
 
 
 def readable_name(name: str) -> bool:

@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 
 from autoseg.errors import DocumentError, FindingsError, InputError
-from autoseg.io.formats import format_of, known_endings, split_ending
+from autoseg.io.formats import known_endings, label_ending, read_header, split_ending
 from autoseg.io.layouts.description import Description, labels_of, stated_channels
 from autoseg.io.layouts.integers import IntegerCache, integers_in
 from autoseg.io.layouts.items import readable_name
@@ -19,9 +19,10 @@ from autoseg.values.json_form import same_file_name
 
 __all__ = ["Understanding", "complete", "default_ending"]
 
-#: Label maps are written with this where the images' own format cannot hold them.
-VOLUMES, PICTURES = ".nii.gz", ".png"
-_LOSSY = (".jpg", ".jpeg")
+PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
+#: More images than that without label files are told of in one note.
+MOST_NOTES = 10
+_WITH_PALETTE = (".png", ".bmp", ".tif", ".tiff")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,26 +71,24 @@ def complete(
     cases, more = _usable(understood)
     findings += more
     if not any(case.label for case in cases):
-        if any(finding.severity == "error" for finding in findings):
-            raise FindingsError(f"{understood.name} cannot be used as it is: no case is complete", findings)
+        what = f"{understood.name} has no annotated case, understood as {understood.layout}"
+        if findings:
+            raise FindingsError(f"{what}:", findings)
         raise InputError(
-            "there is no annotated case",
+            what,
             file=understood.root,
-            found=f"{len(cases)} images without label map, understood as {understood.layout}",
+            found=f"{len(cases)} images without label map",
             expected="label maps beside the images, in one of the layouts of docs/how-to/bring-your-data.md",
         )
     channels, guess = _channels(understood, cases, channel_names)
     inferred += guess
     labels, guess, more = _labels(understood, cases, known)
+    labels = _with_palette(labels, understood.root, cases)
     inferred += guess
     findings += more
     told, more = _told(understood, cases, labels)
     findings += more
-    findings += [
-        Finding(severity="note", what="an image without a label file: it is not trained on", case=case.id)
-        for case in told
-        if case.label is None
-    ]
+    findings += _unlabelled(told)
     dataset = Dataset(
         name=understood.name,
         root=str(understood.root),
@@ -150,14 +149,14 @@ def _channels(
     if files > 1:
         names = tuple(f"channel_{index}" for index in range(files))
     else:
-        names = _names_by_count(_channels_in(understood.root, cases), default_ending(cases))
+        names = _names_by_count(_channels_in(understood.root, cases), split_ending(cases[0].images[0])[1].casefold())
     return names, [f"the names of the channels: {', '.join(names)} (--channel-names tells; CT has a meaning)"]
 
 
 def _names_by_count(count: int, ending: str) -> tuple[str, ...]:
     if count == 1:
         return ("image",)
-    return ("R", "G", "B") if count == 3 and ending == PICTURES else tuple(f"channel_{index}" for index in range(count))
+    return ("R", "G", "B") if count == 3 and ending in PICTURES else tuple(f"channel_{index}" for index in range(count))
 
 
 def _channels_in(root: Path, cases: Sequence[Case]) -> int:
@@ -165,10 +164,26 @@ def _channels_in(root: Path, cases: Sequence[Case]) -> int:
     for case in cases[:5]:
         path = root / case.images[0]
         try:
-            return len(format_of(path).read(path).array)
+            header = read_header(path)
+            return (1 if _is_grey(header.palette) else 3) if header.palette else header.channels
         except InputError:
             continue
     return 1
+
+
+def _is_grey(palette: Sequence[tuple[int, int, int]]) -> bool:
+    return all(red == green == blue for red, green, blue in palette)
+
+
+def _with_palette(labels: Labels, root: Path, cases: Sequence[Case]) -> Labels:
+    """The labels with the colours of the first label file, if it is a picture with a palette."""
+    file = next((root / case.label for case in cases if case.label), None)
+    if file is None or file.suffix.casefold() not in _WITH_PALETTE:
+        return labels
+    try:
+        return msgspec.structs.replace(labels, palette=read_header(file).palette)
+    except InputError:  # reading the case tells
+        return labels
 
 
 def _labels(
@@ -231,6 +246,15 @@ def _told(understood: Understanding, cases: Sequence[Case], labels: Labels) -> t
     return told, findings
 
 
+def _unlabelled(cases: Sequence[Case]) -> list[Finding]:
+    alone = [case.id for case in cases if case.label is None]
+    if len(alone) > MOST_NOTES:
+        what = f"{len(alone)} images without label files: they are not trained on"
+        return [Finding(severity="note", what=what, found=", ".join(alone[:MOST_NOTES]) + " …")]
+    what = "an image without a label file: it is not trained on"
+    return [Finding(severity="note", what=what, case=case) for case in alone]
+
+
 def _partly(dataset: Dataset) -> list[Finding]:
     partly = dataset.partly_annotated
     if not partly:
@@ -249,10 +273,7 @@ def _partly(dataset: Dataset) -> list[Finding]:
 def default_ending(cases: Sequence[Case]) -> str:
     """The ending for label maps: that of most label files, if label maps can be written so."""
     endings = Counter(split_ending(case.label)[1] for case in cases if case.label)
-    ending = endings.most_common(1)[0][0] if endings else VOLUMES
-    if ending.casefold() in _LOSSY:
-        return PICTURES
-    return ending or VOLUMES
+    return label_ending(endings.most_common(1)[0][0] if endings else "")
 
 
 def check_ending(stated: Description) -> None:

@@ -90,7 +90,7 @@ def test_a_missing_images_or_labels_folder_is_named(name: str, tmp_path: Path) -
 @pytest.mark.parametrize(
     "broken",
     [
-        {"file_ending": ".tiff"},
+        {"file_ending": ".docx"},
         {"file_ending": "nii.gz"},
         {"file_ending": ""},
         {"file_ending": 3},
