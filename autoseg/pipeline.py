@@ -23,6 +23,7 @@ from autoseg.plan_check import (
 )
 from autoseg.plan_stage import Planned, explain, plan_dataset
 from autoseg.values import (
+    PREDICTION_RECORD,
     Case,
     Labels,
     Plan,
@@ -258,7 +259,9 @@ def predict(
     """
     from autoseg.inference.cases import predict_files
     from autoseg.inference.model import choose_model, load_predictor
+    from autoseg.io.formats import split_ending
     from autoseg.io.layouts import read_inputs
+    from autoseg.io.outputs import check_no_links_out
     from autoseg.networks.execution import resolve_device
 
     if model is not None and not trust_code:
@@ -270,6 +273,8 @@ def predict(
     cases: tuple[Case, ...] = read_inputs(source, plan.channels)
     folder = source if source.is_dir() else source.parent
     _check_outside(target, folder, whole=source.is_dir())
+    ids = {case.id for case in cases}
+    check_no_links_out(target, lambda name: name == PREDICTION_RECORD or split_ending(name)[0] in ids)
     logger.event("model", plan=plan.name, configuration=choice.configuration, folds=choice.folds, dice=choice.dice)
     predictor = load_predictor(model, choice, device=resolve_device(device), mirroring=mirroring)
     weights = [content_hash(model.fold(choice.configuration, fold).model) for fold in choice.folds]
@@ -316,7 +321,9 @@ def evaluate(
         The summary; it names the cases that stand in one of the folders only.
     """
     from autoseg.evaluation.evaluate import evaluate_folders, find_labels
+    from autoseg.io.outputs import check_no_links_out
 
+    check_no_links_out(predictions, lambda name: name == "summary.json")
     labels = labels or find_labels(predictions, references, workspace)
     summary = evaluate_folders(predictions, references, labels, executor or SerialExecutor(), logger)
     write_document(predictions / "summary.json", summary)

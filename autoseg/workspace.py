@@ -27,12 +27,12 @@ from autoseg.values.patients import Patients
 from autoseg.values.plan import Plan
 from autoseg.values.training import Split, fold_folder
 
-__all__ = ["FoldFolder", "ModelFolder", "Workspace"]
+__all__ = ["FoldFolder", "ModelFolder", "Workspace", "folders_of"]
 
 DEFAULT_FOLDER = "autoseg-workspace"
 
 
-def _folders_of(dataset: Dataset) -> set[Path]:
+def folders_of(dataset: Dataset) -> set[Path]:
     """What nothing is written into: the data set's folder; for a table, which may lie anywhere, the folders of its files."""
     if dataset.layout != TABLE:
         return {Path(dataset.root)}
@@ -229,7 +229,7 @@ class Workspace:
         Raises:
             InputError: the workspace lies within the data set, or was made from other images.
         """
-        if any(self.path.resolve().is_relative_to(folder) for folder in _folders_of(dataset)):
+        if any(self.path.resolve().is_relative_to(folder) for folder in folders_of(dataset)):
             raise InputError(
                 "the workspace would lie inside the data set, which is never written to",
                 file=self.path.absolute(),

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from autoseg.cli import options
+from autoseg.cli.confirmation import shown_and_confirmed
 from autoseg.cli.wishes import GibibytesOrAuto, read_names, read_wishes, wish_options
-from autoseg.errors import InputError
 
 if TYPE_CHECKING:
     from autoseg.estimates import Explanation
     from autoseg.pipeline import Planned
-    from autoseg.values import Dataset, Finding
 
 __all__ = ["plan", "preprocess"]
 
@@ -118,33 +116,13 @@ def plan(
             seed=seed,
             group_by=group_by,
             channel_names=read_names((channel_names,)) if channel_names else (),
-            understood=_shown_and_confirmed(yes=yes, quiet=as_json),
+            understood=shown_and_confirmed(yes=yes, quiet=as_json),
             logger=logger,
         )
         explained = pipeline.explain(planned) if explain else []
     if as_json:
         return options.print_json(planned.plan)
     _show(planned, explained, workspace_path)
-
-
-def _shown_and_confirmed(*, yes: bool, quiet: bool) -> Callable[[Dataset, Sequence[Finding]], None]:
-    """Shows what was understood of a data set; on a terminal, asks whether that is right where something was guessed."""
-
-    def understood(dataset: Dataset, findings: Sequence[Finding]) -> None:
-        from autoseg.io.layouts import describe_dataset
-
-        asks = bool(dataset.inferred) and not yes and not quiet and sys.stdin.isatty() and sys.stdout.isatty()
-        if not quiet:
-            click.echo(describe_dataset(dataset, findings) + "\n")
-        if asks and not click.confirm("Is that right?", default=True):
-            raise InputError(
-                "the data set is to be understood otherwise",
-                file=dataset.root,
-                remedy="Name its files in a table (CSV with the columns image and label, one row per case), or state in "
-                "dataset.json what was guessed; --channel-names names the channels.",
-            )
-
-    return understood
 
 
 def _show(planned: Planned, explained: Sequence[Explanation], workspace_path: Path) -> None:
