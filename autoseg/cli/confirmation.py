@@ -25,7 +25,9 @@ def shown_and_confirmed(*, yes: bool, quiet: bool) -> Callable[[Dataset, Sequenc
         asks = bool(dataset.inferred) and not yes and not quiet and sys.stdin.isatty() and sys.stdout.isatty()
         if not quiet:
             click.echo(describe_dataset(dataset, findings) + "\n")
-        if asks and not click.confirm("Is that right?", default=True):
+        if asks:
+            click.echo("Is that right? [Y/n]", nl=False)  # the prompt itself may go to standard error
+        if asks and not click.confirm("", default=True, prompt_suffix="", show_default=False):
             raise InputError(
                 "the data set is to be understood otherwise",
                 file=dataset.root,

@@ -1,4 +1,4 @@
-"""nnU-Net's layout, inputs and folds: whatever is wrong is named, and nothing is silently left out."""
+"""nnU-Net's layout and folds: whatever is wrong is named, and nothing is silently left out."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from autoseg.errors import DocumentError, FindingsError, InputError
-from autoseg.io.layouts import read_dataset, read_inputs, read_labels_of, read_split
+from autoseg.errors import DocumentError, InputError
+from autoseg.io.layouts import read_dataset, read_labels_of, read_split
 from autoseg.values import Fold, Label
 
 DESCRIPTION = {
@@ -279,76 +279,6 @@ def test_links_that_lead_nowhere_and_folders_named_like_files_are_no_missing_lab
     assert {case.id: case.label for case in dataset.cases}["gone"] == "labelsTr/gone.nii.gz"  # reading it will tell
     assert "folder" in {case.id for case in dataset.cases}
     assert not [finding for finding in findings if finding.severity == "error"]
-
-
-def inputs(folder: Path, *names: str, channels: Sequence[str] = ("MRI",)) -> dict[str, tuple[str, ...]]:
-    for name in names:
-        (folder / name).touch()
-    return {case.id: case.images for case in read_inputs(folder, channels)}
-
-
-def test_inputs_with_and_without_channel_number(tmp_path: Path) -> None:
-    found = inputs(tmp_path, "b_0000.nii.gz", "a.nii.gz", "c.nrrd", ".hidden.nii.gz", "notes.txt")
-    assert found == {"a": ("a.nii.gz",), "b": ("b_0000.nii.gz",), "c": ("c.nrrd",)}
-    assert list(found) == sorted(found)
-
-
-@pytest.mark.parametrize("name", ["scan_2024.nii.gz", "scan_0001.nii.gz", "scan_0000_2024.nii.gz"])
-def test_a_number_without_channel_0_beside_it_belongs_to_the_name(name: str, tmp_path: Path) -> None:
-    assert inputs(tmp_path, name) == {name.removesuffix(".nii.gz"): (name,)}
-
-
-def test_years_of_several_scans_are_names_too(tmp_path: Path) -> None:
-    assert list(inputs(tmp_path, "scan_2023.nii.gz", "scan_2024.nii.gz")) == ["scan_2023", "scan_2024"]
-
-
-def test_several_channels_are_put_in_order(tmp_path: Path) -> None:
-    found = inputs(tmp_path, "a_0001.nii.gz", "a_0000.nii.gz", channels=("T1", "T2"))
-    assert found == {"a": ("a_0000.nii.gz", "a_0001.nii.gz")}
-
-
-def test_all_incomplete_inputs_are_listed_together(tmp_path: Path) -> None:
-    with pytest.raises(FindingsError) as caught:
-        inputs(
-            tmp_path,
-            *("good_0000.mha", "good_0001.mha", "b_0001.mha"),
-            *(f"c_000{channel}.mha" for channel in (0, 1, 2)),
-            channels=("T1", "T2"),
-        )
-    assert [finding.case for finding in caught.value.findings] == ["b", "c"]
-
-
-def test_files_that_do_not_say_their_channel_are_listed(tmp_path: Path) -> None:
-    with pytest.raises(FindingsError, match=r"(?s)2 channels .*\(T1, T2\).*x\.mha.*y\.mha"):
-        inputs(tmp_path, "x.mha", "y.mha", channels=("T1", "T2"))
-
-
-def test_a_second_channel_of_a_one_channel_model_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(FindingsError, match="too many"):
-        inputs(tmp_path, "a_0000.mha", "a_0001.mha")
-
-
-@pytest.mark.parametrize(
-    "names", [("a.nii.gz", "a.nrrd"), ("a.nii.gz", "a_0000.nii.gz"), ("a_0000.mha", "a_0000.nrrd")]
-)
-def test_two_inputs_of_one_name_do_not_silently_become_one(names: tuple[str, str], tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=names[1]):
-        inputs(tmp_path, *names)
-
-
-def test_a_single_file_is_one_case_relative_to_its_folder(tmp_path: Path) -> None:
-    for name in ("a_0000.nii.gz", "b_0000.nii.gz"):
-        (tmp_path / name).touch()
-    (case,) = read_inputs(tmp_path / "a_0000.nii.gz", ("MRI",))
-    assert (case.id, case.images) == ("a", ("a_0000.nii.gz",))
-
-
-def test_nothing_to_predict_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "notes.txt").touch()
-    with pytest.raises(InputError, match="no image here"):
-        read_inputs(tmp_path, ("MRI",))
-    with pytest.raises(InputError, match="no such file or folder"):
-        read_inputs(tmp_path / "nowhere", ("MRI",))
 
 
 def write_split(folder: Path, folds: object) -> Path:
