@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from autoseg.io.formats import is_series
 from autoseg.io.layouts.description import Description
-from autoseg.io.layouts.items import Item, walk
-from autoseg.io.layouts.names import folder_part, folder_role, is_label_name
+from autoseg.io.layouts.items import Item, Tree, walk
+from autoseg.io.layouts.names import folder_part, folder_role, is_label_name, own_words
 from autoseg.io.layouts.pairing import Pairs, channel_names, group_images, pair_up
 from autoseg.io.layouts.understanding import Understanding
 from autoseg.values import Case, Finding
@@ -30,7 +32,7 @@ class _Places:
 
 def _places(folder: Path) -> _Places:
     """What the sub-folders are called: ``imagesTr``, ``masks``, ``test``; and those in ``train/`` and ``val/``."""
-    places = _Places()
+    places, others = _Places(), []
     for path in _folders(folder):
         role, part = folder_role(path.name), folder_part(path.name)
         if part == "test":
@@ -44,6 +46,10 @@ def _places(folder: Path) -> _Places:
             places.labels += inner.labels
             places.tests += inner.tests
             places.validation |= part == "validation" and bool(inner.images)
+        else:
+            others.append(path)
+    if places.labels and not places.images:  # ct/ or t1/ and t2/ beside masks/
+        places.images = others
     return places
 
 
@@ -71,14 +77,9 @@ def is_paired(folder: Path, stated: Description) -> bool:
 def read_paired(folder: Path, stated: Description, wanted: Sequence[str]) -> Understanding:
     """Images and labels of the folders that are called so, paired by their names."""
     places = _places(folder)
-    images, labels, findings = _Collected(), _Collected(), []
-    for path in places.images:
-        images.add(path, folder)
-    for path in places.labels:
-        labels.add(path, folder)
-    findings += images.findings + labels.findings
+    images, labels = _collected(places.images, folder), _collected(places.labels, folder)
     pairs = pair_up(images.items, labels.items, wanted)
-    findings += pairs.findings
+    findings = [*images.findings, *labels.findings, *pairs.findings]
     if places.validation:
         findings.append(
             Finding(
@@ -104,18 +105,18 @@ def read_paired(folder: Path, stated: Description, wanted: Sequence[str]) -> Und
     )
 
 
-class _Collected:
-    """Items of several folders, with what was left out."""
-
-    def __init__(self) -> None:
-        self.items: list[Item] = []
-        self.findings: list[Finding] = []
-
-    def add(self, path: Path, root: Path) -> None:
-        """Adds what lies below a folder."""
-        tree = walk(path, root)
-        self.items += tree.items
-        self.findings += tree.findings
+def _collected(folders: Sequence[Path], root: Path) -> Tree:
+    """What lies below several folders. Where two hold files of one name, the folders' names tell them apart: ``images_t1``
+    and ``images_t2`` are channels, ``train/images`` and ``val/images`` different cases.
+    """
+    trees = [(walk(path, root), own_words(path.relative_to(root).as_posix())) for path in folders]
+    counted = Counter(item.stem for tree, _ in trees for item in tree.items)
+    items = [
+        dataclasses.replace(item, stem=f"{item.stem}_{words}") if counted[item.stem] > 1 and words else item
+        for tree, words in trees
+        for item in tree.items
+    ]
+    return Tree(items=tuple(items), findings=tuple(finding for tree, _ in trees for finding in tree.findings))
 
 
 def _test_cases(folders: Sequence[Path], root: Path, pairs: Pairs) -> list[Case]:
@@ -164,8 +165,6 @@ def _test_folders(folder: Path) -> list[Path]:
 def _training_items(folder: Path) -> tuple[list[Item], list[Finding]]:
     """What lies here outside of folders for tests; a folder ``train`` in between does not count."""
     inner = [path for path in _folders(folder) if folder_part(path.name) in ("train", "validation")]
-    collected = _Collected()
-    for path in inner:
-        collected.add(path, folder)
+    collected = _collected(inner, folder)
     tree = walk(folder, folder, skip=[path.name for path in (*inner, *_test_folders(folder))])
     return [*tree.items, *collected.items], [*tree.findings, *collected.findings]

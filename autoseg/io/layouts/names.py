@@ -18,6 +18,7 @@ __all__ = [
     "folder_role",
     "is_label_name",
     "natural_order",
+    "own_words",
     "plain_id",
     "without_last_word",
 ]
@@ -70,6 +71,11 @@ def folder_part(name: str) -> Literal["train", "validation", "test"] | None:
     if words & _VALIDATION_WORDS:
         return "validation"
     return "train" if words & _TRAIN_WORDS else None
+
+
+def own_words(path: str) -> str:
+    """What a folder's path says beside that it holds images or labels: ``images_t1`` t1, ``train/labels`` train."""
+    return "_".join(word for word in re.findall(r"[^\W_]+", path) if not _words(word) or not folder_role(word))
 
 
 def _ends(kind: frozenset[str]) -> tuple[re.Pattern[str], re.Pattern[str]]:

@@ -110,6 +110,25 @@ TREES: dict[str, tuple[list[str], list[str], dict[str, tuple[list[str], str | No
             "b": (["val/images/b.nii.gz"], "val/labels/b.nii.gz"),
         },
     ),
+    "training and validation apart, with equal names": (
+        ["train/images/1.nii.gz", "val/images/1.nii.gz", "val/images/2.nii.gz"],
+        ["train/masks/1.nii.gz", "val/masks/1.nii.gz", "val/masks/2.nii.gz"],
+        {
+            "1_train": (["train/images/1.nii.gz"], "train/masks/1.nii.gz"),
+            "1_val": (["val/images/1.nii.gz"], "val/masks/1.nii.gz"),
+            "2": (["val/images/2.nii.gz"], "val/masks/2.nii.gz"),
+        },
+    ),
+    "a folder for each channel": (
+        [f"images_{c}/{id_}.nii.gz" for c in ("t1", "flair") for id_ in ("a", "b")],
+        ["labels/a.nii.gz", "labels/b.nii.gz"],
+        {id_: ([f"images_{c}/{id_}.nii.gz" for c in ("flair", "t1")], f"labels/{id_}.nii.gz") for id_ in "ab"},
+    ),
+    "folders called by their channels": (
+        [f"{c}/{id_}.nii.gz" for c in ("t1", "flair") for id_ in ("a", "b")],
+        ["masks/a.nii.gz", "masks/b.nii.gz"],
+        {id_: ([f"{c}/{id_}.nii.gz" for c in ("flair", "t1")], f"masks/{id_}.nii.gz") for id_ in "ab"},
+    ),
     "images without labels": (
         ["images/a.nii.gz", "images/a_2.nii.gz", "images/b.nii.gz", "images/c_image.nii.gz"],
         ["labels/a.nii.gz", "labels/b.nii.gz"],
@@ -167,6 +186,7 @@ def test_files_are_paired_by_their_names(name: str, tmp_path: Path) -> None:
     [
         ("channels by name", ("FLAIR", "T2", "T10")),
         ("a folder per case", ("t1c", "t2f")),
+        ("a folder for each channel", ("flair", "t1")),
         ("equal names", ("image",)),
         ("nnU-Net's names without its description", ("image",)),
     ],
