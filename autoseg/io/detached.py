@@ -92,7 +92,9 @@ def require_intact(path: Path) -> None:
                 found += len(stream.decompress(block, 2**22))
         except zlib.error as error:
             raise ValueError(f"the compressed voxels are damaged: {error}") from error
-    if found < data.data_bytes or not (stream.eof or found > data.data_bytes):
+    if found > data.data_bytes:
+        raise ValueError("the compressed voxels are damaged: they are more than the header promises")
+    if found < data.data_bytes or not stream.eof:
         raise ValueError(f"the file is truncated: {found} bytes of {data.data_bytes}")
 
 

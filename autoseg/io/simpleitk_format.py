@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -13,8 +13,8 @@ from autoseg.errors import InputError, MissingPartError, UnreadableFileError
 from autoseg.files import replacing
 from autoseg.io.detached import require_intact, voxel_data
 from autoseg.io.dtypes import smallest_integers
-from autoseg.io.headers import Header, require_within
-from autoseg.io.nifti import is_nifti, placement, raw_header, require_whole, with_nonfinite
+from autoseg.io.headers import Header, require_stream, require_within
+from autoseg.io.nifti import Placement, RawHeader, is_nifti, placement, raw_header, require_whole, with_nonfinite
 from autoseg.values import Geometry, Volume
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ class SimpleITKFormat:
 
     def header(self, path: Path) -> Header:
         """What the file promises, if it is large enough for it."""
-        return _readable(path, _header)
+        return _readable(path, lambda file: _seen(file).header)
 
     def read(self, path: Path) -> Volume:
         """The file's voxels as ``(channels, z, y, x)`` with their LPS geometry; a 2D file is a planar volume."""
@@ -132,33 +132,45 @@ def _readable(path: Path, read: Callable[[Path], T]) -> T:
         ) from error
 
 
-def _header(path: Path) -> Header:
+class _Seen(NamedTuple):
+    """A file whose header was read: by ITK, whose reader is kept, or else for nibabel."""
+
+    header: Header
+    reader: SimpleITK.ImageFileReader | None
+    raw: RawHeader | None
+    placed: Placement
+
+
+def _seen(path: Path) -> _Seen:
     if not is_nifti(path):
         voxel_data(path)
-        return itk_header(_reader(path), planar=_READERS[_ending(path)] == "GiplImageIO")
+        reader = _reader(path)
+        header = itk_header(reader, planar=_READERS[_ending(path)] == "GiplImageIO")
+        return _Seen(header, reader, None, Placement(through_nibabel=False))
     raw = raw_header(path)
     placed = placement(raw)
     if placed.through_nibabel:
         from autoseg.io.nifti_affine import read_affine_header
 
-        return read_affine_header(path, raw, placed)
-    return itk_header(_reader(path), notes=placed.notes)
+        return _Seen(read_affine_header(path, raw, placed), None, raw, placed)
+    reader = _reader(path)
+    return _Seen(itk_header(reader, notes=placed.notes), reader, raw, placed)
 
 
 def _read(path: Path) -> Volume:
-    header = require_within(_header(path))
-    if not is_nifti(path):
+    header, reader, raw, placed = _seen(path)
+    require_within(header)
+    if raw is None:
         require_intact(path)
-        return Volume(array=_channels_first(_reader(path).Execute()), geometry=header.geometry)
-    raw = raw_header(path)
-    require_whole(path)
-    placed = placement(raw)
-    if placed.through_nibabel:
+    else:
+        require_stream(path, raw.file_bytes)
+    if reader is None:
         from autoseg.io.nifti_affine import read_affine
 
+        assert raw is not None
         return read_affine(path, raw, placed)
-    array = _channels_first(_reader(path).Execute())
-    if np.issubdtype(array.dtype, np.floating):
+    array = _channels_first(reader.Execute())
+    if raw is not None and np.issubdtype(array.dtype, np.floating):
         array = with_nonfinite(array, path)
     return Volume(array=array, geometry=header.geometry)
 

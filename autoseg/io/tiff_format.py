@@ -40,6 +40,9 @@ _UNITS |= {"\\u00b5m": 1e-3, "centimeter": 10.0, "millimeter": 1.0, "micrometer"
 #: How pixels are meant, by TIFF's code: those that are read.
 _GREY_INVERTED, _GREY, _RGB, _PALETTE, _SEPARATED, _YCBCR = 0, 1, 2, 3, 5, 6
 _ORIENTATION = 274
+#: Bytes of TIFF's types of values, if not 1.
+_TYPE_BYTES = {3: 2, 4: 4, 5: 8, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
+_MOST_TAGS = 2**16
 _RESOLUTION_UNIT, _CENTIMETRE = 296, 3
 
 
@@ -118,7 +121,8 @@ def _stem(path: Path) -> str:
 
 
 def _require_chain(path: Path) -> None:
-    """Raises ``ValueError`` if the list of pages leads out of the file: readers would silently give those before that."""
+    """Raises ``ValueError`` if a page, or what its tags say, lies beyond the file: readers would silently give
+    the pages before that."""
     size = path.stat().st_size
     with path.open("rb") as file:
         head = file.read(16)
@@ -135,9 +139,10 @@ def _require_chain(path: Path) -> None:
         while at:
             file.seek(at)
             count = int.from_bytes(file.read(counted), order)
-            file.seek(at + counted + count * entry)
+            tags = file.read(count * entry) if count <= _MOST_TAGS else b""
             following = file.read(pointer)
-            if at >= size or at in seen or len(following) < pointer:
+            whole = len(tags) == count * entry and len(following) == pointer
+            if at in seen or not whole or _tags_end(tags, entry, pointer, order) > size:
                 raise ValueError(f"the file is truncated: its page {len(seen) + 1} is not there")
             seen.add(at)
             at = int.from_bytes(following, order)
@@ -145,13 +150,26 @@ def _require_chain(path: Path) -> None:
         raise ValueError("the file has no page")
 
 
+def _tags_end(tags: bytes, entry: int, pointer: int, order: Any) -> int:
+    """The last byte of values that lie apart from the tags themselves, for being too long."""
+    last = 0
+    for at in range(0, len(tags), entry):
+        kind = int.from_bytes(tags[at + 2 : at + 4], order)
+        length = int.from_bytes(tags[at + 4 : at + 4 + pointer], order) * _TYPE_BYTES.get(kind, 1)
+        if length > pointer:
+            last = max(last, length + int.from_bytes(tags[at + entry - pointer : at + entry], order))
+    return last
+
+
 def _header(file: TiffFile, path: Path) -> tuple[Header, TiffPageSeries, _Layout, int]:
     """The header, the images behind it, how they are laid out, and how many channels are kept of those."""
+    _require_alone(file, path)
     if len(file.series) != 1:
         shapes = ", ".join(str(series.shape) for series in list(file.series)[:4])
         raise UnreadableFileError("the pages of the file are of different kinds", file=path, found=shapes)
     series = file.series[0]
     page: Any = file.pages[0]
+    _require_all_pages(file, series)
     _require_usual(page, path)
     layout = _layout(series, path)
     compressed = int(page.compression)
@@ -193,6 +211,37 @@ def _read(file: TiffFile, path: Path) -> Volume:
     pixels = np.moveaxis(array.reshape(layout.shape), 0, -1)
     array = np.moveaxis(without_alpha(pixels, kept, path), -1, 0).astype(header.dtype, copy=False)
     return Volume(array=array, geometry=header.geometry, palette=header.palette, spaced=header.spaced)
+
+
+def _require_alone(file: TiffFile, path: Path) -> None:
+    """Refuses OME-TIFF that is spread over several files, whose names could lead anywhere."""
+    others = set(re.findall(r'FileName="([^"]*)"', (file.ome_metadata or "") if file.is_ome else "")) - {path.name}
+    if others:
+        raise UnreadableFileError(
+            "this OME-TIFF is spread over several files, which are not followed",
+            file=path,
+            found=", ".join(sorted(others)[:3]),
+            remedy="Save the image as one file.",
+        )
+
+
+def _require_all_pages(file: TiffFile, series: TiffPageSeries) -> None:
+    """Raises ``ValueError`` if the file's own description tells of more than was found, as when it is truncated."""
+    found = int(np.prod(series.shape, dtype=object))
+    plane = int(
+        np.prod([size for size, axis in zip(series.shape, series.axes, strict=True) if axis in "YXS"], dtype=object)
+    )
+    stated = found
+    if file.is_imagej and file.imagej_metadata:
+        stated = int(file.imagej_metadata.get("images", 1)) * plane
+    elif file.is_shaped and file.shaped_metadata:
+        stated = int(np.prod(file.shaped_metadata[0].get("shape", series.shape), dtype=object))
+    elif file.is_ome and file.ome_metadata:
+        sizes = re.search(r"<(?:\w+:)?Pixels\b([^>]*)>", file.ome_metadata)
+        counts = re.findall(r'Size[CZTXY]="(\d+)"', sizes[1]) if sizes else []
+        stated = int(np.prod([int(count) for count in counts], dtype=object)) if len(counts) == 5 else found
+    if stated > found:
+        raise ValueError(f"the file is truncated: it has {found} of the {stated} pixels that it tells of")
 
 
 def _require_usual(page: TiffPage, path: Path) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from autoseg.errors import FindingsError, InputError
+from autoseg.io.dicom_files import is_dicom
 from autoseg.io.formats import is_series, known_endings, split_ending
 from autoseg.io.layouts.items import Item, readable_name, walk
 from autoseg.io.layouts.names import SEPARATORS, plain_id, without_last_word
@@ -58,7 +59,7 @@ def read_inputs(path: Path, channels: Sequence[str]) -> tuple[Case, ...]:
 def _items(path: Path) -> list[Item]:
     if path.is_file():
         stem, ending = split_ending(path.name)
-        return [Item(path=path.name, stem=stem, ending=ending)] if ending else []
+        return [Item(path=path.name, stem=stem, ending=ending)] if ending or is_dicom(path) else []
     if is_series(path):
         return [Item(path=".", stem=path.resolve().name, ending="")]
     items = []
