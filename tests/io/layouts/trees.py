@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import locale
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -73,5 +74,7 @@ def write_dicom(folder: Path, *, seed: int = 0) -> Path:
         for tag, value in tags.items():
             slice_.SetMetaData(tag, value)
         writer.SetFileName(str(folder / f"{place + 1}.dcm"))
+        before = locale.setlocale(locale.LC_CTYPE)
         writer.Execute(slice_)
+        locale.setlocale(locale.LC_CTYPE, before)  # GDCM's writer leaves another one behind
     return folder
