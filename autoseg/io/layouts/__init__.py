@@ -14,7 +14,7 @@ from autoseg.errors import InputError
 from autoseg.io.layouts.bids import is_bids, read_bids
 from autoseg.io.layouts.decathlon import is_decathlon, read_decathlon
 from autoseg.io.layouts.describe import describe_dataset
-from autoseg.io.layouts.description import DESCRIPTIONS, Description, labels_of, read_description
+from autoseg.io.layouts.description import DESCRIPTIONS, Description, labels_of, read_description, read_listing
 from autoseg.io.layouts.folders import is_mixed, is_paired, read_mixed, read_paired
 from autoseg.io.layouts.inputs import read_inputs
 from autoseg.io.layouts.integers import IntegerCache
@@ -87,6 +87,8 @@ def _of_file(source: Path, channel_names: Sequence[str]) -> Understanding:
         raise InputError(
             "a file is not a data set", file=source, expected=f"a folder, or a table ({', '.join(TABLE_ENDINGS)})"
         )
+    if source.suffix.casefold() == ".json" and (stated := read_listing(source)):
+        return read_decathlon(source.parent, stated, channel_names)
     return read_table(source, channel_names)
 
 

@@ -14,7 +14,16 @@ from autoseg.errors import DocumentError, UnreadableFileError
 from autoseg.io.layouts.regions import in_writing_order, order_findings
 from autoseg.values import Finding, Label, Labels, decode
 
-__all__ = ["DESCRIPTIONS", "Description", "Listed", "Pair", "labels_of", "read_description", "stated_channels"]
+__all__ = [
+    "DESCRIPTIONS",
+    "Description",
+    "Listed",
+    "Pair",
+    "labels_of",
+    "read_description",
+    "read_listing",
+    "stated_channels",
+]
 
 #: In a folder; what the later one says overrules the earlier.
 DESCRIPTIONS = ("dataset.json", "autoseg.json")
@@ -64,6 +73,22 @@ def read_description(folder: Path) -> Description:
         if file.is_file():
             stated = _overruled(stated, file)
     return stated
+
+
+def read_listing(file: Path) -> Description | None:
+    """A JSON file that lists training pairs as the Decathlon's ``dataset.json`` does, under any name; None for another.
+
+    Raises:
+        DocumentError: it is a JSON object, but none of that form.
+    """
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        raise UnreadableFileError(f"cannot read the file: {error.strerror or error}", file=file) from error
+    if not data.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{"):
+        return None
+    stated = _overruled(read_description(file.parent), file)
+    return stated if any(isinstance(entry, Pair) for entry in stated.training) else None
 
 
 def _overruled(stated: Description, file: Path) -> Description:

@@ -198,6 +198,7 @@ def _labels(
         files = [understood.root / case.label for case in cases if case.label]
         integers = sorted({value for values in integers_in(files, known) for value in values if 0 < value < 2**15})
         if not integers:
+            _check_there(files, understood.root)
             raise InputError(
                 "the label files hold background only, or cannot be read: there is nothing to learn",
                 file=understood.root,
@@ -209,6 +210,17 @@ def _labels(
         inferred = [f"the labels, from the integers in the label files: {', '.join(map(str, integers))}"]
     labels, findings = labels_of(stated, names)
     return labels, inferred, findings
+
+
+def _check_there(files: Sequence[Path], root: Path) -> None:
+    missing = [file for file in files if not file.exists()]
+    if len(missing) == len(files):
+        raise InputError(
+            "none of the label files that are named is there",
+            file=root,
+            found=f"{len(files)} names, {missing[0]} for example",
+            remedy="Paths in a table are relative to the table's folder.",
+        )
 
 
 def _told(understood: Understanding, cases: Sequence[Case], labels: Labels) -> tuple[list[Case], list[Finding]]:

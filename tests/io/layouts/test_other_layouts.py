@@ -54,6 +54,17 @@ def test_a_list_elsewhere_is_relative_to_its_own_folder_and_named_like_dataset_j
     assert read_dataset(decathlon(tmp_path) / "dataset.json") == read_dataset(tmp_path)
 
 
+def test_a_list_of_pairs_may_have_any_name_and_state_no_labels(tmp_path: Path) -> None:
+    decathlon(tmp_path).joinpath("dataset.json").unlink()
+    pairs = [{**pair, "fold": 0} for pair in DECATHLON["training"]]  # type: ignore[attr-defined]
+    (tmp_path / "folds.json").write_text(json.dumps({"training": pairs, "validation": []}))
+    dataset, findings = read_dataset(tmp_path / "folds.json")
+    assert findings == []
+    assert [case.id for case in dataset.cases] == ["BRATS_001", "BRATS_002"]
+    assert (dataset.channels, dataset.labels.integers) == (("channel_0", "channel_1"), (0, 1, 2))
+    assert len(dataset.inferred) == 2
+
+
 def test_numbered_files_of_nnunets_first_version_are_found(tmp_path: Path) -> None:
     decathlon(tmp_path)
     for path in list(tmp_path.glob("images*/*")):
@@ -224,6 +235,12 @@ def test_a_table_that_cannot_be_meant_is_refused(name: str, text: str, said: str
     with pytest.raises(InputError, match=said) as caught:
         read_dataset(tmp_path / name)
     assert name in str(caught.value)
+
+
+def test_paths_that_lead_nowhere_are_told_as_such(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("image,label\nscans/a.mha,scans/al.mha\n")
+    with pytest.raises(InputError, match=r"none of the label files .*scans.al\.mha.*relative to the table"):
+        read_dataset(tmp_path / "t.csv")
 
 
 def test_two_rows_of_one_case_are_an_error(tmp_path: Path) -> None:
