@@ -259,6 +259,7 @@ def _write_cases(
     target.mkdir(parents=True, exist_ok=True)
     for name in ("imagesTr", "labelsTr"):
         (target / name).mkdir(exist_ok=True)
+    for name in _FOLDERS:
         sweep(target / name, older_than_seconds=0)
     write_document(target / _RECORD, record)  # from now on the folder is known as ours
     failures: dict[str, BaseException] = {}

@@ -47,7 +47,7 @@ def test_what_was_understood_is_shown_and_nobody_is_asked_where_there_is_no_term
             "  example    phantom_000: images/phantom_000_0000.nii.gz with labels/phantom_000.nii.gz",
             "  channels   image",
             "  labels     label_1 1, label_2 2, label_3 3",
-            "  left out   1 files: images/thumbnails.bin",
+            "  left out   1 file: images/thumbnails.bin",
             "  guessed    which files belong together, images/phantom_000_0000.nii.gz and labels/phantom_000.nii.gz for",
             "             example",
             "             the names of the channels: image (--channel-names tells; CT has a meaning)",

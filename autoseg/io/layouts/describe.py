@@ -33,7 +33,15 @@ def describe_dataset(dataset: Dataset, findings: Sequence[Finding] = ()) -> str:
         rows.append(("annotated", f"{len(partly)} cases for some labels only"))
     omitted = [finding for finding in findings if finding.file and "left out" in finding.what]
     if omitted:
-        rows.append(("left out", _listed([finding.file or "" for finding in omitted], f"{len(omitted)} files: ")))
+        rows.append(
+            (
+                "left out",
+                _listed(
+                    [finding.file or "" for finding in omitted],
+                    "1 file: " if len(omitted) == 1 else f"{len(omitted)} files: ",
+                ),
+            )
+        )
     rows += [("guessed" if place == 0 else "", guess) for place, guess in enumerate(dataset.inferred)]
     indent = " " * 13
     lines = [

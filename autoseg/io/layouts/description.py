@@ -47,7 +47,7 @@ class Description(msgspec.Struct):
     """The fields that autoseg reads; others (licence, release, …) are free. What is missing is found in the files."""
 
     channel_names: dict[str, str] = {}
-    modality: dict[str, str] | str = {}
+    modality: dict[str, str] | list[str] | str = {}
     labels: dict[str, int | str | list[int]] = {}
     regions: dict[str, list[str]] = {}
     regions_class_order: list[int] = []
@@ -112,8 +112,8 @@ def stated_channels(stated: Description) -> tuple[str, ...]:
         DocumentError: the numbers are not 0, 1, 2, …
     """
     names = stated.channel_names or stated.modality
-    if isinstance(names, str):
-        return (names,) if names else ()
+    if not isinstance(names, dict):
+        return tuple([names] if isinstance(names, str) else names)
     if sorted(names) != sorted(str(index) for index in range(len(names))):
         raise DocumentError(
             "channel_names must name every channel by its number",
