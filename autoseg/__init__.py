@@ -11,6 +11,7 @@ from typing import Any
 __version__ = "0.1.0"
 
 _HOMES = {
+    "check_dataset": "autoseg.pipeline",
     "plan_dataset": "autoseg.pipeline",
     "preprocess": "autoseg.pipeline",
     "train": "autoseg.pipeline",
@@ -22,7 +23,18 @@ _HOMES = {
     "Geometry": "autoseg.values",
 }
 
-__all__ = ["Dataset", "Geometry", "Plan", "Workspace", "evaluate", "plan_dataset", "predict", "preprocess", "train"]
+__all__ = [
+    "Dataset",
+    "Geometry",
+    "Plan",
+    "Workspace",
+    "check_dataset",
+    "evaluate",
+    "plan_dataset",
+    "predict",
+    "preprocess",
+    "train",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -11,18 +11,19 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from autoseg import plugins
+from autoseg.check_stage import check_cases
 from autoseg.errors import InputError, UnknownNameError
-from autoseg.executors import Executor, ThreadExecutor
+from autoseg.executors import Executor
 from autoseg.logs import Logger, SilentLogger
 from autoseg.planning import Budget, Planner, Wishes
-from autoseg.values import Dataset, Finding, Fingerprint, Patients, Plan, Split
+from autoseg.values import AxisMap, Dataset, Finding, Fingerprint, Patients, Plan, Split
 from autoseg.values.json_form import require_file_name
 from autoseg.workspace import ModelFolder, Workspace
 
 if TYPE_CHECKING:
     from autoseg.estimates import Explanation
 
-__all__ = ["Planned", "explain", "plan_dataset"]
+__all__ = ["Planned", "explain", "plan_dataset", "with_training_grids"]
 
 SILENT = SilentLogger()
 
@@ -57,6 +58,7 @@ def plan_dataset(
     wishes: Wishes | None = None,
     seed: int = 12345,
     group_by: str | None = None,
+    fix: bool | None = None,
     executor: Executor | None = None,
     logger: Logger = SILENT,
 ) -> Planned:
@@ -75,17 +77,19 @@ def plan_dataset(
         wishes: what the user wants otherwise than the planner would choose.
         seed: of the experiment.
         group_by: which cases are of one patient: a table's path, or a pattern. None: as before, else by their names.
+        fix: True does the safe fixes of what is wrong, into the workspace; False forgets earlier ones; None keeps them.
         executor: runs the cases.
         logger: for events.
 
     Raises:
         InputError: the data set cannot be used as it is; everything that is wrong is listed.
     """
-    from autoseg.fingerprinting import fingerprint_dataset
+    from autoseg.integrity.across import equal_images
+    from autoseg.integrity.fixes import remove_unused
     from autoseg.io.dataset import read_dataset
     from autoseg.networks.execution import training_backend
     from autoseg.networks.memory import process_bytes
-    from autoseg.patients import current_patients
+    from autoseg.patients import current_patients, joined
     from autoseg.splitting import current_split, division_findings
 
     planner, name = _planner(preset), _plan_name(name or preset.replace(":", "-"))
@@ -93,17 +97,21 @@ def plan_dataset(
     dataset, known = read_dataset(folder)
     workspace.check_dataset(dataset)
     patients = current_patients(workspace, dataset, group_by)
-    fingerprint, findings = fingerprint_dataset(dataset, known, workspace, executor or ThreadExecutor(), logger)
+    checked = check_cases(dataset, known, workspace, fix=fix, executor=executor, logger=logger)
+    dataset, fingerprint = checked.dataset, checked.fingerprint()
+    patients = joined(patients, equal_images(fingerprint.cases))
     split = current_split(workspace, dataset, patients)
     cost = functools.partial(process_bytes, backend=training_backend(budget.device))
 
     def plan_for(memory_bytes: int) -> Plan:
-        return planner.plan(fingerprint, msgspec.structs.replace(budget, memory_bytes=memory_bytes), cost, name=name)
+        plan = planner.plan(fingerprint, msgspec.structs.replace(budget, memory_bytes=memory_bytes), cost, name=name)
+        return with_training_grids(plan, fingerprint)
 
     plan = plan_for(budget.memory_bytes)
     model = workspace.save(dataset, fingerprint, split, plan, patients)
+    remove_unused(workspace)
     logger.event("planned", plan=plan.id, file=str(model.path / "plan.json"))
-    seen = (*findings, *division_findings(split, patients))
+    seen = (*checked.findings, *division_findings(split, patients))
     return Planned(
         plan=plan,
         folder=model,
@@ -114,6 +122,17 @@ def plan_dataset(
         findings=seen,
         device=budget.device,
         replan=plan_for,
+    )
+
+
+def with_training_grids(plan: Plan, fingerprint: Fingerprint) -> Plan:
+    """The plan that tells how the training images lay, by which prediction knows an image that is unlike them."""
+    order = AxisMap(order=plan.axis_order)
+    per_axis = list(zip(*map(order.reorder, fingerprint.spacings(plan.orientation)), strict=True))
+    return msgspec.structs.replace(
+        plan,
+        orientations=fingerprint.orientations,
+        spacing_range=tuple((min(steps), max(steps)) for steps in per_axis),
     )
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from autoseg.cli import options
+from autoseg.cli.check import fix_option
 from autoseg.cli.wishes import GibibytesOrAuto, read_names, read_wishes, wish_options
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ __all__ = ["plan", "preprocess"]
 @click.option(
     "--explain", is_flag=True, help="Tell what each configuration is for, what it costs, and what would change."
 )
+@fix_option
 @options.as_json
 def plan(
     dataset: Path,
@@ -82,6 +84,7 @@ def plan(
     seed: int,
     group_by: str | None,
     explain: bool,
+    fix: bool | None,
     as_json: bool,
 ) -> None:
     """Look at DATASET, check it, and plan how to segment it.
@@ -106,6 +109,7 @@ def plan(
             wishes=wishes,
             seed=seed,
             group_by=group_by,
+            fix=fix,
             logger=logger,
         )
         explained = pipeline.explain(planned) if explain else []
@@ -116,9 +120,11 @@ def plan(
 
 def _show(planned: Planned, explained: Sequence[Explanation], workspace_path: Path) -> None:
     from autoseg.cli.tables import explanation_text, patients_text, plan_text
+    from autoseg.values import CheckReport, findings_text
 
-    for finding in planned.findings:
-        click.echo(str(finding))
+    if planned.findings:
+        click.echo(findings_text(planned.findings))
+    click.echo(f"{CheckReport.of(planned.dataset, planned.findings).summary}\n")
     click.echo(plan_text(planned.plan))
     for explanation in explained:
         click.echo(f"\n{explanation_text(explanation, planned.plan.budget_bytes)}")

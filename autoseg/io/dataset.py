@@ -14,8 +14,10 @@ from autoseg.errors import DocumentError, FindingsError, InputError
 from autoseg.io.formats import known_endings, split_ending
 from autoseg.values import Case, Dataset, Finding, Label, Labels, Split, decode
 
-__all__ = ["read_dataset", "read_inputs", "read_labels_of", "read_split"]
+__all__ = ["SYSTEM_FILES", "read_dataset", "read_inputs", "read_labels_of", "read_split"]
 
+#: What operating systems leave in folders.
+SYSTEM_FILES = re.compile(r"^(\.DS_Store|\._.+|Thumbs\.db|ehthumbs\.db|desktop\.ini)$", re.IGNORECASE)
 _CHANNEL_SUFFIX = re.compile(r"^(?P<id>.+)_(?P<channel>\d{4})$")
 
 
@@ -181,7 +183,13 @@ def _discovered(folder: Path, ending: str, channels: int) -> tuple[list[Case], l
             continue
         if label is None:
             findings.append(
-                Finding(severity="note", what="an image without a label file: it is not trained on", case=id_)
+                Finding(
+                    severity="note",
+                    what="an image without a label file: it is not trained on",
+                    case=id_,
+                    file=_in_order(files)[0],
+                    remedy="Add its label file if there is one.",
+                )
             )
     return cases, findings
 
@@ -192,6 +200,7 @@ def _left_out(file: str, expected: str) -> Finding:
         what="a file is not named like those of the data set and is left out",
         file=file,
         expected=expected,
+        remedy="Rename it if it belongs to the data set; else nothing is to be done.",
     )
 
 
@@ -232,7 +241,7 @@ def _case(id_: str, images: tuple[str, ...], label: str | None) -> Case:
 
 def _files(folder: Path) -> list[Path]:
     """Files, and whatever else is named like an image: a broken link is not the same as no file."""
-    entries = [path for path in folder.iterdir() if not path.name.startswith(".")]
+    entries = [path for path in folder.iterdir() if not path.name.startswith(".") and not SYSTEM_FILES.match(path.name)]
     return sorted(path for path in entries if path.is_file() or split_ending(path.name)[1])
 
 
