@@ -125,27 +125,31 @@ def _unlike_spacings(cases: Sequence[CaseFingerprint]) -> Iterator[Finding]:
         return
     usual = tuple(statistics.median(spacing[axis] for spacing in spacings.values()) for axis in range(3))
     for case, spacing in spacings.items():
-        factor = max(max(own / other, other / own) for own, other in zip(spacing, usual, strict=True))
-        if factor >= OTHER_UNIT:
-            what, remedy = (
-                "the spacing is far from that of the other cases: another unit than millimetres?",
-                "Correct the spacing in the headers of image and label file.",
+        factors = [own / other for own, other in zip(spacing, usual, strict=True)]
+        furthest = max(max(factor, 1 / factor) for factor in factors)
+        everywhere = min(factors) >= OTHER_UNIT or max(factors) <= 1 / OTHER_UNIT
+        if furthest >= OTHER_UNIT:
+            yield Finding(
+                severity="error" if everywhere else "warning",  # it would be resampled to thousands of times its size
+                what="the spacing is far from that of the other cases" + (": another unit?" if everywhere else ""),
+                case=case,
+                found=_millimetres(spacing),
+                expected=f"about {_millimetres(usual)}",
+                remedy="Correct the spacing in the headers of image and label file.",
             )
-        elif spacing == (1.0, 1.0, 1.0) and factor >= UNKNOWN:
-            what, remedy = (
-                "the spacing is 1 x 1 x 1, unlike that of the other cases: programs write it if they know none",
-                "Look up the true spacing, and write it into the headers of image and label file.",
+        elif spacing == (1.0, 1.0, 1.0) and furthest >= UNKNOWN:
+            yield Finding(
+                severity="warning",
+                what="the spacing is 1 x 1 x 1, unlike that of the other cases: programs write it if they know none",
+                case=case,
+                found=_millimetres(spacing),
+                expected=f"about {_millimetres(usual)}",
+                remedy="Look up the true spacing, and write it into the headers of image and label file.",
             )
-        else:
-            continue
-        yield Finding(
-            severity="warning", what=what, case=case, found=_millimetres(spacing), expected=f"about {_millimetres(usual)}",
-            remedy=remedy,
-        )  # fmt: skip
 
 
 def _millimetres(spacing: Sequence[float]) -> str:
-    return " x ".join(f"{step:.3g}" for step in spacing) + " mm (z, y, x)"
+    return " x ".join(f"{step:.4g}" for step in spacing) + " mm (z, y, x)"
 
 
 def _gaps(dataset: Dataset) -> Iterator[Finding]:

@@ -13,6 +13,8 @@ from autoseg.io.grids import covers_the_same_space, grid_conflict, is_noise, reo
 from autoseg.values import Finding, Geometry, Labels, Volume
 
 __all__ = [
+    "LARGEST_SPACING",
+    "MASK_VALUE",
     "channel_count_finding",
     "grid_findings",
     "image_findings",
@@ -132,8 +134,7 @@ def grid_findings(image: Geometry, other: Geometry, what: str, case: str, file: 
                 case=case,
                 file=file,
                 found=f"{image.displacement_from(other):.2g} voxels, {image.angle_from(other):.2g} degrees",
-                expected="less than half a voxel and one degree, which it is",
-                remedy="Nothing is to be done, unless both were drawn on different scans.",
+                remedy="Nothing is to be done if they belong together; from half a voxel or one degree on it is an error.",
             )
         return
     axes, same_space, is_label = reordering(image, other), covers_the_same_space(image, other), what == "the label file"
