@@ -20,7 +20,8 @@ from autoseg.io.checks import MASK_VALUE
 from autoseg.io.dtypes import smallest_integers
 from autoseg.io.formats import format_of
 from autoseg.io.grids import reordering
-from autoseg.values import FIXES, Case, Dataset, Finding, Geometry, Labels, Volume, digest
+from autoseg.values import Case, Dataset, Finding, Geometry, Labels, Volume, digest
+from autoseg.values.finding import FIXES
 from autoseg.values.json_form import Value, require
 from autoseg.volume.axes import reorder_volume
 from autoseg.workspace import Workspace

@@ -1,7 +1,7 @@
 """What flows through autoseg: frozen, keyword-only, self-checking values with one strict JSON form each."""
 
 from autoseg.values.dataset import Case, Dataset, Label, Labels
-from autoseg.values.finding import FIXES, CheckReport, Finding, Severity, findings_text
+from autoseg.values.finding import CheckReport, Finding, Severity, findings_text
 from autoseg.values.fingerprint import CaseFingerprint, Fingerprint, IntensityProperties, Orientation
 from autoseg.values.geometry import AxisMap, Geometry, Volume
 from autoseg.values.json_form import Value, decode, digest, encode
@@ -15,7 +15,6 @@ from autoseg.values.scores import CaseScore, LabelScore, MeanScore, Summary
 from autoseg.values.training import ExecutionPath, Fold, Split, TrainJob, fold_folder, select_fold
 
 __all__ = [
-    "FIXES",
     "PREDICTION_RECORD",
     "AugmentationSpec",
     "AxisMap",
