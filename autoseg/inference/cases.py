@@ -205,4 +205,4 @@ def _predict_file(
     image, record = preprocess_image(volume, plan, predictor.configuration, case_id=case.id)
     prediction = label_map(predictor.logits(image, advance), record, predictor.configuration, plan.labels)
     format_of(file).write(file, prediction)
-    return unlike_training(volume.geometry, plan)
+    return unlike_training(record.source, plan)

@@ -184,8 +184,7 @@ def _note(before: Case, after: Case, fix: CaseFix) -> Finding:
         severity="note",
         what=f"fixed: {'; '.join(FIXES[name] for name in fix.fixes)}",
         case=before.id,
-        file=before.label,
-        found=None if after.label in (before.label, *before.images) else f"now {after.label}",
+        file=after.label,
         remedy="Look at it. Your own files are unchanged; --no-fix goes back to them.",
     )
 
