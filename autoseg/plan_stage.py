@@ -31,7 +31,7 @@ SILENT = SilentLogger()
 class Planned:
     """What ``plan_dataset`` made: the plan, where it is, the folds, whose cases are whose and what was noticed.
 
-    ``replan`` gives the plan for another budget in bytes, ``device`` is what will train.
+    ``replan`` gives the plan for another budget in bytes.
     """
 
     plan: Plan
@@ -41,7 +41,6 @@ class Planned:
     patients: Patients
     fingerprint: Fingerprint
     findings: tuple[Finding, ...]
-    device: str
     replan: Callable[[int], Plan]
 
 
@@ -112,7 +111,6 @@ def plan_dataset(
         patients=patients,
         fingerprint=fingerprint,
         findings=seen,
-        device=budget.device,
         replan=plan_for,
     )
 
@@ -162,22 +160,18 @@ def explain(planned: Planned) -> list[Explanation]:
     """What every configuration costs, its time measured if the device is here, and what more memory would give."""
     from autoseg.estimates import Explanation, expectation, larger_budget
 
-    memory = larger_budget(planned.plan.budget_bytes)
+    plan = planned.plan
+    memory = larger_budget(plan.budget_bytes)
     larger = {each.name: each for each in planned.replan(memory).configurations}
     return [
         Explanation(
             configuration=each,
             expected=expectation(
-                planned.plan,
-                each,
-                planned.fingerprint,
-                planned.device,
-                iterations=each.training.iterations,
-                timed=True,
+                plan, each, planned.fingerprint, plan.device, iterations=each.training.iterations, timed=True
             ),
-            device=planned.device,
+            device=plan.device,
             larger_bytes=memory,
             larger=larger.get(each.name),
         )
-        for each in planned.plan.configurations
+        for each in plan.configurations
     ]

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import SimpleITK
 
-from autoseg.cli import main
 from autoseg.phantom import write_phantom_dataset
+from tests.command_line import failure, invoke
 from tests.conftest import TINY_PRESET
 
 
@@ -29,27 +29,6 @@ def planned(phantoms, tmp_path_factory) -> Path:
     workspace = tmp_path_factory.mktemp("planned") / "workspace"
     invoke(["plan", phantoms, "-w", workspace, "--preset", TINY_PRESET, "--name", "tiny"])
     return workspace
-
-
-def invoke(arguments, monkeypatch=None) -> int:
-    """Runs the command line as the console script does; returns the exit code."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sys.argv", ["autoseg", *map(str, arguments)])
-        try:
-            main()
-        except SystemExit as end:
-            return int(end.code or 0)
-    return 0
-
-
-def failure(capsys, *arguments) -> str:
-    """The error text of a command that must fail with exit code 2."""
-    capsys.readouterr()
-    code = invoke(arguments)
-    text = capsys.readouterr().err
-    assert code == 2, text
-    assert "Traceback" not in text
-    return text
 
 
 def edit(path: Path, **changes) -> None:
