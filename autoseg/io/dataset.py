@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 
 from autoseg.errors import DocumentError, FindingsError, InputError
-from autoseg.io.formats import known_endings, split_ending
+from autoseg.io.formats import is_series, known_endings, split_ending
 from autoseg.values import Case, Dataset, Finding, Label, Labels, Split, decode
 
 __all__ = ["read_dataset", "read_inputs", "read_labels_of", "read_split"]
@@ -231,22 +231,26 @@ def _case(id_: str, images: tuple[str, ...], label: str | None) -> Case:
 
 
 def _files(folder: Path) -> list[Path]:
-    """Files, and whatever else is named like an image: a broken link is not the same as no file."""
+    """Files, DICOM series, and whatever else is named like an image: a broken link is not the same as no file."""
     entries = [path for path in folder.iterdir() if not path.name.startswith(".")]
-    return sorted(path for path in entries if path.is_file() or split_ending(path.name)[1])
+    return sorted(path for path in entries if path.is_file() or split_ending(path.name)[1] or is_series(path))
 
 
 def read_inputs(path: Path, channels: Sequence[str]) -> tuple[Case, ...]:
     """The cases to predict in a folder (or one image file), with paths relative to ``path``'s folder.
 
-    Files are ``CASE_0000.ENDING``, one per channel; with a single channel ``CASE.ENDING`` will do.
+    Files are ``CASE_0000.ENDING``, one per channel; with a single channel ``CASE.ENDING`` will do. A folder with a DICOM
+    series counts as a file, so ``path`` may be one, or hold some.
 
     Raises:
         InputError: nothing to predict, or cases whose channels are not complete; all of them are listed.
     """
     if not path.exists():
         raise InputError("there is no such file or folder", file=path)
-    files = [file for file in ([path] if path.is_file() else _files(path)) if split_ending(file.name)[1]]
+    if is_series(path):
+        return (_case(path.resolve().name, (".",), None),)
+    files = [path] if path.is_file() else _files(path)
+    files = [file for file in files if split_ending(file.name)[1] or is_series(file)]
     if not files:
         raise InputError(
             "there is no image here", file=path, expected=f"files with {', '.join(sorted(known_endings()))}"

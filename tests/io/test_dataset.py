@@ -95,7 +95,7 @@ def test_a_missing_key_is_named(key: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "broken",
     [
-        {"file_ending": ".tiff"},
+        {"file_ending": ".docx"},
         {"file_ending": "nii.gz"},
         {"file_ending": ""},
         {"file_ending": 3},
