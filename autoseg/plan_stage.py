@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 __all__ = ["Planned", "explain", "plan_dataset"]
 
 SILENT = SilentLogger()
+#: Sees what was understood of a data set before anything is computed, and may raise to stop.
+Understood = Callable[[Dataset, Sequence[Finding]], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,13 +58,15 @@ def plan_dataset(
     wishes: Wishes | None = None,
     seed: int = 12345,
     group_by: str | None = None,
+    channel_names: Sequence[str] = (),
+    understood: Understood | None = None,
     executor: Executor | None = None,
     logger: Logger = SILENT,
 ) -> Planned:
     """Looks at a data set, checks it, and plans how to segment it.
 
     Args:
-        folder: of the data set; never written to.
+        folder: of the data set, or a table of its paths; never written to.
         workspace: to keep everything in.
         preset: the planner plug.
         name: of the plan; the preset's by default.
@@ -74,6 +78,8 @@ def plan_dataset(
         wishes: what the user wants otherwise than the planner would choose.
         seed: of the experiment.
         group_by: which cases are of one patient: a table's path, or a pattern. None: as before, else by their names.
+        channel_names: of the channels, in order; overrule those that the data set states or that were found.
+        understood: sees what was understood before anything is computed, and may raise to stop.
         executor: runs the cases.
         logger: for events.
 
@@ -81,7 +87,7 @@ def plan_dataset(
         InputError: the data set cannot be used as it is; everything that is wrong is listed.
     """
     from autoseg.fingerprinting import fingerprint_dataset
-    from autoseg.io.dataset import read_dataset
+    from autoseg.io.layouts import read_dataset
     from autoseg.networks.execution import training_backend
     from autoseg.networks.memory import process_bytes
     from autoseg.patients import current_patients
@@ -89,8 +95,10 @@ def plan_dataset(
 
     planner, name = _planner(preset), _plan_name(name or preset.replace(":", "-"))
     budget = _budget(planner, memory_gib, device, configurations, wishes or Wishes(), seed)
-    dataset, known = read_dataset(folder)
+    dataset, known = read_dataset(folder, channel_names=channel_names, workspace=workspace)
     workspace.check_dataset(dataset)
+    if understood is not None:
+        understood(dataset, known)
     patients = current_patients(workspace, dataset, group_by)
     fingerprint, findings = fingerprint_dataset(dataset, known, workspace, executor or ThreadExecutor(), logger)
     split = current_split(workspace, dataset, patients)
@@ -102,7 +110,7 @@ def plan_dataset(
     plan = plan_for(budget.memory_bytes)
     model = workspace.save(dataset, fingerprint, split, plan, patients)
     logger.event("planned", plan=plan.id, file=str(model.path / "plan.json"))
-    seen = (*findings, *division_findings(split, patients))
+    seen = (*findings, *_unlooked_for(dataset, fingerprint), *division_findings(split, patients))
     return Planned(
         plan=plan,
         folder=model,
@@ -113,6 +121,38 @@ def plan_dataset(
         findings=seen,
         replan=plan_for,
     )
+
+
+def _unlooked_for(dataset: Dataset, fingerprint: Fingerprint) -> list[Finding]:
+    """Warnings where a label file holds a label that, as the data set says, nobody looked for in that case."""
+    counted = {case.id: case.label_counts for case in fingerprint.cases}
+    findings = []
+    for case in dataset.partly_annotated:
+        looked_for = {
+            value
+            for label in dataset.labels.foreground
+            if label.name in (case.annotated or ())
+            for value in label.values
+        }
+        others = [
+            label.name
+            for label in dataset.labels.foreground
+            if not looked_for.issuperset(label.values)
+            and any(counted.get(case.id, {}).get(str(value)) for value in set(label.values) - looked_for)
+        ]
+        if others:
+            findings.append(
+                Finding(
+                    severity="warning",
+                    what="the label file holds labels that the case is not annotated for",
+                    case=case.id,
+                    file=case.label,
+                    found=", ".join(others),
+                    expected=", ".join(case.annotated or ()) or "background only",
+                    remedy="Correct the list of labels that were looked for, or the label file.",
+                )
+            )
+    return findings
 
 
 def _budget(

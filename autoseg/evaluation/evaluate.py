@@ -13,8 +13,8 @@ from autoseg.executors import Executor
 from autoseg.files import read_document
 from autoseg.io.cases import grid_conflict, read_labels, undeclared_values
 from autoseg.io.colours import on_grid_of
-from autoseg.io.dataset import read_labels_of
 from autoseg.io.formats import split_ending
+from autoseg.io.layouts import read_labels_of
 from autoseg.logs import Logger
 from autoseg.values import PREDICTION_RECORD, CaseScore, Labels, PredictionRecord, Summary
 from autoseg.workspace import Workspace

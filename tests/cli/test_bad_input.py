@@ -41,11 +41,13 @@ def replace_image(path: Path, change) -> None:
     SimpleITK.WriteImage(change(SimpleITK.ReadImage(str(path))), str(path))
 
 
-def test_missing_dataset_json(dataset, tmp_path, capsys):
+def test_a_folder_that_tells_nothing(dataset, tmp_path, capsys):
+    shutil.rmtree(dataset / "labelsTr")
     (dataset / "dataset.json").unlink()
     text = failure(capsys, "plan", dataset, "-w", tmp_path / "workspace")
-    assert "no dataset.json" in text
-    assert '"channel_names"' in text  # the remedy shows a minimal one
+    assert "not clear what in this folder is an image" in text
+    assert "the columns image and label" in text
+    assert '"channel_names"' in text  # the remedy shows a minimal description
     assert not (tmp_path / "workspace").exists()
 
 
