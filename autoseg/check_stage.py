@@ -65,9 +65,9 @@ def check_dataset(
     Raises:
         InputError: the folder cannot be understood at all, or the workspace is another data set's.
     """
-    from autoseg.io.dataset import read_dataset
+    from autoseg.io.layouts import read_dataset
 
-    dataset, known = read_dataset(folder)
+    dataset, known = read_dataset(folder, workspace=workspace)
     workspace.check_dataset(dataset)
     return check_cases(dataset, known, workspace, fix=fix, executor=executor, logger=logger)
 

@@ -29,8 +29,10 @@ from autoseg.networks.execution import (
     training_memory,
 )
 from autoseg.networks.memory import multiply_adds, parameter_count
+from autoseg.networks.tape import FLOAT_BYTES
 from autoseg.planning import GIBIBYTE
-from autoseg.values import Configuration, ExecutionPath, Fingerprint, Plan
+from autoseg.values import AxisMap, Configuration, ExecutionPath, Fingerprint, Plan
+from autoseg.volume.resample import target_shape
 from autoseg.workspace import Workspace
 
 __all__ = [
@@ -61,7 +63,7 @@ MANY_DAYS = 2.0
 #: What people can buy, in GiB; the next larger one is what "more memory" means.
 USUAL_GIB = (4, 6, 8, 11, 12, 16, 24, 32, 40, 48, 80, 141)
 #: Bytes of a preprocessed voxel beside its channels, its label.
-FLOAT_BYTES, LABEL_BYTES = 4, 1
+LABEL_BYTES = 1
 #: A checkpoint holds weights, two moments and the average, and a new one is written before the old goes; then the model.
 COPIES_OF_WEIGHTS_ON_DISK = 2 * 4 + 1
 
@@ -223,14 +225,12 @@ def expectation(
 
 
 def _case_bytes(plan: Plan, configuration: Configuration, fingerprint: Fingerprint) -> int:
-    voxels = 0
-    sizes = zip(fingerprint.spacings(plan.orientation), fingerprint.shapes_after_crop(plan.orientation), strict=True)
-    for spacing, shape in sizes:
-        edges = (
-            shape[axis] if wanted is None else max(1, round(shape[axis] * spacing[axis] / wanted))
-            for axis, wanted in zip(plan.axis_order, configuration.spacing, strict=True)
-        )
-        voxels += math.prod(edges)
+    axes = AxisMap(order=plan.axis_order)
+    sizes = zip(fingerprint.shapes_after_crop(plan.orientation), fingerprint.spacings(plan.orientation), strict=True)
+    voxels = sum(
+        math.prod(target_shape(axes.reorder(shape), axes.reorder(spacing), configuration.spacing))
+        for shape, spacing in sizes
+    )
     return voxels * (len(plan.channels) * FLOAT_BYTES + LABEL_BYTES)
 
 

@@ -26,13 +26,15 @@ if TYPE_CHECKING:
 __all__ = ["Planned", "explain", "plan_dataset", "with_training_grids"]
 
 SILENT = SilentLogger()
+#: Sees what was understood of a data set before anything is computed, and may raise to stop.
+Understood = Callable[[Dataset, Sequence[Finding]], None]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Planned:
     """What ``plan_dataset`` made: the plan, where it is, the folds, whose cases are whose and what was noticed.
 
-    ``replan`` gives the plan for another budget in bytes, ``device`` is what will train.
+    ``replan`` gives the plan for another budget in bytes.
     """
 
     plan: Plan
@@ -42,7 +44,6 @@ class Planned:
     patients: Patients
     fingerprint: Fingerprint
     findings: tuple[Finding, ...]
-    device: str
     replan: Callable[[int], Plan]
 
 
@@ -59,13 +60,15 @@ def plan_dataset(
     seed: int = 12345,
     group_by: str | None = None,
     fix: bool | None = None,
+    channel_names: Sequence[str] = (),
+    understood: Understood | None = None,
     executor: Executor | None = None,
     logger: Logger = SILENT,
 ) -> Planned:
     """Looks at a data set, checks it, and plans how to segment it.
 
     Args:
-        folder: of the data set; never written to.
+        folder: of the data set, or a table of its paths; never written to.
         workspace: to keep everything in.
         preset: the planner plug.
         name: of the plan; the preset's by default.
@@ -78,6 +81,8 @@ def plan_dataset(
         seed: of the experiment.
         group_by: which cases are of one patient: a table's path, or a pattern. None: as before, else by their names.
         fix: True does the safe fixes of what is wrong, into the workspace; False forgets earlier ones; None keeps them.
+        channel_names: of the channels, in order; overrule those that the data set states or that were found.
+        understood: sees what was understood before anything is computed, and may raise to stop.
         executor: runs the cases.
         logger: for events.
 
@@ -86,7 +91,7 @@ def plan_dataset(
     """
     from autoseg.integrity.across import equal_images
     from autoseg.integrity.fixes import remove_unused
-    from autoseg.io.dataset import read_dataset
+    from autoseg.io.layouts import read_dataset
     from autoseg.networks.execution import training_backend
     from autoseg.networks.memory import process_bytes
     from autoseg.patients import current_patients, joined
@@ -94,8 +99,10 @@ def plan_dataset(
 
     planner, name = _planner(preset), _plan_name(name or preset.replace(":", "-"))
     budget = _budget(planner, memory_gib, device, configurations, wishes or Wishes(), seed)
-    dataset, known = read_dataset(folder)
+    dataset, known = read_dataset(folder, channel_names=channel_names, workspace=workspace)
     workspace.check_dataset(dataset)
+    if understood is not None:
+        understood(dataset, known)
     patients = current_patients(workspace, dataset, group_by)
     checked = check_cases(dataset, known, workspace, fix=fix, executor=executor, logger=logger)
     dataset, fingerprint = checked.dataset, checked.fingerprint()
@@ -120,7 +127,6 @@ def plan_dataset(
         patients=patients,
         fingerprint=fingerprint,
         findings=seen,
-        device=budget.device,
         replan=plan_for,
     )
 
@@ -181,22 +187,18 @@ def explain(planned: Planned) -> list[Explanation]:
     """What every configuration costs, its time measured if the device is here, and what more memory would give."""
     from autoseg.estimates import Explanation, expectation, larger_budget
 
-    memory = larger_budget(planned.plan.budget_bytes)
+    plan = planned.plan
+    memory = larger_budget(plan.budget_bytes)
     larger = {each.name: each for each in planned.replan(memory).configurations}
     return [
         Explanation(
             configuration=each,
             expected=expectation(
-                planned.plan,
-                each,
-                planned.fingerprint,
-                planned.device,
-                iterations=each.training.iterations,
-                timed=True,
+                plan, each, planned.fingerprint, plan.device, iterations=each.training.iterations, timed=True
             ),
-            device=planned.device,
+            device=plan.device,
             larger_bytes=memory,
             larger=larger.get(each.name),
         )
-        for each in planned.plan.configurations
+        for each in plan.configurations
     ]

@@ -13,6 +13,7 @@ import click
 
 from autoseg import __version__
 from autoseg.cli.check import check
+from autoseg.cli.convert import convert
 from autoseg.cli.data import plan, preprocess
 from autoseg.cli.demo import demo
 from autoseg.cli.models import evaluate, predict, train
@@ -35,7 +36,7 @@ def autoseg() -> None:
     """
 
 
-for command in (check, plan, preprocess, train, predict, evaluate, demo):
+for command in (check, plan, preprocess, train, predict, evaluate, convert, demo):
     autoseg.add_command(command)
 
 

@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
-from autoseg.io.dataset import SYSTEM_FILES
+from autoseg.io.layouts.items import SYSTEM_FILES
 from autoseg.values import Case, CaseFingerprint, Dataset, Finding
 
 __all__ = ["across_findings", "equal_images"]
@@ -32,6 +32,7 @@ def across_findings(dataset: Dataset, cases: Sequence[CaseFingerprint], sha256: 
         *_equal_cases(dataset, cases),
         *_copied_files(dataset, {case.id for case in cases}, sha256),
         *_unlike_spacings(cases),
+        *_unlooked_for(dataset, cases),
         *_gaps(dataset),
         *_unusual_paths(dataset),
         *_system_files(dataset),
@@ -150,6 +151,38 @@ def _unlike_spacings(cases: Sequence[CaseFingerprint]) -> Iterator[Finding]:
 
 def _millimetres(spacing: Sequence[float]) -> str:
     return " x ".join(f"{step:.4g}" for step in spacing) + " mm (z, y, x)"
+
+
+def _unlooked_for(dataset: Dataset, cases: Sequence[CaseFingerprint]) -> list[Finding]:
+    """Warnings where a label file holds a label that, as the data set says, nobody looked for in that case."""
+    counted = {case.id: case.label_counts for case in cases}
+    findings = []
+    for case in dataset.partly_annotated:
+        looked_for = {
+            value
+            for label in dataset.labels.foreground
+            if label.name in (case.annotated or ())
+            for value in label.values
+        }
+        others = [
+            label.name
+            for label in dataset.labels.foreground
+            if not looked_for.issuperset(label.values)
+            and any(counted.get(case.id, {}).get(str(value)) for value in set(label.values) - looked_for)
+        ]
+        if others:
+            findings.append(
+                Finding(
+                    severity="warning",
+                    what="the label file holds labels that the case is not annotated for",
+                    case=case.id,
+                    file=case.label,
+                    found=", ".join(others),
+                    expected=", ".join(case.annotated or ()) or "background only",
+                    remedy="Correct the list of labels that were looked for, or the label file.",
+                )
+            )
+    return findings
 
 
 def _gaps(dataset: Dataset) -> Iterator[Finding]:

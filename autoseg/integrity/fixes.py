@@ -17,8 +17,9 @@ from autoseg.errors import InputError
 from autoseg.files import read_document, write_document
 from autoseg.integrity.nearest import resample_nearest
 from autoseg.io.checks import MASK_VALUE
+from autoseg.io.colours import as_labels, on_grid_of
 from autoseg.io.dtypes import smallest_integers
-from autoseg.io.formats import format_of
+from autoseg.io.formats import format_of, label_ending, parts_of, split_ending
 from autoseg.io.grids import reordering
 from autoseg.values import Case, Dataset, Finding, Geometry, Labels, Volume, digest
 from autoseg.values.finding import FIXES
@@ -134,7 +135,7 @@ def require_current_fixes(workspace: Workspace, dataset: Dataset) -> None:
         fix = fixes.get(case.id)
         if fix is not None and Path(case.label or "").parent.name == _place(case.id, fix):
             pairs = [(Path(file), known) for file, known in zip(fix.files, fix.sources, strict=True)]
-            if any(file.is_file() and workspace.contents.sha256(file) != known for file, known in pairs):
+            if any(file.exists() and workspace.contents.sha256(file) != known for file, known in pairs):
                 outdated.append(case.id)
     if outdated:
         raise InputError(
@@ -165,11 +166,12 @@ def _fixes(workspace: Workspace) -> Fixes:
 
 def _fix_of(workspace: Workspace, dataset: Dataset, case: Case, fixes: tuple[str, ...]) -> CaseFix:
     """The fixes for a case with its content as it is now; a file that is not there has no content."""
-    files = [Path(dataset.root, name) for name in (*case.images, case.label or "")]
+    named = [Path(dataset.root, name) for name in (*case.images, case.label or "")]
+    files = [part for file in named for part in parts_of(file)]
     return CaseFix(
         fixes=fixes,
         files=tuple(map(str, files)),
-        sources=tuple(workspace.contents.sha256(file) if file.is_file() else "" for file in files),
+        sources=tuple(workspace.contents.sha256(file) if file.exists() else "" for file in files),
         labels=digest(dataset.labels),
     )
 
@@ -199,7 +201,7 @@ def _fixed(workspace: Workspace, dataset: Dataset, case: Case, fix: CaseFix) -> 
     if set(fix.fixes) == {"swap"}:
         return case  # nothing is to be written
     source = Path(dataset.root, label)
-    target = (workspace.fixed_path / _place(case.id, fix) / source.name).absolute()
+    target = (workspace.fixed_path / _place(case.id, fix) / _name(source)).absolute()
     if not target.is_file():
         image = format_of(Path(case.images[0])).read(Path(dataset.root, case.images[0])).geometry
         labels = format_of(source).read(source)
@@ -207,8 +209,15 @@ def _fixed(workspace: Workspace, dataset: Dataset, case: Case, fix: CaseFix) -> 
     return msgspec.structs.replace(case, label=target.as_posix())
 
 
+def _name(source: Path) -> str:
+    """Of the file to write: the user's, but with an ending that label maps can be written with."""
+    stem, ending = split_ending(source.name)
+    return f"{stem}{label_ending(ending)}"
+
+
 def _mended(labels: Volume, image: Geometry, declared: Labels, fix: CaseFix) -> Volume:
     """The label map ``(1, *spatial)`` after all fixes, with the geometry of the image."""
+    labels = on_grid_of(as_labels(labels), image)
     array = np.rint(labels.array).astype(np.int32)
     if "relabel" in fix.fixes:
         array = np.where(array == MASK_VALUE, declared.integers[-1], array)
@@ -222,4 +231,7 @@ def _mended(labels: Volume, image: Geometry, declared: Labels, fix: CaseFix) -> 
         volume = Volume(array=volume.array, geometry=image)
     if volume.array.min() < 0:
         raise InputError("the label map holds negative values", remedy="Correct the label file by hand.")
-    return Volume(array=smallest_integers(np.ascontiguousarray(volume.array)), geometry=volume.geometry)
+    palette = () if "relabel" in fix.fixes else labels.palette
+    return Volume(
+        array=smallest_integers(np.ascontiguousarray(volume.array)), geometry=volume.geometry, palette=palette
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from autoseg.io.checks import (
     swapped_finding,
     undeclared_values,
 )
+from autoseg.io.colours import as_image, as_labels, on_grid_of
 from autoseg.io.formats import format_of
 from autoseg.io.grids import grid_conflict
 from autoseg.values import Case, Dataset, Finding, Volume
@@ -68,6 +70,8 @@ def check_case(dataset: Dataset, case: Case) -> tuple[Volume | None, Volume | No
     if case.label is None:
         return image, None, findings
     labels, about_labels = _labels(Path(dataset.root, case.label), case.label, case.id)
+    if labels is not None and image is not None:
+        labels = on_grid_of(labels, image.geometry)
     if labels is not None:
         about_labels.extend(label_findings(labels.array, dataset.labels, case.id, case.label))
     errors = [finding for finding in about_labels if finding.severity == "error"]
@@ -88,12 +92,13 @@ def _image(case: Case, root: Path | str, channels: Sequence[str]) -> tuple[Volum
     volumes = []
     for file in case.images:
         try:
-            volumes.append(format_of(Path(root, file)).read(Path(root, file)))
+            volumes.append(as_image(format_of(Path(root, file)).read(Path(root, file))))
         except InputError as error:
             findings.append(_finding_of(error, case.id, file))
     if len(volumes) < len(case.images):
         return None, findings
     first = volumes[0].geometry
+    volumes[1:] = [on_grid_of(volume, first) for volume in volumes[1:]]
     for file, volume in zip(case.images[1:], volumes[1:], strict=True):
         findings.extend(grid_findings(first, volume.geometry, "a channel", case.id, file))
     if any(volume.geometry.shape != first.shape for volume in volumes):
@@ -102,7 +107,7 @@ def _image(case: Case, root: Path | str, channels: Sequence[str]) -> tuple[Volum
     if len(array) != len(channels):
         return None, [*findings, channel_count_finding(len(array), array.dtype, channels, case.id, case.images)]
     with np.errstate(over="ignore"):  # what becomes infinite is found
-        image = Volume(array=array.astype(np.float32, copy=False), geometry=first)
+        image = Volume(array=np.ascontiguousarray(array, np.float32), geometry=first)
     findings.extend(image_findings(image, channels, case.id, case.images))
     return image, findings
 
@@ -110,7 +115,7 @@ def _image(case: Case, root: Path | str, channels: Sequence[str]) -> tuple[Volum
 def _labels(path: Path, file: str, case: str) -> tuple[Volume | None, list[Finding]]:
     """The label map as int32, rounded if need be, None if there is none to look at, and what is wrong with it."""
     try:
-        volume = format_of(path).read(path)
+        volume = as_labels(format_of(path).read(path))
     except InputError as error:
         return None, [_finding_of(error, case, file)]
     if len(volume.array) != 1:
@@ -121,11 +126,11 @@ def _labels(path: Path, file: str, case: str) -> tuple[Volume | None, list[Findi
             file=file,
             found=str(len(volume.array)),
             expected="1",
-            remedy="Save it as one grey or integer channel; a palette or colour image holds colours, not labels.",
+            remedy="Save it as one grey or integer channel; a colour picture holds colours, not labels.",
         )
         return None, [several]
     integers, findings = _as_integers(volume.array, file, case)
-    return None if integers is None else Volume(array=integers, geometry=volume.geometry), findings
+    return None if integers is None else dataclasses.replace(volume, array=integers), findings
 
 
 def _as_integers(array: np.ndarray, file: str, case: str) -> tuple[np.ndarray | None, list[Finding]]:
