@@ -11,6 +11,7 @@ from typing import Any
 __version__ = "0.1.0"
 
 _HOMES = {
+    "check_dataset": "autoseg.pipeline",
     "plan_dataset": "autoseg.pipeline",
     "preprocess": "autoseg.pipeline",
     "train": "autoseg.pipeline",
@@ -28,6 +29,7 @@ __all__ = [
     "Geometry",
     "Plan",
     "Workspace",
+    "check_dataset",
     "convert_dataset",
     "evaluate",
     "plan_dataset",

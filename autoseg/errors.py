@@ -77,12 +77,18 @@ class UnreadableFileError(InputError):
 
 
 class FindingsError(InputError):
-    """Several findings of one pass over a data set, all listed together."""
+    """Several findings of one pass over a data set, all listed together.
 
-    def __init__(self, what: str, findings: Iterable[object]) -> None:
+    Args:
+        what: one sentence: what they come to.
+        findings: all of them.
+        text: how they are listed; one a line if None.
+    """
+
+    def __init__(self, what: str, findings: Iterable[object], *, text: str | None = None) -> None:
         self.findings = tuple(findings)
         lines = "\n".join(f"  - {finding}" for finding in self.findings)
-        super().__init__(f"{what}\n{lines}")
+        super().__init__(f"{what}\n{lines if text is None else text}")
 
 
 class MissingPartError(AutosegError):

@@ -6,9 +6,11 @@ import csv
 import io
 import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import NoReturn
+
+import msgspec
 
 from autoseg.errors import InputError, UnreadableFileError
 from autoseg.files import read_document
@@ -16,7 +18,7 @@ from autoseg.io.formats import split_ending
 from autoseg.values import Case, Dataset, Patients
 from autoseg.workspace import Workspace
 
-__all__ = ["current_patients", "group_by_patient"]
+__all__ = ["current_patients", "group_by_patient", "joined"]
 
 TABLE_ENDINGS = (".csv", ".tsv")
 CASE_COLUMNS = ("case", "case_id", "id", "image")
@@ -52,6 +54,16 @@ def current_patients(workspace: Workspace, dataset: Dataset, group_by: str | Non
     if Path(kept.rule).is_file():
         return _by_table(Path(kept.rule), dataset)
     return Patients(source="table", rule=kept.rule, patient_of=_remembered(kept, cases))
+
+
+def joined(patients: Patients, groups: Iterable[Sequence[str]]) -> Patients:
+    """The patients, with each group of cases in the hands of one: those whose images are equal, for example."""
+    patient_of = dict(patients.patient_of)
+    for first, *others in groups:
+        for other in others:
+            absorbed, absorbing = patient_of[other], patient_of[first]
+            patient_of = {case: absorbing if who == absorbed else who for case, who in patient_of.items()}
+    return msgspec.structs.replace(patients, patient_of=patient_of)
 
 
 def _by_dataset(dataset: Dataset) -> Patients:

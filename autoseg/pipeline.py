@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from autoseg.check_stage import Checked, check_dataset
 from autoseg.errors import InputError
 from autoseg.executors import Executor, SerialExecutor, ThreadExecutor
 from autoseg.files import content_hash, read_document, sweep, write_document
@@ -39,7 +40,19 @@ if TYPE_CHECKING:
     from autoseg.inference.model import Choice
     from autoseg.io.case_store import CaseStore
 
-__all__ = ["Planned", "Predicted", "Trained", "evaluate", "explain", "plan_dataset", "predict", "preprocess", "train"]
+__all__ = [
+    "Checked",
+    "Planned",
+    "Predicted",
+    "Trained",
+    "check_dataset",
+    "evaluate",
+    "explain",
+    "plan_dataset",
+    "predict",
+    "preprocess",
+    "train",
+]
 
 SILENT = SilentLogger()
 NEVER: Callable[[], bool] = lambda: False  # noqa: E731
@@ -88,6 +101,7 @@ def preprocess(
     Returns:
         Per configuration: case id to content key.
     """
+    from autoseg.integrity.fixes import require_current_fixes
     from autoseg.preprocessing.cases import preprocess_cases
 
     plan, dataset = usable_plan(workspace.model(plan_name)), workspace.dataset()
@@ -97,6 +111,7 @@ def preprocess(
             file=workspace.path,
             remedy="Make a new plan: autoseg plan DATASET --name NEW. What is trained can still be predicted with.",
         )
+    require_current_fixes(workspace, dataset)
     wanted = [case for case in dataset.annotated_cases if not cases or case.id in cases]
     keys = {}
     for name in [plan.configuration(name).name for name in configurations] or plan.names:

@@ -11,18 +11,19 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from autoseg import plugins
+from autoseg.check_stage import check_cases
 from autoseg.errors import InputError, UnknownNameError
-from autoseg.executors import Executor, ThreadExecutor
+from autoseg.executors import Executor
 from autoseg.logs import Logger, SilentLogger
 from autoseg.planning import Budget, Planner, Wishes
-from autoseg.values import Dataset, Finding, Fingerprint, Patients, Plan, Split
+from autoseg.values import AxisMap, Dataset, Finding, Fingerprint, Patients, Plan, Split
 from autoseg.values.json_form import require_file_name
 from autoseg.workspace import ModelFolder, Workspace
 
 if TYPE_CHECKING:
     from autoseg.estimates import Explanation
 
-__all__ = ["Planned", "explain", "plan_dataset"]
+__all__ = ["Planned", "explain", "plan_dataset", "with_training_grids"]
 
 SILENT = SilentLogger()
 #: Sees what was understood of a data set before anything is computed, and may raise to stop.
@@ -58,6 +59,7 @@ def plan_dataset(
     wishes: Wishes | None = None,
     seed: int = 12345,
     group_by: str | None = None,
+    fix: bool | None = None,
     channel_names: Sequence[str] = (),
     understood: Understood | None = None,
     executor: Executor | None = None,
@@ -78,6 +80,7 @@ def plan_dataset(
         wishes: what the user wants otherwise than the planner would choose.
         seed: of the experiment.
         group_by: which cases are of one patient: a table's path, or a pattern. None: as before, else by their names.
+        fix: True does the safe fixes of what is wrong, into the workspace; False forgets earlier ones; None keeps them.
         channel_names: of the channels, in order; overrule those that the data set states or that were found.
         understood: sees what was understood before anything is computed, and may raise to stop.
         executor: runs the cases.
@@ -86,11 +89,12 @@ def plan_dataset(
     Raises:
         InputError: the data set cannot be used as it is; everything that is wrong is listed.
     """
-    from autoseg.fingerprinting import fingerprint_dataset
+    from autoseg.integrity.across import equal_images
+    from autoseg.integrity.fixes import remove_unused
     from autoseg.io.layouts import read_dataset
     from autoseg.networks.execution import training_backend
     from autoseg.networks.memory import process_bytes
-    from autoseg.patients import current_patients
+    from autoseg.patients import current_patients, joined
     from autoseg.splitting import current_split, division_findings
 
     planner, name = _planner(preset), _plan_name(name or preset.replace(":", "-"))
@@ -100,17 +104,21 @@ def plan_dataset(
     if understood is not None:
         understood(dataset, known)
     patients = current_patients(workspace, dataset, group_by)
-    fingerprint, findings = fingerprint_dataset(dataset, known, workspace, executor or ThreadExecutor(), logger)
+    checked = check_cases(dataset, known, workspace, fix=fix, executor=executor, logger=logger)
+    dataset, fingerprint = checked.dataset, checked.fingerprint()
+    patients = joined(patients, equal_images(fingerprint.cases))
     split = current_split(workspace, dataset, patients)
     cost = functools.partial(process_bytes, backend=training_backend(budget.device))
 
     def plan_for(memory_bytes: int) -> Plan:
-        return planner.plan(fingerprint, msgspec.structs.replace(budget, memory_bytes=memory_bytes), cost, name=name)
+        plan = planner.plan(fingerprint, msgspec.structs.replace(budget, memory_bytes=memory_bytes), cost, name=name)
+        return with_training_grids(plan, fingerprint)
 
     plan = plan_for(budget.memory_bytes)
     model = workspace.save(dataset, fingerprint, split, plan, patients)
+    remove_unused(workspace)
     logger.event("planned", plan=plan.id, file=str(model.path / "plan.json"))
-    seen = (*findings, *_unlooked_for(dataset, fingerprint), *division_findings(split, patients))
+    seen = (*checked.findings, *division_findings(split, patients))
     return Planned(
         plan=plan,
         folder=model,
@@ -123,36 +131,15 @@ def plan_dataset(
     )
 
 
-def _unlooked_for(dataset: Dataset, fingerprint: Fingerprint) -> list[Finding]:
-    """Warnings where a label file holds a label that, as the data set says, nobody looked for in that case."""
-    counted = {case.id: case.label_counts for case in fingerprint.cases}
-    findings = []
-    for case in dataset.partly_annotated:
-        looked_for = {
-            value
-            for label in dataset.labels.foreground
-            if label.name in (case.annotated or ())
-            for value in label.values
-        }
-        others = [
-            label.name
-            for label in dataset.labels.foreground
-            if not looked_for.issuperset(label.values)
-            and any(counted.get(case.id, {}).get(str(value)) for value in set(label.values) - looked_for)
-        ]
-        if others:
-            findings.append(
-                Finding(
-                    severity="warning",
-                    what="the label file holds labels that the case is not annotated for",
-                    case=case.id,
-                    file=case.label,
-                    found=", ".join(others),
-                    expected=", ".join(case.annotated or ()) or "background only",
-                    remedy="Correct the list of labels that were looked for, or the label file.",
-                )
-            )
-    return findings
+def with_training_grids(plan: Plan, fingerprint: Fingerprint) -> Plan:
+    """The plan that tells how the training images lay, by which prediction knows an image that is unlike them."""
+    order = AxisMap(order=plan.axis_order)
+    per_axis = list(zip(*map(order.reorder, fingerprint.spacings(plan.orientation)), strict=True))
+    return msgspec.structs.replace(
+        plan,
+        orientations=fingerprint.orientations,
+        spacing_range=tuple((min(steps), max(steps)) for steps in per_axis),
+    )
 
 
 def _budget(

@@ -6,6 +6,8 @@ autoseg-workspace/
     fingerprint.json            what the planner saw; per case in fingerprints/
     splits_final.json           the folds, in nnU-Net's form
     patients.json               which cases are of one patient, and how that is known
+    fixes.json                  which safe fixes were agreed to, and for which content
+    fixed/CASE-KEY/             the fixed label file
     sources.json                size, time and SHA-256 of every file of the data set that was read
     label_integers.json         what label files hold, where nobody declared it; by their SHA-256
     preprocessed/CONFIGURATION-PARAMETERS/CASE-KEY/     arrays ready for training
@@ -175,6 +177,16 @@ class Workspace:
     def patients_path(self) -> Path:
         """Which cases are of one patient."""
         return self.path / "patients.json"
+
+    @property
+    def fixes_path(self) -> Path:
+        """Which safe fixes were agreed to."""
+        return self.path / "fixes.json"
+
+    @property
+    def fixed_path(self) -> Path:
+        """Folder of the fixed files, one folder per case and content."""
+        return self.path / "fixed"
 
     @property
     def label_integers_path(self) -> Path:

@@ -9,7 +9,7 @@ import pytest
 
 from autoseg.errors import InputError
 from autoseg.files import write_document
-from autoseg.patients import current_patients, group_by_patient
+from autoseg.patients import current_patients, group_by_patient, joined
 from autoseg.values import Case, Dataset, Patients
 from autoseg.workspace import Workspace
 from tests.small_plans import ONE_LABEL
@@ -292,6 +292,14 @@ def test_when_a_table_is_gone_its_patients_are_remembered(workspace: Workspace, 
 
 def test_another_rule_takes_the_place_of_the_remembered_one(workspace: Workspace, table: Path) -> None:
     assert current_patients(workspace, dataset(*VISITS), r"P\d").source == "pattern"
+
+
+def test_joined_cases_have_one_patient_with_all_that_the_others_had() -> None:
+    patients = Patients(source="names", patient_of={"a": "a", "b1": "b", "b2": "b", "c": "c", "d": "d"})
+    assert joined(patients, []) == patients
+    made = joined(patients, [("a", "b2"), ("c", "b1")])
+    assert made.several == {"c": ("a", "b1", "b2", "c")}
+    assert made.patient_of["d"] == "d"
 
 
 def stated(*patients: str | None) -> Dataset:

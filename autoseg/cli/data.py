@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from autoseg.cli import options
+from autoseg.cli.check import fix_option
 from autoseg.cli.confirmation import shown_and_confirmed
 from autoseg.cli.wishes import GibibytesOrAuto, read_names, read_wishes, wish_options
 
@@ -67,6 +68,7 @@ __all__ = ["plan", "preprocess"]
 @click.option(
     "--explain", is_flag=True, help="Tell what each configuration is for, what it costs, and what would change."
 )
+@fix_option
 @click.option(
     "--channel-names", help="Names of the channels, in order, with commas; CT has a normalization of its own."
 )
@@ -87,6 +89,7 @@ def plan(
     seed: int,
     group_by: str | None,
     explain: bool,
+    fix: bool | None,
     channel_names: str | None,
     yes: bool,
     as_json: bool,
@@ -115,6 +118,7 @@ def plan(
             wishes=wishes,
             seed=seed,
             group_by=group_by,
+            fix=fix,
             channel_names=read_names((channel_names,)) if channel_names else (),
             understood=shown_and_confirmed(yes=yes, quiet=as_json),
             logger=logger,
@@ -127,9 +131,11 @@ def plan(
 
 def _show(planned: Planned, explained: Sequence[Explanation], workspace_path: Path) -> None:
     from autoseg.cli.tables import explanation_text, patients_text, plan_text
+    from autoseg.values import CheckReport, findings_text
 
-    for finding in planned.findings:
-        click.echo(str(finding))
+    if planned.findings:
+        click.echo(findings_text(planned.findings))
+    click.echo(f"{CheckReport.of(planned.dataset, planned.findings).summary}\n")
     click.echo(plan_text(planned.plan))
     for explanation in explained:
         click.echo(f"\n{explanation_text(explanation, planned.plan.budget_bytes)}")

@@ -13,6 +13,7 @@ from autoseg.evaluation.overlap import overlap_scores
 from autoseg.evaluation.summarize import summarize
 from autoseg.files import content_hash, keep, read_document, write_document
 from autoseg.inference.export import label_map
+from autoseg.inference.likeness import unlike_training
 from autoseg.inference.predict import Predictor
 from autoseg.io.case_store import CaseStore
 from autoseg.io.cases import read_image
@@ -130,8 +131,10 @@ def predict_files(
                 )
                 _write_record(target, plan, made)  # first: a file that is not recorded is not ours
                 advance = _advance(logger, "predict", done, len(cases), case.id)
-                _predict_file(predictor, plan, case, source, file, advance)
-                made[case.id] = msgspec.structs.replace(made[case.id], content=content_hash(file))
+                warnings = _predict_file(predictor, plan, case, source, file, advance)
+                for warning in warnings:
+                    logger.event("message", text=f"case {case.id}: {warning}", case=case.id)
+                made[case.id] = msgspec.structs.replace(made[case.id], content=content_hash(file), warnings=warnings)
                 _write_record(target, plan, made)
             written[case.id] = file
         except Exception as error:  # one bad case costs one case
@@ -196,8 +199,10 @@ def _advance(
 
 def _predict_file(
     predictor: Predictor, plan: Plan, case: Case, source: Path, file: Path, advance: Callable[[int, int], None]
-) -> None:
+) -> tuple[str, ...]:
+    """Writes the label map of an image; returns what about the image is unlike those of the training."""
     volume = read_image(case, source, plan.channels)
     image, record = preprocess_image(volume, plan, predictor.configuration, case_id=case.id)
     prediction = label_map(predictor.logits(image, advance), record, predictor.configuration, plan.labels)
     format_of(file).write(file, prediction)
+    return unlike_training(record.source, plan)

@@ -149,7 +149,7 @@ def test_a_table_that_leaves_a_patient_out_is_refused(bare, tmp_path, capsys):
 def test_partly_annotated_cases_are_planned_with_warnings_and_not_trained(bare, tmp_path, capsys):
     path = table(bare, tmp_path / "cases.csv", {}, {1: "liver;spine", 2: "liver;spleen;spine"})
     assert invoke(plan(path, tmp_path / "W")) == 0
-    warnings = [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning")]
+    warnings = [line for line in capsys.readouterr().out.splitlines() if line.startswith("  - ")]
     assert any("phantom_001" in line and "annotated for some labels only" in line for line in warnings)
     assert any("labels that the case is not annotated for; found spleen" in line for line in warnings)
     text = failure(capsys, "train", "2d", "0", "-w", tmp_path / "W", "--iterations", "1", "--device", "cpu")

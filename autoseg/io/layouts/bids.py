@@ -192,6 +192,7 @@ def _cases(
                     case=name,
                     found=", ".join(sorted(found)),
                     expected=", ".join(channels),
+                    remedy="Add the files that are missing, or remove the case.",
                 )
             )
             continue

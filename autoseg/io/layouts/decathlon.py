@@ -39,7 +39,14 @@ def read_decathlon(folder: Path, stated: Description, wanted: Sequence[str]) -> 
             findings.append(Finding(severity="error", what=str(error), file=stated.source, remedy="Correct the entry."))
     for given in stated.test:
         if isinstance(given, Pair) and given.label is not None:
-            findings.append(Finding(severity="note", what="labels of test images are left alone", file=given.label))
+            findings.append(
+                Finding(
+                    severity="note",
+                    what="labels of test images are left alone",
+                    file=given.label,
+                    remedy="Nothing is to be done; to train on them, list them as training pairs.",
+                )
+            )
     listed = {name for case in cases for name in (*case.images, case.label or "")}
     findings += _unlisted(folder, {posixpath.dirname(name) for name in listed}, listed)
     return Understanding(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -10,8 +11,10 @@ from pathlib import Path, PurePosixPath
 from autoseg.io.formats import is_series, split_ending
 from autoseg.values import Finding
 
-__all__ = ["Item", "Tree", "left_out", "readable_name", "walk"]
+__all__ = ["SYSTEM_FILES", "Item", "Tree", "left_out", "readable_name", "walk"]
 
+#: What operating systems leave in folders.
+SYSTEM_FILES = re.compile(r"^(\.DS_Store|\._.+|Thumbs\.db|ehthumbs\.db|desktop\.ini)$", re.IGNORECASE)
 #: Files of other kinds that nobody takes for a case.
 _SIDE_FILES = (
     *(".json", ".tsv", ".csv", ".txt", ".md", ".pdf", ".xml", ".xlsx", ".html", ".db", ".ini", ".py", ".sh", ".bval"),
@@ -98,7 +101,12 @@ def readable_name(name: str) -> bool:
 
 
 def left_out(
-    file: str, what: str, *, severity: str = "warning", expected: str | None = None, remedy: str | None = None
+    file: str,
+    what: str,
+    *,
+    severity: str = "warning",
+    expected: str | None = None,
+    remedy: str = "Nothing is to be done, unless it belongs to the data set: rename or convert it then.",
 ) -> Finding:
     """A finding about a file that is not used."""
     shown = os.fsencode(file).decode(errors="backslashreplace")

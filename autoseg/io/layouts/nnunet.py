@@ -11,7 +11,7 @@ from pathlib import Path
 from autoseg.errors import InputError
 from autoseg.io.formats import split_ending
 from autoseg.io.layouts.description import Description, Listed, stated_channels
-from autoseg.io.layouts.items import left_out, readable_name
+from autoseg.io.layouts.items import SYSTEM_FILES, left_out, readable_name
 from autoseg.io.layouts.understanding import Understanding, check_ending
 from autoseg.values import Case, Finding
 
@@ -163,5 +163,5 @@ def channel_problem(id_: str, files: Mapping[int, str], label: str | None, chann
 
 def image_files(folder: Path) -> list[Path]:
     """Files, and whatever else is named like an image: a broken link is not the same as no file."""
-    entries = [path for path in folder.iterdir() if not path.name.startswith(".")]
+    entries = [path for path in folder.iterdir() if not (path.name.startswith(".") or SYSTEM_FILES.match(path.name))]
     return sorted(path for path in entries if path.is_file() or split_ending(path.name)[1])

@@ -206,6 +206,7 @@ def group_images(images: Sequence[Item], order: Sequence[str]) -> tuple[list[Cas
                     case=plain_id(stem),
                     file=next(iter(found.values())).path,
                     expected=f"files for {', '.join(missing)}, too",
+                    remedy="Add the files that are missing, or nothing if the image is not needed.",
                 )
             )
             continue

@@ -80,7 +80,9 @@ def read_table(path: Path, wanted: Sequence[str]) -> Understanding:
             case = Case(id=id_, images=tuple(row.images), label=row.label, patient=row.patient, annotated=row.annotated)
             (test if row.test else cases).append(case)
         except ValueError as error:
-            findings.append(Finding(severity="error", what=f"row {row.line}: {error}", file=str(path)))
+            findings.append(
+                Finding(severity="error", what=f"row {row.line}: {error}", file=str(path), remedy="Correct the row.")
+            )
     return Understanding(
         layout=TABLE,
         root=path.parent.resolve(),
@@ -217,6 +219,10 @@ def _unused(path: Path, columns: Sequence[str]) -> list[Finding]:
         return []
     return [
         Finding(
-            severity="note", what="columns of the table that are passed over", file=str(path), found=", ".join(others)
+            severity="note",
+            what="columns of the table that are passed over",
+            file=str(path),
+            found=", ".join(others),
+            remedy="Nothing is to be done, unless one of them names images, labels or patients: rename it then.",
         )
     ]

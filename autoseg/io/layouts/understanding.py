@@ -238,6 +238,7 @@ def _told(understood: Understanding, cases: Sequence[Case], labels: Labels) -> t
                     case=case.id,
                     found=", ".join(unknown),
                     expected=f"some of {', '.join(names)}",
+                    remedy="Declare them, or correct what the case is annotated for.",
                 )
             )
             annotated = None
@@ -253,6 +254,7 @@ def _told(understood: Understanding, cases: Sequence[Case], labels: Labels) -> t
                     what=f"{what} names cases that are not here",
                     file=stated.source,
                     found=", ".join(strangers[:5]) + (" …" if len(strangers) > 5 else ""),
+                    remedy="Correct the names, unless the cases were removed on purpose.",
                 )
             )
     return told, findings
@@ -260,11 +262,12 @@ def _told(understood: Understanding, cases: Sequence[Case], labels: Labels) -> t
 
 def _unlabelled(cases: Sequence[Case]) -> list[Finding]:
     alone = [case.id for case in cases if case.label is None]
+    remedy = "Nothing is to be done, unless there are label files for them."
     if len(alone) > MOST_NOTES:
         what = f"{len(alone)} images without label files: they are not trained on"
-        return [Finding(severity="note", what=what, found=", ".join(alone[:MOST_NOTES]) + " …")]
+        return [Finding(severity="note", what=what, found=", ".join(alone[:MOST_NOTES]) + " …", remedy=remedy)]
     what = "an image without a label file: it is not trained on"
-    return [Finding(severity="note", what=what, case=case) for case in alone]
+    return [Finding(severity="note", what=what, case=case, remedy=remedy) for case in alone]
 
 
 def _partly(dataset: Dataset) -> list[Finding]:
