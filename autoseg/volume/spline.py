@@ -223,7 +223,7 @@ class _Ending:
     def __init__(self, limits: tuple[float, float] | None) -> None:
         self.limits, self.offset = limits, 0.0
         if limits is not None and abs(limits[0] + limits[1]) / 2 > limits[1] - limits[0]:
-            self.offset = (limits[0] + limits[1]) / 2
+            self.offset = float(np.float32((limits[0] + limits[1]) / 2))
 
     def __call__(self, block: np.ndarray) -> None:
         if self.offset:
