@@ -10,6 +10,7 @@ import numpy as np
 from autoseg.errors import MissingPartError, UnreadableFileError
 from autoseg.files import replacing
 from autoseg.io.nifti import is_nifti, require_whole, with_nonfinite
+from autoseg.io.nifti_voxels import plain_voxels
 from autoseg.values import Geometry, Volume
 
 if TYPE_CHECKING:
@@ -38,6 +39,8 @@ class SimpleITKFormat:
         if not path.is_file():
             raise UnreadableFileError("there is no such file", file=path)
         try:
+            if is_nifti(path) and (voxels := plain_voxels(path)) is not None:
+                return Volume(array=voxels[None], geometry=_geometry(_header(sitk, path)))
             require_whole(path)
             image = sitk.ReadImage(str(path))
             array = _channels_first(sitk, image)
@@ -66,6 +69,14 @@ class SimpleITKFormat:
             require_whole(beside)
 
 
+def _header(sitk: Any, path: Path) -> SimpleITK.ImageFileReader:
+    reader = sitk.ImageFileReader()
+    reader.SetImageIO("NiftiImageIO")
+    reader.SetFileName(str(path))
+    reader.ReadImageInformation()
+    return reader
+
+
 def _channels_first(sitk: Any, image: SimpleITK.Image) -> np.ndarray:
     array = sitk.GetArrayFromImage(image)  # (t, z, y, x, component), those that there are
     if image.GetNumberOfComponentsPerPixel() > 1:
@@ -83,7 +94,7 @@ def _channels_first(sitk: Any, image: SimpleITK.Image) -> np.ndarray:
     return np.asarray(array)
 
 
-def _geometry(image: SimpleITK.Image) -> Geometry:
+def _geometry(image: SimpleITK.Image | SimpleITK.ImageFileReader) -> Geometry:
     dimension = image.GetDimension()
     direction = np.array(image.GetDirection()).reshape(dimension, dimension)
     spacing, origin, size = image.GetSpacing(), image.GetOrigin(), image.GetSize()
