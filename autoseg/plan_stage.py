@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Callable, Sequence
+import importlib
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -83,21 +86,29 @@ def plan_dataset(
     """
     from autoseg.fingerprinting import fingerprint_dataset
     from autoseg.io.dataset import read_dataset
-    from autoseg.networks.execution import training_backend
-    from autoseg.networks.memory import process_bytes
     from autoseg.patients import current_patients
     from autoseg.splitting import current_split, division_findings
 
     planner, name = _planner(preset), _plan_name(name or preset.replace(":", "-"))
-    budget = _budget(planner, memory_gib, device, configurations, wishes or Wishes(), seed)
+    wishes = wishes or Wishes()
+    for _, scheme in wishes.normalization:
+        plugins.load("normalizer", scheme)
+    budgeted = functools.partial(_budget, planner, memory_gib, device, configurations, wishes, seed)
+    # what was asked for may be wrong, which is to be told at once; else torch, which takes its time, is loaded meanwhile
+    budget = budgeted() if device or memory_gib is not None else None
     dataset, known = read_dataset(folder)
     workspace.check_dataset(dataset)
     patients = current_patients(workspace, dataset, group_by)
-    fingerprint, findings = fingerprint_dataset(dataset, known, workspace, executor or ThreadExecutor(), logger)
+    with _loading("autoseg.estimates"):
+        fingerprint, findings = fingerprint_dataset(dataset, known, workspace, executor or ThreadExecutor(), logger)
+    from autoseg.networks.execution import training_backend
+    from autoseg.networks.memory import process_bytes
+
+    budget = budget or budgeted()
     split = current_split(workspace, dataset, patients)
     cost = functools.partial(process_bytes, backend=training_backend(budget.device))
 
-    def plan_for(memory_bytes: int) -> Plan:
+    def plan_for(memory_bytes: int, budget: Budget = budget) -> Plan:
         return planner.plan(fingerprint, msgspec.structs.replace(budget, memory_bytes=memory_bytes), cost, name=name)
 
     plan = plan_for(budget.memory_bytes)
@@ -117,6 +128,22 @@ def plan_dataset(
     )
 
 
+@contextlib.contextmanager
+def _loading(module: str) -> Iterator[None]:
+    """Imports a module in a thread meanwhile; if that fails, whoever needs it is told."""
+
+    def load() -> None:
+        with contextlib.suppress(Exception):
+            importlib.import_module(module)
+
+    thread = threading.Thread(target=load, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.join()
+
+
 def _budget(
     planner: Planner,
     memory_gib: float | str | None,
@@ -128,8 +155,6 @@ def _budget(
     from autoseg.estimates import memory_to_plan_for
     from autoseg.networks.execution import resolve_device
 
-    for _, scheme in wishes.normalization:
-        plugins.load("normalizer", scheme)
     elsewhere = "cuda" if isinstance(memory_gib, int | float) else None
     trains_on = resolve_device(device or elsewhere or "auto", here=False)
     return Budget(

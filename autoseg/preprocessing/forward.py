@@ -21,7 +21,7 @@ from autoseg.volume.resample import target_shape
 __all__ = ["PreprocessedCase", "case_key", "parameters_key", "preprocess_case", "preprocess_image", "working_axes"]
 
 #: Raise this when the arrays change for equal parameters: cached cases are then made anew.
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MOST_LOCATIONS, LEAST_SHARE = 10_000, 0.01
 
 
@@ -101,33 +101,13 @@ def preprocess_image(
     Returns:
         float32 ``(channels, *spatial)`` on the configuration's grid, and the record.
     """
-    axes = working_axes(volume.geometry, plan)
-    ordered = reorder_volume(volume, axes)
-    box = bounding_box(ordered.array)
-    cropped = np.ascontiguousarray(ordered.array[(slice(None), *box)])
-    image = _normalize(cropped, plan)
-    spacing = ordered.geometry.spacing
-    targets = [own if wanted is None else wanted for own, wanted in zip(spacing, configuration.spacing, strict=True)]
-    shape = target_shape(cropped.shape[1:], spacing, configuration.spacing)
-    resampler = plugins.load("resampler", configuration.resampling.resampler)(configuration.resampling)
-    record = PreprocessRecord(
-        case_id=case_id,
-        key=key,
-        source=volume.geometry,
-        axes=axes,
-        crop_start=(box[0].start, box[1].start, box[2].start),
-        crop_shape=(cropped.shape[1], cropped.shape[2], cropped.shape[3]),
-        spacing=spacing,
-        shape=shape,
-        target_spacing=(targets[0], targets[1], targets[2]),
-    )
-    return resampler.image(image, shape, spacing, targets), record
+    return _image_on_grid(volume, plan, configuration, _placed(volume, plan, configuration, case_id, key), None)
 
 
 def preprocess_case(
     volume: Volume, labels: Volume, plan: Plan, configuration: Configuration, *, case_id: str, key: str
 ) -> PreprocessedCase:
-    """An image and its label map as training sees them.
+    """An image and its label map as training sees them; ``peak_bytes`` tells the memory that it takes.
 
     Args:
         volume: float32 ``(channels, *spatial)`` as stored.
@@ -137,27 +117,64 @@ def preprocess_case(
         case_id: for the record.
         key: content key, for the record.
     """
-    image, record = preprocess_image(volume, plan, configuration, case_id=case_id, key=key)
+    record = _placed(volume, plan, configuration, case_id, key)
     crop = (slice(None), *record.crop)
-    inner = _to_indices(reorder(labels.array, record.axes)[crop][0], plan.labels)
-    inner = outside_nonzero(inner, reorder(volume.array, record.axes)[crop])
+    # the label map goes first: what it needs in between is gone before the image's grid is made
+    mask = nonzero_mask(reorder(volume.array, record.axes)[crop])
+    inner = outside_nonzero(_to_indices(reorder(labels.array, record.axes)[crop][0], plan.labels), mask)
+    kept = mask if any(spec.use_mask for spec in plan.normalization) else None
+    del mask
     resampler = plugins.load("resampler", configuration.resampling.resampler)(configuration.resampling)
-    segmentation = resampler.labels(inner, record.shape, record.spacing, record.target_spacing)
+    segmentation = np.ascontiguousarray(resampler.labels(inner, record.shape, record.spacing, record.target_spacing))
+    del inner
+    image, _ = _image_on_grid(volume, plan, configuration, record, kept)
     return PreprocessedCase(
-        record=record,
-        image=image,
-        segmentation=np.ascontiguousarray(segmentation),
-        locations=_locations(segmentation, plan.labels),
+        record=record, image=image, segmentation=segmentation, locations=_locations(segmentation, plan.labels)
     )
 
 
-def _normalize(image: np.ndarray, plan: Plan) -> np.ndarray:
-    mask = nonzero_mask(image) if any(spec.use_mask for spec in plan.normalization) else None
-    channels = [
-        plugins.load("normalizer", spec.scheme)(channel, mask if spec.use_mask else None, spec.properties)
-        for spec, channel in zip(plan.normalization, image, strict=True)
-    ]
-    return np.stack(channels)
+def _placed(volume: Volume, plan: Plan, configuration: Configuration, case_id: str, key: str) -> PreprocessRecord:
+    """Where the image lies, is cropped, and goes."""
+    axes = working_axes(volume.geometry, plan)
+    ordered = reorder_volume(volume, axes)
+    box = bounding_box(ordered.array)
+    crop = (box[0].stop - box[0].start, box[1].stop - box[1].start, box[2].stop - box[2].start)
+    spacing = ordered.geometry.spacing
+    targets = [own if wanted is None else wanted for own, wanted in zip(spacing, configuration.spacing, strict=True)]
+    return PreprocessRecord(
+        case_id=case_id,
+        key=key,
+        source=volume.geometry,
+        axes=axes,
+        crop_start=(box[0].start, box[1].start, box[2].start),
+        crop_shape=crop,
+        spacing=spacing,
+        shape=target_shape(crop, spacing, configuration.spacing),
+        target_spacing=(targets[0], targets[1], targets[2]),
+    )
+
+
+def _image_on_grid(
+    volume: Volume, plan: Plan, configuration: Configuration, record: PreprocessRecord, mask: np.ndarray | None
+) -> tuple[np.ndarray, PreprocessRecord]:
+    """The normalized and resampled image, one channel at a time."""
+    cropped = reorder(volume.array, record.axes)[(slice(None), *record.crop)]
+    if mask is None and any(spec.use_mask for spec in plan.normalization):
+        mask = nonzero_mask(cropped)
+    resampler = plugins.load("resampler", configuration.resampling.resampler)(configuration.resampling)
+    image: np.ndarray | None = None
+    for index, (spec, channel) in enumerate(zip(plan.normalization, cropped, strict=True)):
+        normalize = plugins.load("normalizer", spec.scheme)
+        normalized = normalize(channel, mask if spec.use_mask else None, spec.properties)
+        made = resampler.image(normalized[None], record.shape, record.spacing, record.target_spacing)
+        del normalized
+        if len(cropped) == 1:
+            return np.ascontiguousarray(made), record
+        if image is None:
+            image = np.empty((len(cropped), *record.shape), np.float32)
+        image[index] = made[0]
+    assert image is not None, "an image has a channel"
+    return image, record
 
 
 def _to_indices(labels: np.ndarray, declared: Labels) -> np.ndarray:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy import ndimage
 
 __all__ = ["interpolate_shapes"]
 
@@ -44,6 +43,8 @@ def _signed_distances(inside: np.ndarray) -> np.ndarray:
 
     A slice without the label counts as far outside as the label is deep in the slices beside it.
     """
+    from scipy import ndimage
+
     framed = np.pad(inside, ((0, 0), (1, 1), (1, 1)))
     distances = np.zeros(framed.shape, np.float32)
     for index, plane in enumerate(framed):
