@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from autoseg.volume.lookup import look_up
+
 __all__ = ["Box", "bounding_box", "nonzero_mask", "outside_nonzero"]
 
 Box = tuple[slice, slice, slice]
@@ -47,7 +49,7 @@ def _filled(present: np.ndarray) -> np.ndarray:
         for face in (0, -1):
             hole[numbers.take(face, axis)] = False
     hole[0] = True  # what is not zero
-    return hole[numbers]
+    return look_up(hole, numbers)
 
 
 def outside_nonzero(labels: np.ndarray, mask: np.ndarray) -> np.ndarray:
@@ -61,5 +63,7 @@ def outside_nonzero(labels: np.ndarray, mask: np.ndarray) -> np.ndarray:
         The label map.
     """
     if not mask.all():
-        labels[(labels == 0) & ~mask] = -1
+        outside = labels == 0
+        outside[mask] = False
+        labels[outside] = -1
     return labels

@@ -20,7 +20,17 @@ import numpy as np
 
 from autoseg.executors import usable_cpus
 
-__all__ = ["Sizes", "axis_operator", "in_threads", "nearest", "resample_slices", "resample_spline", "slice_groups"]
+__all__ = [
+    "Sizes",
+    "axis_operator",
+    "between_bytes",
+    "in_threads",
+    "nearest",
+    "resample_slices",
+    "resample_spline",
+    "slice_groups",
+    "thread_count",
+]
 
 Sizes = tuple[int, int, int]
 Item = TypeVar("Item")
@@ -37,6 +47,8 @@ TOGETHER = 20
 PRODUCT = 2**18
 #: Bytes of what one thread works on in between: as much as fits its cache.
 CACHED = 2**20
+#: Bytes that the C library keeps for each thread after its work.
+KEPT = 2**23
 #: Voxels of a result that are worth starting threads for.
 WORTH_THREADS = 2**21
 
@@ -145,6 +157,15 @@ def thread_count() -> int:
 @functools.cache
 def _threads() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(thread_count(), thread_name_prefix="autoseg-volume")
+
+
+def between_bytes(old: Sequence[int], new: Sequence[int]) -> int:
+    """The most memory that resampling takes beside its input and its result."""
+    if old[0] == new[0] == 1:  # a picture: rows
+        old, new = (old[1], 1, old[2]), (new[1], 1, new[2])
+    slice_bytes = max(old[1], new[1]) * max(old[2], new[2]) * 4
+    block = (TOGETHER + 1) * old[1] * old[2] * 4 if old[0] != new[0] else 0
+    return thread_count() * (block + 2 * max(CACHED, slice_bytes) + KEPT)
 
 
 def resample_spline(
