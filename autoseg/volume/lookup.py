@@ -15,10 +15,12 @@ AT_ONCE = 2**18
 def look_up(table: np.ndarray, indices: np.ndarray) -> np.ndarray:
     """``table[indices]`` for indices ``(*spatial)`` of any memory layout; contiguous."""
     result = np.empty(indices.shape, table.dtype)
-    step = max(1, AT_ONCE // max(1, indices.shape[-1]))
-    for plane, into in zip(indices, result, strict=True):
-        for begin in range(0, len(plane), step):
-            into[begin : begin + step] = table[plane[begin : begin + step]]
+    planes, rows, columns = indices.shape
+    several, some = max(1, AT_ONCE // max(1, rows * columns)), max(1, AT_ONCE // max(1, columns))
+    for plane in range(0, planes, several):
+        for row in range(0, rows, some):
+            part = slice(plane, plane + several), slice(row, row + some)
+            result[part] = table[indices[part]]
     return result
 
 

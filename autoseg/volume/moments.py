@@ -30,7 +30,8 @@ def mean_and_variance(values: np.ndarray, where: np.ndarray | None = None) -> tu
             else:
                 apart = part.astype(np.float64)
                 apart -= centre
-                sums.append(np.dot(apart, apart))
+                np.square(apart, out=apart)  # not a dot product: BLAS would start threads for it
+                sums.append(apart.sum())
             count += part.size
         return float(np.sum(sums)), count
 
