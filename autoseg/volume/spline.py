@@ -24,6 +24,7 @@ __all__ = [
     "Sizes",
     "axis_operator",
     "between_bytes",
+    "combine_slices",
     "in_threads",
     "nearest",
     "resample_slices",
@@ -202,7 +203,7 @@ def resample_spline(
     else:
 
         def of_piece(piece: _Piece) -> None:
-            block = _along_first(piece.matrix, source[piece.columns], ending.offset)
+            block = combine_slices(piece.matrix, source[piece.columns], ending.offset)
             for part in slice_groups(block.shape):
                 _in_plane(block[part], target[piece.rows][part], orders, ending)
 
@@ -232,7 +233,7 @@ def resample_slices(array: np.ndarray, orders: Sequence[int], apart: int, *, int
         if len(array) == len(target):
             target[piece.rows] = block
         else:
-            target[piece.rows] = _along_first(piece.matrix, block, 0.0)
+            target[piece.rows] = combine_slices(piece.matrix, block)
             np.clip(target[piece.rows], block.min(), block.max(), out=target[piece.rows])
 
     in_threads(work, pieces, target.size)
@@ -261,8 +262,14 @@ def _contiguous(array: np.ndarray, offset: float) -> np.ndarray:
     return np.ascontiguousarray(array, np.float32)
 
 
-def _along_first(matrix: np.ndarray, source: np.ndarray, offset: float) -> np.ndarray:
-    """``(slices, rows, columns)``: new slices from old ones, some rows at a time."""
+def combine_slices(matrix: np.ndarray, source: np.ndarray, offset: float = 0.0) -> np.ndarray:
+    """New slices ``(slices, rows, columns)`` from old ones by a matrix ``(new, old)``, some rows at a time, in one thread.
+
+    Args:
+        matrix: float32.
+        source: of any number type and memory layout.
+        offset: to subtract from it first.
+    """
     block = np.empty((len(matrix), *source.shape[1:]), np.float32)
     most = max(1, CACHED // (4 * len(source) * source.shape[2]))
     for rows in _split(source.shape[1], most):
