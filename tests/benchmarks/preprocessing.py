@@ -206,7 +206,7 @@ def _run(command: Sequence[str], environment: Mapping[str, str]) -> Cost:
 
 
 def _tree_bytes(root: int) -> int:
-    """Proportional memory of a process and its descendants, what they share counted once."""
+    """Memory of a process and its descendants: of all their own, and the mapped files of the one with most."""
     parents = {}
     for status in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -214,17 +214,19 @@ def _tree_bytes(root: int) -> int:
             parents[int(status.parent.name)] = int(fields[1])
         except (OSError, IndexError):  # it has ended meanwhile
             continue
-    family, total = {root}, 0
+    family, own, files = {root}, 0, [0]
     for process in sorted(parents):
         if parents[process] in family:
             family.add(process)
     for process in family:
         try:
-            lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
-            total += next(1024 * int(line.split()[1]) for line in lines if line.startswith("Pss:"))
-        except (OSError, StopIteration):
+            lines = Path(f"/proc/{process}/status").read_text().splitlines()
+        except OSError:
             continue
-    return total
+        held = {line.split(":")[0]: 1024 * int(line.split()[1]) for line in lines if line.startswith("Rss")}
+        own += held.get("RssAnon", 0) + held.get("RssShmem", 0)
+        files.append(held.get("RssFile", 0))
+    return own + max(files)
 
 
 if __name__ == "__main__":
