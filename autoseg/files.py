@@ -45,12 +45,14 @@ def write_atomically(path: Path, data: bytes) -> None:
 def replacing(path: Path) -> Iterator[Path]:
     """Yields a path beside ``path`` to write to, with the same ending; on success it takes the place of ``path``."""
     beside = path.with_name(f".{secrets.token_hex(6)}-{path.name}")
+    whole = not _BESIDE.match(path.parent.name)  # a folder that is being written itself is synchronised at its end
     try:
         yield beside
-        with beside.open("rb+") as file:
-            os.fsync(file.fileno())
+        if whole:
+            _sync_file(beside)
         os.replace(beside, path)
-        _sync_folder(path.parent)
+        if whole:
+            _sync_folder(path.parent)
     finally:
         beside.unlink(missing_ok=True)
 
@@ -63,8 +65,8 @@ def written_folder(target: Path) -> Iterator[Path]:
     try:
         yield beside
         for path in beside.iterdir():
-            with path.open("rb+") as file:
-                os.fsync(file.fileno())
+            _sync_file(path)
+        _sync_folder(beside)
         try:
             beside.rename(target)
         except OSError:
@@ -81,6 +83,11 @@ def sweep(folder: Path, *, older_than_seconds: float = 24 * 3600.0) -> None:
         with contextlib.suppress(FileNotFoundError):  # another process finished it, or swept it away, in the meantime
             if _BESIDE.match(path.name) and time.time() - path.stat().st_mtime > older_than_seconds:
                 shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+def _sync_file(path: Path) -> None:
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
 
 
 def _sync_folder(folder: Path) -> None:

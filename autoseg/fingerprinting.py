@@ -39,6 +39,7 @@ from autoseg.values import (
 )
 from autoseg.values.json_form import Value
 from autoseg.volume.crop import bounding_box
+from autoseg.volume.moments import mean_and_variance
 from autoseg.workspace import Workspace
 
 __all__ = [
@@ -210,7 +211,6 @@ def _measure(image: Volume, labels: Volume, declared: Labels, case_id: str) -> C
     foreground = inner > 0
     if declared.ignore is not None:
         foreground &= inner != declared.ignore
-    values = image.array[(slice(None), *box)][:, foreground].astype(np.float64)
     case = CaseFingerprint(
         id=case_id,
         spacing=image.geometry.spacing,
@@ -227,13 +227,22 @@ def _measure(image: Volume, labels: Volume, declared: Labels, case_id: str) -> C
         image_digest=_digest(image.array),
         label_digest=_digest(labels.array),
     )
-    if values.shape[1] == 0:
+    if not foreground.any():
         return CaseMeasurement(case=case, moments=np.empty((0, 4)), quantiles=np.empty((0, QUANTILES), np.float32))
-    values.sort(axis=1)
-    count = values.shape[1]
-    ranks = ((np.arange(QUANTILES) + 0.5) / QUANTILES * count).astype(int)
-    moments = np.stack([values.mean(1), values.var(1), values[:, 0], values[:, -1]], axis=1)
-    return CaseMeasurement(case=case, moments=moments, quantiles=np.ascontiguousarray(values[:, ranks], np.float32))
+    measured = [_intensities(channel[box][foreground]) for channel in image.array]
+    return CaseMeasurement(
+        case=case,
+        moments=np.stack([moments for moments, _ in measured]),
+        quantiles=np.stack([quantiles for _, quantiles in measured]),
+    )
+
+
+def _intensities(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean, variance, minimum, maximum in float64, and quantiles in float32, of float32 values, which get sorted."""
+    mean, variance = mean_and_variance(values)
+    values.sort()
+    ranks = ((np.arange(QUANTILES) + 0.5) / QUANTILES * len(values)).astype(int)
+    return np.array([mean, variance, values[0], values[-1]], np.float64), values[ranks]
 
 
 def _digest(array: np.ndarray) -> str:

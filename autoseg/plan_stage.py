@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Callable, Sequence
+import importlib
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -92,25 +95,33 @@ def plan_dataset(
     from autoseg.integrity.across import equal_images
     from autoseg.integrity.fixes import remove_unused
     from autoseg.io.layouts import read_dataset
-    from autoseg.networks.execution import training_backend
-    from autoseg.networks.memory import process_bytes
     from autoseg.patients import current_patients, joined
     from autoseg.splitting import current_split, division_findings
 
     planner, name = _planner(preset), _plan_name(name or preset.replace(":", "-"))
-    budget = _budget(planner, memory_gib, device, configurations, wishes or Wishes(), seed)
+    wishes = wishes or Wishes()
+    for _, scheme in wishes.normalization:
+        plugins.load("normalizer", scheme)
+    budgeted = functools.partial(_budget, planner, memory_gib, device, configurations, wishes, seed)
+    # what was asked for may be wrong, which is to be told at once; else torch, which takes its time, is loaded meanwhile
+    budget = budgeted() if device or memory_gib is not None else None
     dataset, known = read_dataset(folder, channel_names=channel_names, workspace=workspace)
     workspace.check_dataset(dataset)
     if understood is not None:
         understood(dataset, known)
     patients = current_patients(workspace, dataset, group_by)
-    checked = check_cases(dataset, known, workspace, fix=fix, executor=executor, logger=logger)
+    with _loading("autoseg.estimates"):
+        checked = check_cases(dataset, known, workspace, fix=fix, executor=executor, logger=logger)
     dataset, fingerprint = checked.dataset, checked.fingerprint()
     patients = joined(patients, equal_images(fingerprint.cases))
     split = current_split(workspace, dataset, patients)
+    from autoseg.networks.execution import training_backend
+    from autoseg.networks.memory import process_bytes
+
+    budget = budget or budgeted()
     cost = functools.partial(process_bytes, backend=training_backend(budget.device))
 
-    def plan_for(memory_bytes: int) -> Plan:
+    def plan_for(memory_bytes: int, budget: Budget = budget) -> Plan:
         plan = planner.plan(fingerprint, msgspec.structs.replace(budget, memory_bytes=memory_bytes), cost, name=name)
         return with_training_grids(plan, fingerprint)
 
@@ -142,6 +153,22 @@ def with_training_grids(plan: Plan, fingerprint: Fingerprint) -> Plan:
     )
 
 
+@contextlib.contextmanager
+def _loading(module: str) -> Iterator[None]:
+    """Imports a module in a thread meanwhile; if that fails, whoever needs it is told."""
+
+    def load() -> None:
+        with contextlib.suppress(Exception):
+            importlib.import_module(module)
+
+    thread = threading.Thread(target=load, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.join()
+
+
 def _budget(
     planner: Planner,
     memory_gib: float | str | None,
@@ -153,8 +180,6 @@ def _budget(
     from autoseg.estimates import memory_to_plan_for
     from autoseg.networks.execution import resolve_device
 
-    for _, scheme in wishes.normalization:
-        plugins.load("normalizer", scheme)
     elsewhere = "cuda" if isinstance(memory_gib, int | float) else None
     trains_on = resolve_device(device or elsewhere or "auto", here=False)
     return Budget(

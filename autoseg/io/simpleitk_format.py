@@ -16,6 +16,7 @@ from autoseg.io.detached import require_intact, voxel_data
 from autoseg.io.dtypes import smallest_integers
 from autoseg.io.headers import Header, require_stream, require_within
 from autoseg.io.nifti import Placement, RawHeader, is_nifti, placement, raw_header, require_whole, with_nonfinite
+from autoseg.io.nifti_voxels import plain_voxels
 from autoseg.values import Geometry, Volume
 
 if TYPE_CHECKING:
@@ -164,6 +165,8 @@ def _read(path: Path) -> Volume:
     if raw is None:
         require_intact(path)
     else:
+        if reader is not None and (voxels := plain_voxels(path)) is not None and voxels.shape == header.geometry.shape:
+            return Volume(array=voxels[None], geometry=header.geometry)
         require_stream(path, raw.file_bytes)
     if reader is None:
         from autoseg.io.nifti_affine import read_affine

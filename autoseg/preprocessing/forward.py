@@ -5,7 +5,8 @@ Everything that is done is noted in the PreprocessRecord, from which ``inverse.p
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -16,13 +17,25 @@ from autoseg.values import AxisMap, Configuration, Geometry, Labels, Plan, Prepr
 from autoseg.values.json_form import Value
 from autoseg.volume.axes import reorder, reorder_volume
 from autoseg.volume.crop import bounding_box, nonzero_mask, outside_nonzero
+from autoseg.volume.lookup import any_of, look_up
 from autoseg.volume.resample import target_shape
+from autoseg.volume.spline import between_bytes
 
-__all__ = ["PreprocessedCase", "case_key", "parameters_key", "preprocess_case", "preprocess_image", "working_axes"]
+__all__ = [
+    "PreprocessedCase",
+    "case_key",
+    "parameters_key",
+    "peak_bytes",
+    "preprocess_case",
+    "preprocess_image",
+    "working_axes",
+]
 
 #: Raise this when the arrays change for equal parameters: cached cases are then made anew.
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MOST_LOCATIONS, LEAST_SHARE = 10_000, 0.01
+#: Bytes of small arrays, and of what allocators do not give back.
+SLACK = 4 * 2**20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +94,42 @@ def parameters_key(plan: Plan, configuration: Configuration) -> str:
     )
 
 
+def peak_bytes(
+    header_shape: Sequence[int], channels: int, dtype: str, target_shape: Sequence[int], label_count: int
+) -> int:
+    """The most memory that preprocessing one case holds at a time, image and label map included, the process not.
+
+    It is written down phase by phase, for an image that is not cropped and holds zeros, from the arrays that each phase
+    holds. Fewer bytes are needed without a label map, or where air is cropped away. Of reading, only the arrays of one file
+    and their float32 copy are counted.
+
+    Args:
+        header_shape: voxels per axis of the image's grid, in the plan's axis order.
+        channels: of the image.
+        dtype: of its file, by NumPy's name.
+        target_shape: voxels per axis of the configuration's grid.
+        label_count: entries of ``Labels.integers`` and the ignore label.
+    """
+    voxels, new = math.prod(header_shape), math.prod(target_shape)
+    index = np.dtype(_index_type(label_count)).itemsize
+    stored, floats, integers = np.dtype(dtype).itemsize * channels, 4 * channels, 4
+    held = (floats + integers) * voxels
+    reading = (stored + floats + channels) * voxels
+    checking = held + (integers + 2) * voxels
+    # the mask: what is not zero, its opposite, numbers of connected zeros
+    masking = held + (1 + 1 + 4) * voxels
+    indexing = held + (1 + index + 1) * voxels
+    voting = held + (1 + index) * voxels + index * new
+    if tuple(header_shape) == tuple(target_shape):
+        making, between = 4 * voxels + (floats * new if channels > 1 else 0), 0
+    else:
+        making = 4 * voxels + floats * new + (4 * new if channels > 1 else 0)
+        between = between_bytes(header_shape, target_shape)
+    imaging = held + voxels + index * new + making
+    locating = held + (floats + index + 1) * new
+    return max(reading, checking, masking, indexing, voting + between, imaging + between, locating) + SLACK
+
+
 def case_key(parameters: str, contents: list[str]) -> str:
     """Digest of the parameters and of the content hashes of image and label files, in order."""
     return digest([parameters, *contents])
@@ -101,33 +150,13 @@ def preprocess_image(
     Returns:
         float32 ``(channels, *spatial)`` on the configuration's grid, and the record.
     """
-    axes = working_axes(volume.geometry, plan)
-    ordered = reorder_volume(volume, axes)
-    box = bounding_box(ordered.array)
-    cropped = np.ascontiguousarray(ordered.array[(slice(None), *box)])
-    image = _normalize(cropped, plan)
-    spacing = ordered.geometry.spacing
-    targets = [own if wanted is None else wanted for own, wanted in zip(spacing, configuration.spacing, strict=True)]
-    shape = target_shape(cropped.shape[1:], spacing, configuration.spacing)
-    resampler = plugins.load("resampler", configuration.resampling.resampler)(configuration.resampling)
-    record = PreprocessRecord(
-        case_id=case_id,
-        key=key,
-        source=volume.geometry,
-        axes=axes,
-        crop_start=(box[0].start, box[1].start, box[2].start),
-        crop_shape=(cropped.shape[1], cropped.shape[2], cropped.shape[3]),
-        spacing=spacing,
-        shape=shape,
-        target_spacing=(targets[0], targets[1], targets[2]),
-    )
-    return resampler.image(image, shape, spacing, targets), record
+    return _image_on_grid(volume, plan, configuration, _placed(volume, plan, configuration, case_id, key), None)
 
 
 def preprocess_case(
     volume: Volume, labels: Volume, plan: Plan, configuration: Configuration, *, case_id: str, key: str
 ) -> PreprocessedCase:
-    """An image and its label map as training sees them.
+    """An image and its label map as training sees them; ``peak_bytes`` tells the memory that it takes.
 
     Args:
         volume: float32 ``(channels, *spatial)`` as stored.
@@ -137,37 +166,80 @@ def preprocess_case(
         case_id: for the record.
         key: content key, for the record.
     """
-    image, record = preprocess_image(volume, plan, configuration, case_id=case_id, key=key)
+    record = _placed(volume, plan, configuration, case_id, key)
     crop = (slice(None), *record.crop)
-    inner = _to_indices(reorder(labels.array, record.axes)[crop][0], plan.labels)
-    inner = outside_nonzero(inner, reorder(volume.array, record.axes)[crop])
+    # the label map goes first: what it needs in between is gone before the image's grid is made
+    mask = nonzero_mask(reorder(volume.array, record.axes)[crop])
+    inner = outside_nonzero(_to_indices(reorder(labels.array, record.axes)[crop][0], plan.labels), mask)
+    kept = mask if any(spec.use_mask for spec in plan.normalization) else None
+    del mask
     resampler = plugins.load("resampler", configuration.resampling.resampler)(configuration.resampling)
-    segmentation = resampler.labels(inner, record.shape, record.spacing, record.target_spacing)
+    segmentation = np.ascontiguousarray(resampler.labels(inner, record.shape, record.spacing, record.target_spacing))
+    del inner
+    image, _ = _image_on_grid(volume, plan, configuration, record, kept)
+    del kept
     return PreprocessedCase(
-        record=record,
-        image=image,
-        segmentation=np.ascontiguousarray(segmentation),
-        locations=_locations(segmentation, plan.labels),
+        record=record, image=image, segmentation=segmentation, locations=_locations(segmentation, plan.labels)
     )
 
 
-def _normalize(image: np.ndarray, plan: Plan) -> np.ndarray:
-    mask = nonzero_mask(image) if any(spec.use_mask for spec in plan.normalization) else None
-    channels = [
-        plugins.load("normalizer", spec.scheme)(channel, mask if spec.use_mask else None, spec.properties)
-        for spec, channel in zip(plan.normalization, image, strict=True)
-    ]
-    return np.stack(channels)
+def _placed(volume: Volume, plan: Plan, configuration: Configuration, case_id: str, key: str) -> PreprocessRecord:
+    """Where the image lies, is cropped, and goes."""
+    axes = working_axes(volume.geometry, plan)
+    ordered = reorder_volume(volume, axes)
+    box = bounding_box(ordered.array)
+    crop = (box[0].stop - box[0].start, box[1].stop - box[1].start, box[2].stop - box[2].start)
+    spacing = ordered.geometry.spacing
+    targets = [own if wanted is None else wanted for own, wanted in zip(spacing, configuration.spacing, strict=True)]
+    return PreprocessRecord(
+        case_id=case_id,
+        key=key,
+        source=volume.geometry,
+        axes=axes,
+        crop_start=(box[0].start, box[1].start, box[2].start),
+        crop_shape=crop,
+        spacing=spacing,
+        shape=target_shape(crop, spacing, configuration.spacing),
+        target_spacing=(targets[0], targets[1], targets[2]),
+    )
+
+
+def _image_on_grid(
+    volume: Volume, plan: Plan, configuration: Configuration, record: PreprocessRecord, mask: np.ndarray | None
+) -> tuple[np.ndarray, PreprocessRecord]:
+    """The normalized and resampled image, one channel at a time."""
+    cropped = reorder(volume.array, record.axes)[(slice(None), *record.crop)]
+    if mask is None and any(spec.use_mask for spec in plan.normalization):
+        mask = nonzero_mask(cropped)
+    resampler = plugins.load("resampler", configuration.resampling.resampler)(configuration.resampling)
+    image: np.ndarray | None = None
+    for index, (spec, channel) in enumerate(zip(plan.normalization, cropped, strict=True)):
+        normalize = plugins.load("normalizer", spec.scheme)
+        normalized = normalize(channel, mask if spec.use_mask else None, spec.properties)
+        made = resampler.image(normalized[None], record.shape, record.spacing, record.target_spacing)
+        del normalized
+        if len(cropped) == 1:
+            return np.ascontiguousarray(made), record
+        if image is None:
+            image = np.empty((len(cropped), *record.shape), np.float32)
+        image[index] = made[0]
+        del made
+    assert image is not None, "an image has a channel"
+    return image, record
 
 
 def _to_indices(labels: np.ndarray, declared: Labels) -> np.ndarray:
     """Integers of the label file to positions in ``Labels.integers`` (ignore: one more than the last)."""
     integers = [*declared.integers, *([declared.ignore] if declared.ignore is not None else [])]
-    table = np.full(max(integers) + 1, -1, np.int16 if len(integers) > 126 else np.int8)
+    table = np.full(max(integers) + 1, -1, _index_type(len(integers)))
     table[integers] = np.arange(len(integers))
-    indices = table[labels]
+    indices = look_up(table, labels)
     assert indices.min() >= 0, "undeclared labels are refused before preprocessing"
     return indices
+
+
+def _index_type(label_count: int) -> type[np.signedinteger]:
+    return np.int16 if label_count > 126 else np.int8
 
 
 def _locations(segmentation: np.ndarray, declared: Labels) -> dict[int, np.ndarray]:
@@ -175,7 +247,7 @@ def _locations(segmentation: np.ndarray, declared: Labels) -> dict[int, np.ndarr
     random = np.random.RandomState(1234)
     locations = {}
     for position, indices in enumerate(declared.region_indices, start=1):
-        locations[position] = _some(np.isin(segmentation, indices), random)
+        locations[position] = _some(any_of(segmentation, indices), random)
     if declared.ignore_index is not None:
         locations[0] = _some(segmentation != declared.ignore_index, random)
     return {position: at for position, at in locations.items() if len(at)}

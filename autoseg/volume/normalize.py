@@ -7,12 +7,14 @@ says so with an attribute ``needs_properties = True``: a plan that lacks them is
 
 from __future__ import annotations
 
+import math
 from typing import Protocol, TypeVar
 
 import numpy as np
 
 from autoseg.errors import InputError
 from autoseg.values import IntensityProperties
+from autoseg.volume.moments import mean_and_variance
 
 __all__ = ["Normalizer", "ct", "none", "rescale_to_0_1", "rgb_to_0_1", "zscore"]
 
@@ -49,29 +51,30 @@ def ct(image: np.ndarray, mask: np.ndarray | None, properties: IntensityProperti
             "CT normalization needs the intensities of the foreground, and no training case has any",
             remedy="Check the labels, or plan with another normalization.",
         )
-    clipped = np.clip(image.astype(np.float32), properties.percentile_00_5, properties.percentile_99_5)
-    return _standardized(clipped, properties.mean, properties.std)
+    result = _float32(image)
+    np.clip(result, properties.percentile_00_5, properties.percentile_99_5, out=result)
+    _standardize(result, properties.mean, properties.std)
+    return result
 
 
 def zscore(image: np.ndarray, mask: np.ndarray | None, properties: IntensityProperties | None) -> np.ndarray:
     """Zero mean and unit deviation over the image; with a mask over the mask, and outside stays as it is."""
-    result = image.astype(np.float32)
-    if mask is None:
-        return _standardized(result, result.mean(dtype=np.float64), result.std(dtype=np.float64))
-    inside = result[mask]
-    if inside.size:
-        result[mask] = _standardized(inside, inside.mean(dtype=np.float64), inside.std(dtype=np.float64))
+    result = _float32(image)
+    inside = None if mask is None else np.ascontiguousarray(mask)
+    mean, variance = mean_and_variance(result, inside)
+    if not math.isnan(mean):
+        _standardize(result, mean, math.sqrt(variance), inside)
     return result
 
 
 def none(image: np.ndarray, mask: np.ndarray | None, properties: IntensityProperties | None) -> np.ndarray:
     """Only float32."""
-    return image.astype(np.float32)
+    return _float32(image)
 
 
 def rescale_to_0_1(image: np.ndarray, mask: np.ndarray | None, properties: IntensityProperties | None) -> np.ndarray:
     """The image's own minimum to 0, its maximum to 1."""
-    result = image.astype(np.float32)
+    result = _float32(image)
     result -= result.min()
     result /= max(float(result.max()), SMALLEST_DIVISOR)
     return result
@@ -87,10 +90,18 @@ def rgb_to_0_1(image: np.ndarray, mask: np.ndarray | None, properties: Intensity
             expected="0 to 255",
             remedy="Rename the channel in dataset.json, for example to MRI or CT.",
         )
-    return image.astype(np.float32) / np.float32(255)
+    result = _float32(image)
+    result /= np.float32(255)
+    return result
 
 
-def _standardized(image: np.ndarray, mean: float, std: float) -> np.ndarray:
-    image = image - np.float32(mean)
-    image /= np.float32(max(float(std), SMALLEST_DIVISOR))
-    return image
+def _float32(image: np.ndarray) -> np.ndarray:
+    """A new array, contiguous, that may be changed."""
+    return np.array(image, np.float32, order="C")
+
+
+def _standardize(image: np.ndarray, mean: float, deviation: float, where: np.ndarray | None = None) -> None:
+    """Subtracts and divides in place."""
+    chosen = True if where is None else where
+    np.subtract(image, np.float32(mean), out=image, where=chosen)
+    np.divide(image, np.float32(max(float(deviation), SMALLEST_DIVISOR)), out=image, where=chosen)

@@ -1,29 +1,21 @@
-"""Resampling of images, label maps and logits, exact and separable.
+"""Resampling of images, label maps and logits: which axis is treated apart, what is clipped, which label wins.
 
-A spline zoom is linear and separable: zooming an identity matrix along one axis gives the operator of that axis, and a
-volume is resampled by one matrix product per axis. That equals ``scipy.ndimage.zoom(order, mode="nearest",
-grid_mode=True)`` (half-pixel centres, edges repeated, no smoothing) to float32 precision, and is many times faster.
+The arithmetic is in ``spline.py``, ``votes.py`` and ``shapes.py``.
 """
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
-from scipy import ndimage
 
 from autoseg.values import ResamplingSpec
 from autoseg.volume.shapes import interpolate_shapes
+from autoseg.volume.spline import Sizes, axis_operator, resample_slices, resample_spline
+from autoseg.volume.votes import resample_labels
 
-__all__ = ["Resampler", "SeparableResampler", "axis_operator", "resample_spline", "separate_axis", "target_shape"]
-
-Sizes = tuple[int, int, int]
-#: The tails of a spline operator are denormal numbers, which make matrix products many times slower.
-SMALLEST_WEIGHT = 1e-7
-#: Two indicators of labels closer than this are a tie.
-TIE = 1e-5
+__all__ = ["Resampler", "SeparableResampler", "separate_axis", "target_shape"]
 
 
 class Resampler(Protocol):
@@ -64,43 +56,6 @@ def separate_axis(spacing: Sequence[float], target: Sequence[float], threshold: 
     return None
 
 
-@functools.lru_cache(maxsize=64)
-def axis_operator(old: int, new: int, order: int) -> np.ndarray:
-    """The ``(new, old)`` float32 matrix that resamples one axis with a spline of that order."""
-    if order == 0:  # nearest at (i + 0.5) * old / new - 0.5, halves up
-        operator = np.eye(old)[_nearest(old, new)]
-    else:
-        operator = ndimage.zoom(np.eye(old), (new / old, 1), order=order, mode="nearest", grid_mode=True)
-    assert operator.shape == (new, old), (operator.shape, new, old)
-    operator[np.abs(operator) < SMALLEST_WEIGHT] = 0
-    operator = operator.astype(np.float32)
-    operator.setflags(write=False)  # it is cached
-    return operator
-
-
-def resample_spline(array: np.ndarray, shape: Sizes, orders: Sequence[int]) -> np.ndarray:
-    """One ``(*spatial)`` array on another grid; ``orders`` gives the spline order per axis.
-
-    Returns:
-        float32, not clipped.
-    """
-    result = np.asarray(array, dtype=np.float32)
-    # the axis that shrinks most goes first, so that the following products are smaller
-    for axis in sorted(range(3), key=lambda axis: shape[axis] / array.shape[axis]):
-        if shape[axis] != array.shape[axis]:
-            result = _along(result, axis, axis_operator(array.shape[axis], shape[axis], orders[axis]))
-    return result
-
-
-def _along(array: np.ndarray, axis: int, operator: np.ndarray) -> np.ndarray:
-    if axis == 2:
-        return array @ operator.T
-    if axis == 1:
-        return operator @ array
-    flat = operator @ array.reshape(array.shape[0], -1)
-    return flat.reshape(operator.shape[0], *array.shape[1:])
-
-
 class SeparableResampler:
     """Spline resampling by one matrix product per axis, with nnU-Net's rules for anisotropic data.
 
@@ -121,17 +76,11 @@ class SeparableResampler:
         result = np.empty((len(image), *shape), np.float32)
         for channel, array in enumerate(image):
             if apart is None:
-                result[channel] = np.clip(resample_spline(array, shape, orders), array.min(), array.max())
+                limits = (float(array.min()), float(array.max()))
+                resample_spline(array, shape, orders, limits=limits, into=result[channel])
             else:
-                result[channel] = self._by_slices(array, shape, orders, apart)
+                resample_slices(array, orders, apart, into=result[channel])
         return result
-
-    def _by_slices(self, array: np.ndarray, shape: Sizes, orders: Sequence[int], apart: int) -> np.ndarray:
-        in_plane = tuple(array.shape[axis] if axis == apart else shape[axis] for axis in range(3))
-        within = tuple(axis for axis in range(3) if axis != apart)
-        slices = resample_spline(array, (in_plane[0], in_plane[1], in_plane[2]), orders)
-        low, high = array.min(axis=within, keepdims=True), array.max(axis=within, keepdims=True)
-        return resample_spline(np.clip(slices, low, high), shape, orders)
 
     def labels(self, labels: np.ndarray, shape: Sizes, spacing: Sequence[float], target: Sequence[float]) -> np.ndarray:
         """The label with the largest resampled indicator wins; between thick slices, labels are interpolated by shape.
@@ -143,41 +92,22 @@ class SeparableResampler:
         apart, orders = self._orders(self.spec.label_order, spacing, target)
         if apart is not None and orders[apart] and shape[apart] > labels.shape[apart]:
             within = [labels.shape[axis] if axis == apart else shape[axis] for axis in range(3)]
-            slices = self._by_indicators(labels, (within[0], within[1], within[2]), orders)
+            slices = resample_labels(labels, (within[0], within[1], within[2]), orders)
             operator = axis_operator(labels.shape[apart], shape[apart], 1)
             return np.moveaxis(interpolate_shapes(np.moveaxis(slices, apart, 0), operator), 0, apart)
-        return self._by_indicators(labels, shape, orders)
-
-    def _by_indicators(self, labels: np.ndarray, shape: Sizes, orders: Sequence[int]) -> np.ndarray:
-        if labels.shape == shape:
-            return labels
-        nearest = labels[np.ix_(*(_nearest(old, new) for old, new in zip(labels.shape, shape, strict=True)))]
-        best = np.full(shape, -1, np.float32)
-        winner = nearest.copy()
-        nearest_value = np.zeros(shape, np.float32)
-        for label in np.unique(labels):
-            indicator = resample_spline(labels == label, shape, orders)
-            nearest_value = np.where(nearest == label, indicator, nearest_value)
-            better = indicator > best + TIE
-            winner[better] = label
-            np.maximum(best, indicator, out=best)
-        return np.where(nearest_value >= best - TIE, nearest, winner)
+        return resample_labels(labels, shape, orders)
 
     def logits(self, logits: np.ndarray, shape: Sizes, spacing: Sequence[float], target: Sequence[float]) -> np.ndarray:
         """Float32 outputs, each channel by the order for logits."""
         if tuple(logits.shape[1:]) == shape:
             return logits.astype(np.float32, copy=False)
         _, orders = self._orders(self.spec.logits_order, spacing, target)
-        return np.stack([resample_spline(channel, shape, orders) for channel in logits])
+        result = np.empty((len(logits), *shape), np.float32)
+        for channel, array in enumerate(logits):
+            resample_spline(array, shape, orders, into=result[channel])
+        return result
 
     def _orders(self, order: int, spacing: Sequence[float], target: Sequence[float]) -> tuple[int | None, list[int]]:
         apart = separate_axis(spacing, target, self.spec.anisotropy_threshold)
         along = min(order, self.spec.separate_axis_order)
         return apart, [along if axis == apart else order for axis in range(3)]
-
-
-@functools.lru_cache(maxsize=64)
-def _nearest(old: int, new: int) -> np.ndarray:
-    places = np.clip(np.floor((np.arange(new) + 0.5) * old / new).astype(int), 0, old - 1)
-    places.setflags(write=False)  # it is cached
-    return places

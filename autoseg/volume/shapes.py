@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
-from scipy import ndimage
+
+from autoseg.volume.spline import combine_slices
 
 __all__ = ["interpolate_shapes"]
 
@@ -21,17 +24,30 @@ def interpolate_shapes(labels: np.ndarray, operator: np.ndarray) -> np.ndarray:
     """
     result = np.zeros((len(operator), *labels.shape[1:]), labels.dtype)
     depth = np.zeros(result.shape, np.float32)
-    for label in np.unique(labels):
-        if label == 0:
-            continue
+    for label, (slices, rows, columns) in _boxes(labels):
+        # new slices between which the label is, and the old ones that they lie between
+        new = _extent(np.asarray(operator[:, slices].any(axis=1)))
+        old = slice(max(0, slices.start - 1), slices.stop + 1)
+        distances = _signed_distances(labels[old, rows, columns] == label)
+        between = combine_slices(operator[new, old], distances)
+        place = (new, rows, columns)
+        deeper = between > depth[place]
+        result[place][deeper] = label
+        depth[place][deeper] = between[deeper]
+    return result
+
+
+def _boxes(labels: np.ndarray) -> Iterator[tuple[int, tuple[slice, slice, slice]]]:
+    """Every label but 0, ascending, with its bounding box."""
+    from scipy import ndimage
+
+    for label in sorted({int(value) for value in np.unique(labels[labels < 0])}):
         inside = labels == label
         rows, columns = _extent(inside.any(axis=(0, 2))), _extent(inside.any(axis=(0, 1)))
-        distances = _signed_distances(inside[:, rows, columns])
-        between = (operator @ distances.reshape(len(distances), -1)).reshape(-1, *distances.shape[1:])
-        deeper = between > depth[:, rows, columns]
-        result[:, rows, columns][deeper] = label
-        depth[:, rows, columns][deeper] = between[deeper]
-    return result
+        yield label, (_extent(inside.any(axis=(1, 2))), rows, columns)
+    for label, box in enumerate(ndimage.find_objects(labels), start=1):
+        if box is not None:
+            yield label, box
 
 
 def _extent(present: np.ndarray) -> slice:
@@ -44,6 +60,8 @@ def _signed_distances(inside: np.ndarray) -> np.ndarray:
 
     A slice without the label counts as far outside as the label is deep in the slices beside it.
     """
+    from scipy import ndimage
+
     framed = np.pad(inside, ((0, 0), (1, 1), (1, 1)))
     distances = np.zeros(framed.shape, np.float32)
     for index, plane in enumerate(framed):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy import ndimage
 
 from autoseg.volume.crop import bounding_box, nonzero_mask, outside_nonzero
@@ -78,10 +80,28 @@ def test_background_outside_becomes_minus_one_and_labels_stay() -> None:
     labels = np.zeros((6, 6, 6), np.int8)
     labels[0, 0, 0] = 2  # outside the image's non-zero region
     labels[3, 3, 3] = 1  # in its hole
-    marked = outside_nonzero(labels, shell())
+    marked = outside_nonzero(labels, nonzero_mask(shell()))
     expected = np.full((6, 6, 6), -1)
     expected[1:5, 1:5, 1:5] = 0
     expected[0, 0, 0], expected[3, 3, 3] = 2, 1
     np.testing.assert_array_equal(marked, expected)
-    assert marked.dtype == labels.dtype
-    assert labels.min() == 0  # the argument is not changed
+    assert marked is labels
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.tuples(*[st.integers(1, 9)] * 3), st.floats(0.3, 1), st.integers(1, 2), st.integers(0, 2**32), st.booleans())
+def test_masks_are_those_of_scipys_filling_of_holes(
+    shape: tuple, share: float, channels: int, seed: int, turned: bool
+) -> None:
+    array = (np.random.default_rng(seed).random((channels, *shape)) < share).astype(np.float32)
+    array = array.transpose(0, 3, 1, 2)[:, ::-1] if turned else array
+    np.testing.assert_array_equal(nonzero_mask(array), ndimage.binary_fill_holes((array != 0).any(0)))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.tuples(*[st.integers(1, 9)] * 3), st.floats(0, 0.2), st.integers(0, 2**32))
+def test_the_box_of_any_image_is_that_of_its_nonzero_voxels(shape: tuple, share: float, seed: int) -> None:
+    array = (np.random.default_rng(seed).random((2, *shape)) < share).astype(np.float32)
+    places = np.argwhere(array.any(0)) if array.any() else np.argwhere(array[0] == 0)
+    expected = tuple(slice(low, high + 1) for low, high in zip(places.min(0), places.max(0), strict=True))
+    assert bounding_box(array) == expected

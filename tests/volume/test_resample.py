@@ -9,7 +9,8 @@ import pytest
 from scipy import ndimage
 
 from autoseg.values import ResamplingSpec
-from autoseg.volume.resample import SeparableResampler, axis_operator, resample_spline, separate_axis, target_shape
+from autoseg.volume.resample import SeparableResampler, separate_axis, target_shape
+from autoseg.volume.spline import axis_operator, resample_spline
 
 ISOTROPIC = (1.0, 1.0, 1.0)
 CUBIC = SeparableResampler(ResamplingSpec())

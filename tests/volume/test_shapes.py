@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from autoseg.volume.resample import axis_operator
 from autoseg.volume.shapes import interpolate_shapes
+from autoseg.volume.spline import axis_operator
 
 
 def disc(radius: float, size: int = 33) -> np.ndarray:
