@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from autoseg.errors import InputError, UnknownNameError
 from autoseg.executors import Executor, ThreadExecutor
 from autoseg.logs import Logger, SilentLogger
 from autoseg.planning import Budget, Planner, Wishes
-from autoseg.values import Dataset, Finding, Fingerprint, Patients, Plan, Split
+from autoseg.values import Dataset, Finding, Fingerprint, IntensityProperties, Patients, Plan, Split
 from autoseg.values.json_form import require_file_name
 from autoseg.workspace import ModelFolder, Workspace
 
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 __all__ = ["Planned", "explain", "plan_dataset"]
 
 SILENT = SilentLogger()
+#: Intensity statistics that moved by less than this, in standard deviations, are kept from the plan before.
+SHARE_OF_DEVIATION = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,8 +100,11 @@ def plan_dataset(
     split = current_split(workspace, dataset, patients)
     cost = functools.partial(process_bytes, backend=training_backend(budget.device))
 
+    before = _plan_before(workspace, name)
+
     def plan_for(memory_bytes: int) -> Plan:
-        return planner.plan(fingerprint, msgspec.structs.replace(budget, memory_bytes=memory_bytes), cost, name=name)
+        made = planner.plan(fingerprint, msgspec.structs.replace(budget, memory_bytes=memory_bytes), cost, name=name)
+        return _with_kept_statistics(made, before)
 
     plan = plan_for(budget.memory_bytes)
     model = workspace.save(dataset, fingerprint, split, plan, patients)
@@ -115,6 +121,39 @@ def plan_dataset(
         device=budget.device,
         replan=plan_for,
     )
+
+
+def _plan_before(workspace: Workspace, name: str) -> Plan | None:
+    """The plan that a new one follows: that of its name, else the active one."""
+    for wanted in (name, None):
+        with contextlib.suppress(InputError):  # none, or a damaged one, which is told where it would be lost
+            return workspace.model(wanted).plan()
+    return None
+
+
+def _with_kept_statistics(plan: Plan, before: Plan | None) -> Plan:
+    """The plan with the intensity statistics of the one before, where they hardly moved: what is preprocessed stays.
+
+    One case more, or a corrected label, changes the statistics in some late digit; every case would be made anew for it.
+    """
+    if before is None or before.channels != plan.channels:
+        return plan
+    specs = []
+    for spec, old in zip(plan.normalization, before.normalization, strict=True):
+        same = (spec.scheme, spec.use_mask) == (old.scheme, old.use_mask)
+        if same and spec.properties and old.properties and _moved_little(spec.properties, old.properties):
+            reason = f"{spec.reason}; with the statistics of the plan {before.name}, which have hardly moved since"
+            specs.append(msgspec.structs.replace(spec, properties=old.properties, reason=reason))
+        else:
+            specs.append(spec)
+    return msgspec.structs.replace(plan, normalization=tuple(specs))
+
+
+def _moved_little(new: IntensityProperties, old: IntensityProperties) -> bool:
+    """Whether the numbers that normalization uses differ, but none by more than a share of the standard deviation."""
+    used = ("mean", "std", "percentile_00_5", "percentile_99_5")
+    most = max(abs(getattr(new, name) - getattr(old, name)) for name in used)
+    return new != old and most <= SHARE_OF_DEVIATION * old.std
 
 
 def _budget(

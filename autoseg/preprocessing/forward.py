@@ -21,8 +21,10 @@ from autoseg.volume.resample import target_shape
 __all__ = ["PreprocessedCase", "case_key", "parameters_key", "preprocess_case", "preprocess_image", "working_axes"]
 
 #: Raise this when the arrays change for equal parameters: cached cases are then made anew.
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MOST_LOCATIONS, LEAST_SHARE = 10_000, 0.01
+#: Voxels of a mask that are looked at together: enough for numpy, little for memory.
+VOXELS_AT_ONCE = 2**20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,7 +173,7 @@ def _to_indices(labels: np.ndarray, declared: Labels) -> np.ndarray:
 
 
 def _locations(segmentation: np.ndarray, declared: Labels) -> dict[int, np.ndarray]:
-    """Random voxels of each foreground entry, enough to draw patches around: all up to 10,000, else at least 1 %."""
+    """Voxels of each foreground entry, enough to draw patches around: all up to 10,000, else at least 1 %."""
     random = np.random.RandomState(1234)
     locations = {}
     for position, indices in enumerate(declared.region_indices, start=1):
@@ -182,8 +184,20 @@ def _locations(segmentation: np.ndarray, declared: Labels) -> dict[int, np.ndarr
 
 
 def _some(where: np.ndarray, random: np.random.RandomState) -> np.ndarray:
-    places = np.flatnonzero(where)
-    count = min(len(places), max(MOST_LOCATIONS, int(np.ceil(LEAST_SHARE * len(places)))))
-    if count < len(places):
-        places = places[random.choice(len(places), count, replace=False)]
-    return np.stack(np.unravel_index(places, where.shape), axis=-1)
+    """Positions of some voxels of a mask ``(*spatial)``, in C order: one at random of each of so many equal stretches.
+
+    Memory is that of the result, not of all voxels of the mask, which may be most of a very large image.
+    """
+    flat = where.reshape(-1)
+    blocks = [flat[begin : begin + VOXELS_AT_ONCE] for begin in range(0, flat.size, VOXELS_AT_ONCE)]
+    ends = np.cumsum([0, *(np.count_nonzero(block) for block in blocks)])
+    total = int(ends[-1])
+    count = min(total, max(MOST_LOCATIONS, int(np.ceil(LEAST_SHARE * total))))
+    edges = np.arange(count + 1) * total // max(1, count)
+    ranks = edges[:-1] + (random.random_sample(count) * np.diff(edges)).astype(np.int64)
+    places = [
+        np.flatnonzero(block)[ranks[slice(*np.searchsorted(ranks, (begin, end)))] - begin] + number * VOXELS_AT_ONCE
+        for number, (block, begin, end) in enumerate(zip(blocks, ends[:-1], ends[1:], strict=True))
+        if end > begin
+    ]
+    return np.stack(np.unravel_index(np.concatenate([np.empty(0, np.int64), *places]), where.shape), axis=-1)

@@ -483,7 +483,8 @@ def test_an_error_is_raised_where_its_batch_is_wanted_and_not_before(tmp_path: P
 
 def test_an_error_for_the_user_comes_as_it_is(tmp_path: Path) -> None:
     loader = make_loader(tmp_path)
-    (tmp_path / f"one-{digest(['one'])[:16]}" / "image.npy").write_bytes(b"damaged")
+    (file,) = (tmp_path / f"one-{digest(['one'])[:16]}").glob("image.*")
+    file.write_bytes(b"damaged")
     with pytest.raises(InputError, match="case one: the preprocessed case is missing or damaged"):
         list(prefetched(loader, 0, 3))
 
