@@ -131,15 +131,11 @@ def _damage(store: CaseStore, case_id: str, key: str, *, verify: bool) -> str | 
 def _preprocessed(
     dataset: Dataset, case: Case, plan: Plan, configuration: Configuration, key: str, damage: str | None
 ) -> StoredCase:
-    try:
-        image, labels, findings = check_case(dataset, case)
-    except InputError as error:
-        if damage:  # a machine without the data set
-            raise InputError(f"{damage}; and it cannot be made anew: {error}", case=case.id) from error
-        raise
+    image, labels, findings = check_case(dataset, case)
     errors = [finding for finding in findings if finding.severity == "error"]
     if errors or image is None or labels is None:
-        raise InputError("; ".join(str(error) for error in errors))
+        told = "; ".join(str(error) for error in errors)
+        raise InputError(f"{damage}; and it cannot be made anew: {told}" if damage else told)
     ready = preprocess_case(image, labels, plan, configuration, case_id=case.id, key=key)
     return StoredCase(
         record=ready.record,
