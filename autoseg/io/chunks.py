@@ -158,7 +158,7 @@ class ChunkedArray:
         self._decoders = [own.decoder() for own in stored.levels]
         self._counts = tuple(-(-size // edge) for size, edge in zip(self.shape, self._chunk, strict=True))
         count = math.prod(self._counts)
-        self._file = np.memmap(path, np.uint8, mode="r")
+        self._file = np.memmap(path, np.uint8, mode="r").view(np.ndarray)
         if self._file.size < 12 * count + 8:
             raise self._damaged("the file is too short")
         index = self._file[self._file.size - 12 * count - 8 :]

@@ -23,6 +23,8 @@ MOST_ERROR = 2.0**-10
 MOST_DISTINCT = 4096
 MOST_CODES = 2**16
 SAMPLE = 2**16
+#: Places of the grid on which values of a table are looked up.
+MOST_SLOTS = 2**20
 #: Voxels that are looked at together: enough for numpy, little for memory.
 VOXELS_AT_ONCE = 2**20
 
@@ -55,12 +57,12 @@ class Levels(Value, frozen=True, kw_only=True):
         return np.dtype(np.uint8 if self.codes <= 256 else np.uint16)
 
     def encoder(self) -> Callable[[np.ndarray], np.ndarray]:
-        """A function that gives the code of the nearest level for every intensity."""
-        table, step, first = self._table(), np.float32(self.step), np.float32(self.first)
+        """A function that gives the code of the nearest level; in a table, of intensities that are in it."""
+        if self.values:
+            return _by_table(self._table(), self.dtype)
+        step, first = np.float32(self.step), np.float32(self.first)
 
         def encode(intensities: np.ndarray) -> np.ndarray:
-            if len(table):
-                return np.searchsorted(table, intensities).astype(self.dtype)
             codes = np.rint(intensities / step)
             codes -= first
             return np.clip(codes, 0, self.codes - 1, out=codes).astype(self.dtype)
@@ -83,6 +85,19 @@ class Levels(Value, frozen=True, kw_only=True):
 
     def _table(self) -> np.ndarray:
         return np.array(self.values, np.float32)
+
+
+def _by_table(table: np.ndarray, dtype: np.dtype) -> Callable[[np.ndarray], np.ndarray]:
+    """A function that gives the place in an ascending table of intensities that are in it."""
+    gap = np.diff(table).min(initial=np.inf)
+    if table[0] + gap * MOST_SLOTS > table[-1]:
+        # places on a grid as fine as the closest two: several times faster than a search
+        slots = np.rint((table - table[0]) / gap).astype(np.int32)
+        if (np.diff(slots) > 0).all():
+            codes = np.zeros(slots[-1] + 1, dtype)
+            codes[slots] = np.arange(len(table))
+            return lambda intensities: codes[np.rint((intensities - table[0]) / gap).astype(np.int32)]
+    return lambda intensities: np.searchsorted(table, intensities).astype(dtype)
 
 
 def choose_levels(channel: np.ndarray) -> Levels | None:

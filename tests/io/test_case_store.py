@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gzip
 import hashlib
 import json
 import os
@@ -14,10 +15,13 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from autoseg.errors import DamagedCaseError, DiskFullError, InputError
 from autoseg.io.case_store import CaseStore, StoredCase
 from autoseg.values import AxisMap, Geometry, PreprocessRecord, encode
+from autoseg.volume.normalize import ct, zscore
+from tests.benchmarks.cache import hounsfield_units, save, statistics_of
 
 ARRAYS = ("image", "segmentation", "locations", "reference")
 
@@ -380,3 +384,24 @@ def test_a_failed_save_leaves_the_old_entry_and_no_leftovers(store: CaseStore) -
         store.save(broken)
     assert_stored(store, case())
     assert len(folders(store)) == 1
+
+
+def test_ct_takes_no_more_room_than_its_compressed_source(tmp_path: Path) -> None:
+    """Per equal number of voxels, everything that is stored beside image and labels as they came, both as in .nii.gz."""
+    units, labels = hounsfield_units(shape=(48, 128, 128))
+    source = sum(len(gzip.compress(array.tobytes(), 6)) for array in (units, labels))
+    smooth = ndimage.gaussian_filter(units.astype(np.float32), 0.6)  # no two voxels equal, as after resampling
+    images = {
+        "organs": ct(units, None, statistics_of(units[labels > 0])),
+        "body": ct(units, None, statistics_of(units[units > -200])),
+        "z-score": zscore(units, None, None),
+        "interpolated": zscore(smooth, None, None),
+    }
+    for name, image in images.items():
+        store = CaseStore(tmp_path / name, patch_size=(128, 128, 128), compressed=True)
+        key = save(store, image[None], labels)
+        size = sum(file.stat().st_size for file in store.folder.glob("*/*"))
+        assert size <= 1.2 * source, name
+        error = float(np.abs(np.asarray(store.open("case", key).image)[0] - image).max())
+        assert error <= 2.0**-10 * 1.001
+        assert (error == 0) == (name != "interpolated")
