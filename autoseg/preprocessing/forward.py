@@ -184,7 +184,7 @@ def _locations(segmentation: np.ndarray, declared: Labels) -> dict[int, np.ndarr
 
 
 def _some(where: np.ndarray, random: np.random.RandomState) -> np.ndarray:
-    """Positions of some voxels of a mask ``(*spatial)``, in C order: one at random of each of so many equal stretches.
+    """Positions of some voxels of a mask ``(*spatial)``, in C order, all with equal chance.
 
     Memory is that of the result, not of all voxels of the mask, which may be most of a very large image.
     """
@@ -193,11 +193,21 @@ def _some(where: np.ndarray, random: np.random.RandomState) -> np.ndarray:
     ends = np.cumsum([0, *(np.count_nonzero(block) for block in blocks)])
     total = int(ends[-1])
     count = min(total, max(MOST_LOCATIONS, int(np.ceil(LEAST_SHARE * total))))
-    edges = np.arange(count + 1) * total // max(1, count)
-    ranks = edges[:-1] + (random.random_sample(count) * np.diff(edges)).astype(np.int64)
+    ranks = _ranks(total, count, random)
     places = [
         np.flatnonzero(block)[ranks[slice(*np.searchsorted(ranks, (begin, end)))] - begin] + number * VOXELS_AT_ONCE
         for number, (block, begin, end) in enumerate(zip(blocks, ends[:-1], ends[1:], strict=True))
         if end > begin
     ]
     return np.stack(np.unravel_index(np.concatenate([np.empty(0, np.int64), *places]), where.shape), axis=-1)
+
+
+def _ranks(total: int, count: int, random: np.random.RandomState) -> np.ndarray:
+    """``count`` different numbers below ``total``, ascending."""
+    if count == total:
+        return np.arange(total)
+    if total <= VOXELS_AT_ONCE:
+        return np.sort(random.choice(total, count, replace=False))
+    # one of each of equal stretches, which differ in length by one: of 99 or 100 voxels here
+    edges = np.arange(count + 1) * total // count
+    return edges[:-1] + (random.random_sample(count) * np.diff(edges)).astype(np.int64)
