@@ -16,6 +16,7 @@ from click.testing import CliRunner
 from autoseg import pipeline
 from autoseg.cli import autoseg
 from autoseg.errors import DiskFullError, InputError, InterruptedRunError
+from autoseg.files import write_atomically
 from autoseg.phantom import write_phantom_dataset
 from autoseg.workspace import Workspace
 from tests.conftest import TINY_PRESET
@@ -174,6 +175,38 @@ def test_training_finds_a_flipped_byte_makes_the_case_anew_and_goes_on(study: St
     whole[len(whole) // 2] ^= 64
     file.write_bytes(whole)
     (result,) = pipeline.train(study.workspace, "2d", "full", iterations=2, device="cpu")
+    assert result.folder.model.read_bytes() == undisturbed.folder.model.read_bytes()
+
+
+def test_damage_in_the_middle_of_a_training_is_mended_on_the_way(study: Study) -> None:
+    """Compressed boxes are checked as they are read; the batches, and so the weights, are those without damage."""
+    clean = Workspace(shutil.copytree(study.workspace.path, study.root.parent / "clean"))
+    (undisturbed,) = pipeline.train(clean, "2d", "full", iterations=9, device="cpu")
+    files = list((study.workspace.path / "preprocessed").glob("*/*/image.chunks"))
+    assert len(files) == 6
+    execution = undisturbed.folder.execution.read_bytes()
+    write_atomically(study.workspace.model().fold("2d", "full").execution, execution)
+    told: list[object] = []
+
+    class Listener:
+        def event(self, kind: str, **fields: object) -> None:
+            if kind == "case_mended":
+                told.append(fields["case"])
+
+        def close(self) -> None:
+            pass
+
+    def damage_once() -> bool:
+        """Asked before every iteration; the first batches are made by then."""
+        while files:
+            flip_hidden(files.pop())
+        return False
+
+    (result,) = pipeline.train(
+        study.workspace, "2d", "full", iterations=9, device="cpu", logger=Listener(), stop=damage_once
+    )
+    assert told
+    assert set(told) <= set(CASES)
     assert result.folder.model.read_bytes() == undisturbed.folder.model.read_bytes()
 
 
