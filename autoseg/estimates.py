@@ -5,8 +5,6 @@ Time is measured, not guessed: a short training step of the planned network on t
 
 from __future__ import annotations
 
-import math
-import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from autoseg.disk import free_bytes, mapped_bytes
 from autoseg.errors import InputError
 from autoseg.files import read_document
 from autoseg.logs import Logger
@@ -31,8 +30,7 @@ from autoseg.networks.execution import (
 from autoseg.networks.memory import multiply_adds, parameter_count
 from autoseg.networks.tape import FLOAT_BYTES
 from autoseg.planning import GIBIBYTE
-from autoseg.values import AxisMap, Configuration, ExecutionPath, Fingerprint, Plan
-from autoseg.volume.resample import target_shape
+from autoseg.values import Configuration, ExecutionPath, Fingerprint, Plan
 from autoseg.workspace import Workspace
 
 __all__ = [
@@ -62,8 +60,6 @@ DAY = 86400.0
 MANY_DAYS = 2.0
 #: What people can buy, in GiB; the next larger one is what "more memory" means.
 USUAL_GIB = (4, 6, 8, 11, 12, 16, 24, 32, 40, 48, 80, 141)
-#: Bytes of a preprocessed voxel beside its channels, its label.
-LABEL_BYTES = 1
 #: A checkpoint holds weights, two moments and the average, and a new one is written before the old goes; then the model.
 COPIES_OF_WEIGHTS_ON_DISK = 2 * 4 + 1
 
@@ -75,7 +71,7 @@ class Expectation:
     Attributes:
         seconds_per_iteration: on the device; None where it was not measured.
         seconds: of a whole training, without the scoring of held-out cases; None where it was not measured.
-        case_bytes: of all preprocessed cases.
+        case_bytes: of all preprocessed cases as memory maps; compressed they take less.
         fold_bytes: of checkpoints and model of one fold.
     """
 
@@ -219,19 +215,9 @@ def expectation(
     return Expectation(
         seconds_per_iteration=per_iteration,
         seconds=None if per_iteration is None else per_iteration * (iterations + estimates),
-        case_bytes=_case_bytes(plan, configuration, fingerprint),
+        case_bytes=sum(mapped_bytes(plan, configuration, fingerprint).values()),
         fold_bytes=COPIES_OF_WEIGHTS_ON_DISK * FLOAT_BYTES * parameter_count(configuration.network),
     )
-
-
-def _case_bytes(plan: Plan, configuration: Configuration, fingerprint: Fingerprint) -> int:
-    axes = AxisMap(order=plan.axis_order)
-    sizes = zip(fingerprint.shapes_after_crop(plan.orientation), fingerprint.spacings(plan.orientation), strict=True)
-    voxels = sum(
-        math.prod(target_shape(axes.reorder(shape), axes.reorder(spacing), configuration.spacing))
-        for shape, spacing in sizes
-    )
-    return voxels * (len(plan.channels) * FLOAT_BYTES + LABEL_BYTES)
 
 
 def announce(
@@ -281,8 +267,7 @@ def memory_warning(plan: Plan, configuration: Configuration, device: str) -> str
 
 def disk_warning(path: Path, needed: int) -> str | None:
     """A warning if the disk of a folder, which need not exist yet, has too little room."""
-    there = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
-    free = shutil.disk_usage(there).free
+    free = free_bytes(path)
     if needed <= free:
         return None
     return (

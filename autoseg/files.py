@@ -20,6 +20,7 @@ from autoseg.values.json_form import Value, decode, encode
 __all__ = [
     "ContentIndex",
     "content_hash",
+    "discard",
     "keep",
     "read_document",
     "replacing",
@@ -75,6 +76,14 @@ def written_folder(target: Path) -> Iterator[Path]:
         _sync_folder(target.parent)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
+
+
+def discard(folder: Path) -> None:
+    """Removes a folder at once for whoever looks: it is renamed first, so that a kill leaves nothing that looks whole."""
+    beside = folder.with_name(f".{secrets.token_hex(6)}-{folder.name}")
+    with contextlib.suppress(FileNotFoundError):
+        folder.rename(beside)
+    shutil.rmtree(beside, ignore_errors=True)
 
 
 def sweep(folder: Path, *, older_than_seconds: float = 24 * 3600.0) -> None:
@@ -183,8 +192,12 @@ class ContentIndex:
             with contextlib.suppress(DocumentError):
                 self._known = read_document(dict[str, _Source], path)
 
-    def sha256(self, file: Path) -> str:
+    def sha256(self, file: Path, *, again: bool = False) -> str:
         """The hash of the file's content.
+
+        Args:
+            file: to look at.
+            again: read it even if its size and time are those of before.
 
         Raises:
             UnreadableFileError: the file is not there or cannot be read.
@@ -197,9 +210,11 @@ class ContentIndex:
             size, time_ns = _size_and_time(file)
         except OSError as error:
             raise UnreadableFileError(f"cannot read the file: {error.strerror or error}", file=file) from error
-        if known and (known.size, known.time_ns) == (size, time_ns):
+        if known and not again and (known.size, known.time_ns) == (size, time_ns):
             return known.sha256
         value = content_hash(file)
+        if known == _Source(size=size, time_ns=time_ns, sha256=value):
+            return value
         with self._lock:
             self._known[name] = _Source(size=size, time_ns=time_ns, sha256=value)
             self._changed = True

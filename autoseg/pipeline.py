@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from autoseg.check_stage import Checked, check_dataset
+from autoseg.disk import check_room
 from autoseg.errors import InputError
 from autoseg.executors import Executor, SerialExecutor, ThreadExecutor
 from autoseg.files import content_hash, read_document, sweep, write_document
@@ -26,6 +27,7 @@ from autoseg.plan_stage import Planned, explain, plan_dataset
 from autoseg.values import (
     PREDICTION_RECORD,
     Case,
+    Fingerprint,
     Labels,
     Plan,
     Split,
@@ -83,23 +85,30 @@ def preprocess(
     *,
     plan_name: str | None = None,
     cases: Sequence[str] = (),
+    verify: bool = False,
     executor: Executor | None = None,
     logger: Logger = SILENT,
     stop: Callable[[], bool] = NEVER,
 ) -> dict[str, dict[str, str]]:
-    """Brings cases to the grids of the configurations; what is there and has not changed is left alone.
+    """Brings cases to the grids of the configurations; what is there, is whole and has not changed is left alone.
 
     Args:
         workspace: with a plan.
         configurations: names; empty for all of the plan.
         plan_name: the active plan by default.
         cases: ids; empty for all annotated ones.
+        verify: read all files again, of the data set and of what is stored, whatever their sizes and times.
         executor: runs the cases.
         logger: for events.
         stop: asked after every case; True stops.
 
     Returns:
         Per configuration: case id to content key.
+
+    Raises:
+        InputError: the labels or channels are not those of the plan.
+        CasesFailedError: some cases failed; the others are stored.
+        DiskFullError: there is too little room; what is stored stays.
     """
     from autoseg.integrity.fixes import require_current_fixes
     from autoseg.preprocessing.cases import preprocess_cases
@@ -116,8 +125,15 @@ def preprocess(
     keys = {}
     for name in [plan.configuration(name).name for name in configurations] or plan.names:
         store, configuration = _case_store(workspace, plan, name), plan.configuration(name)
+        missing = {case.id for case in wanted} - store.case_ids()
+        if missing and workspace.fingerprint_path().is_file():
+            fingerprint = read_document(Fingerprint, workspace.fingerprint_path())
+            check_room(store.folder, plan, configuration, fingerprint, missing, compressed=store.compressed)
         keys[name] = preprocess_cases(
-            dataset, wanted, plan, configuration, store, workspace.contents, executor or ThreadExecutor(), logger, stop
+            *(dataset, wanted, plan, configuration, store),
+            *(workspace.contents, executor or ThreadExecutor(), logger, stop),
+            verify=verify,
+            spared=workspace.keys_in_use(),
         )
     return keys
 
@@ -210,7 +226,10 @@ def _train_one(
     from autoseg.training.job import job_to_do
     from autoseg.training.loop import train_fold
 
-    store = _case_store(workspace, plan, wanted.configuration)
+    def rebuild(case: str) -> None:
+        preprocess(workspace, [wanted.configuration], plan_name=model.path.name, cases=[case], logger=logger)
+
+    store = _case_store(workspace, plan, wanted.configuration, rebuild)
     folder = model.fold(wanted.configuration, wanted.fold)
     folder.path.mkdir(parents=True, exist_ok=True)
     try:
@@ -231,14 +250,17 @@ def _train_one(
     return Trained(configuration=job.configuration, fold=job.fold, folder=folder, summary=summary)
 
 
-def _case_store(workspace: Workspace, plan: Plan, configuration: str) -> CaseStore:
+def _case_store(
+    workspace: Workspace, plan: Plan, configuration: str, rebuild: Callable[[str], None] | None = None
+) -> CaseStore:
     from autoseg.io.case_store import CaseStore
     from autoseg.preprocessing.forward import parameters_key
 
     key = parameters_key(plan, plan.configuration(configuration))
     # equal parameters give equal cases, which are kept once: in the folder of the first configuration that has them
     first = next(each.name for each in plan.configurations if parameters_key(plan, each) == key)
-    return CaseStore(workspace.preprocessed(first, key))
+    patch_size = plan.configuration(configuration).patch_size
+    return CaseStore(workspace.preprocessed(first, key), patch_size=patch_size, rebuild=rebuild)
 
 
 def predict(

@@ -19,7 +19,7 @@ from autoseg.errors import InputError, UnknownNameError
 from autoseg.executors import Executor
 from autoseg.logs import Logger, SilentLogger
 from autoseg.planning import Budget, Planner, Wishes
-from autoseg.values import AxisMap, Dataset, Finding, Fingerprint, Patients, Plan, Split
+from autoseg.values import AxisMap, Dataset, Finding, Fingerprint, IntensityProperties, Patients, Plan, Split
 from autoseg.values.json_form import require_file_name
 from autoseg.workspace import ModelFolder, Workspace
 
@@ -31,6 +31,8 @@ __all__ = ["Planned", "explain", "plan_dataset", "with_training_grids"]
 SILENT = SilentLogger()
 #: Sees what was understood of a data set before anything is computed, and may raise to stop.
 Understood = Callable[[Dataset, Sequence[Finding]], None]
+#: Intensity statistics that moved by less than this, in standard deviations, are kept from the plan before.
+SHARE_OF_DEVIATION = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,9 +123,11 @@ def plan_dataset(
     budget = budget or budgeted()
     cost = functools.partial(process_bytes, backend=training_backend(budget.device))
 
+    before = _plan_before(workspace, name)
+
     def plan_for(memory_bytes: int, budget: Budget = budget) -> Plan:
         plan = planner.plan(fingerprint, msgspec.structs.replace(budget, memory_bytes=memory_bytes), cost, name=name)
-        return with_training_grids(plan, fingerprint)
+        return with_training_grids(_with_kept_statistics(plan, before), fingerprint)
 
     plan = plan_for(budget.memory_bytes)
     model = workspace.save(dataset, fingerprint, split, plan, patients)
@@ -167,6 +171,39 @@ def _loading(module: str) -> Iterator[None]:
         yield
     finally:
         thread.join()
+
+
+def _plan_before(workspace: Workspace, name: str) -> Plan | None:
+    """The plan that a new one follows: that of its name, else the active one."""
+    for wanted in (name, None):
+        with contextlib.suppress(InputError):  # none, or a damaged one, which is told where it would be lost
+            return workspace.model(wanted).plan()
+    return None
+
+
+def _with_kept_statistics(plan: Plan, before: Plan | None) -> Plan:
+    """The plan with the intensity statistics of the one before, where they hardly moved: what is preprocessed stays.
+
+    One case more, or a corrected label, changes the statistics in some late digit; every case would be made anew for it.
+    """
+    if before is None or before.channels != plan.channels:
+        return plan
+    specs = []
+    for spec, old in zip(plan.normalization, before.normalization, strict=True):
+        same = (spec.scheme, spec.use_mask) == (old.scheme, old.use_mask)
+        if same and spec.properties and old.properties and _moved_little(spec.properties, old.properties):
+            reason = f"{spec.reason}; with the statistics of the plan {before.name}, which have hardly moved since"
+            specs.append(msgspec.structs.replace(spec, properties=old.properties, reason=reason))
+        else:
+            specs.append(spec)
+    return msgspec.structs.replace(plan, normalization=tuple(specs))
+
+
+def _moved_little(new: IntensityProperties, old: IntensityProperties) -> bool:
+    """Whether the numbers that normalization uses differ, but none by more than a share of the standard deviation."""
+    used = ("mean", "std", "percentile_00_5", "percentile_99_5")
+    most = max(abs(getattr(new, name) - getattr(old, name)) for name in used)
+    return new != old and most <= SHARE_OF_DEVIATION * old.std
 
 
 def _budget(

@@ -18,6 +18,7 @@ autoseg-workspace/
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 from autoseg.errors import InputError, UnreadableFileError
@@ -27,7 +28,7 @@ from autoseg.values.fingerprint import Fingerprint
 from autoseg.values.json_form import Value
 from autoseg.values.patients import Patients
 from autoseg.values.plan import Plan
-from autoseg.values.training import Split, fold_folder
+from autoseg.values.training import Split, TrainJob, fold_folder
 
 __all__ = ["FoldFolder", "ModelFolder", "Workspace", "folders_of"]
 
@@ -287,6 +288,17 @@ class Workspace:
     def has_trainings(self) -> bool:
         """True once a training of any plan has begun."""
         return any(ModelFolder(path).has_trainings() for path in self.path.glob("models/*"))
+
+    def keys_in_use(self) -> set[str]:
+        """Content keys of the preprocessed cases that trainings which have not ended refer to."""
+        keys: set[str] = set()
+        for path in self.path.glob("models/*/*/*/job.json"):
+            fold = FoldFolder(path.parent)
+            with contextlib.suppress(InputError):  # a damaged one is told where it is used
+                job = read_document(TrainJob, path)
+                if not (fold.summary if job.cases.val else fold.model).is_file():
+                    keys.update(job.case_keys.values())
+        return keys
 
     def _record(self) -> _WorkspaceRecord | None:
         path = self.path / "workspace.json"

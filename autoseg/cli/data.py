@@ -153,10 +153,15 @@ def _show(planned: Planned, explained: Sequence[Explanation], workspace_path: Pa
 @click.argument("configurations", nargs=-1)
 @options.workspace
 @options.plan_name
-def preprocess(configurations: tuple[str, ...], workspace_path: Path, plan_name: str | None) -> None:
+@click.option(
+    "--verify",
+    is_flag=True,
+    help="Read all files again, of the data set and of what is stored, even those whose size and time are as before.",
+)
+def preprocess(configurations: tuple[str, ...], workspace_path: Path, plan_name: str | None, verify: bool) -> None:
     """Bring all cases to the grid of CONFIGURATIONS (all of the plan by default).
 
-    ``train`` does this by itself; what is there and has not changed is left alone.
+    ``train`` does this by itself; what is there, is whole and has not changed is left alone. Damaged cases are made anew.
 
     Example: autoseg preprocess 2d 3d_fullres
     """
@@ -164,7 +169,9 @@ def preprocess(configurations: tuple[str, ...], workspace_path: Path, plan_name:
     from autoseg.cli.session import session
 
     with session(workspace_path, "preprocess") as (workspace, logger):
-        keys = pipeline.preprocess(workspace.existing(), configurations, plan_name=plan_name, logger=logger)
+        keys = pipeline.preprocess(
+            workspace.existing(), configurations, plan_name=plan_name, verify=verify, logger=logger
+        )
     for name, cases in keys.items():
         click.echo(f"{name}: {len(cases)} cases are ready in {workspace.path / 'preprocessed'}")
     click.echo(options.next_command(f"train {list(keys)[-1]} 0", workspace_path))

@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
+import numpy as np
 
 from autoseg import __version__
-from autoseg.errors import CasesFailedError, InputError, InterruptedRunError, MissingPartError
+from autoseg.errors import CasesFailedError, DamagedCaseError, InputError, InterruptedRunError, MissingPartError
 from autoseg.evaluation.overlap import overlap_scores
 from autoseg.evaluation.summarize import summarize
 from autoseg.files import content_hash, keep, read_document, write_document
@@ -72,12 +73,17 @@ def validate_cases(
             except MissingPartError as error:  # scores need no image library
                 logger.event("message", text=f"{file.name} is not written: {error}")
             return CaseScore(
-                metrics=overlap_scores(stored.reference, prediction.array[0], plan.labels),
+                metrics=overlap_scores(np.asarray(stored.reference), prediction.array[0], plan.labels),
                 prediction_file=file.name,
                 reference_file=f"{case_id}{plan.file_ending}",
             )
 
-        scores.append(keep(folder.score(case_id), CaseScore, score))
+        try:
+            scored = keep(folder.score(case_id), CaseScore, score)
+        except DamagedCaseError as damage:
+            store.mend(damage, key)
+            scored = keep(folder.score(case_id), CaseScore, score)
+        scores.append(scored)
         logger.event("progress", stage="validate", done=done, total=len(keys), detail=case_id)
     summary = summarize(scores, plan.labels)
     write_document(folder.summary, summary)

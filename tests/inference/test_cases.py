@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from autoseg.errors import CasesFailedError, InterruptedRunError
+from autoseg.errors import CasesFailedError, DamagedCaseError, InterruptedRunError
 from autoseg.files import read_document
 from autoseg.inference.cases import predict_files, validate_cases
 from autoseg.inference.predict import Predictor
@@ -436,3 +437,25 @@ def test_a_stopped_validation_goes_on_with_the_cases_that_are_left(tmp_path: Pat
     assert network.calls - calls < last[0]  # one case after two
     whole = validate(make_predictor(plan), plan, store, keys, tmp_path / "whole" / "validation")
     assert resumed == whole
+
+
+@pytest.mark.parametrize("name", ["image", "reference"])
+def test_a_case_that_turns_out_damaged_in_validation_is_made_anew_and_scored(tmp_path: Path, name: str) -> None:
+    plan, asked = make_plan(), []
+    whole, keys, _ = fill_store(tmp_path / "whole", plan, "ab")
+    expected = validate(make_predictor(plan), plan, whole, keys, tmp_path / "expected" / "validation")
+    shutil.copytree(tmp_path / "whole", tmp_path / "store")
+
+    def rebuild(case_id: str) -> None:
+        asked.append(case_id)
+        shutil.rmtree(tmp_path / "store")
+        shutil.copytree(tmp_path / "whole", tmp_path / "store")
+
+    (file,) = (tmp_path / "store").glob(f"b-*/{name}.*")
+    file.write_bytes(file.read_bytes()[:-1])
+    store = CaseStore(tmp_path / "store")
+    with pytest.raises(DamagedCaseError, match=rf"case b: .*{name}"):
+        validate(make_predictor(plan), plan, store, keys, tmp_path / "refused" / "validation")
+    store = CaseStore(tmp_path / "store", rebuild=rebuild)
+    assert validate(make_predictor(plan), plan, store, keys, tmp_path / "found" / "validation") == expected
+    assert asked == ["b"]
