@@ -54,7 +54,7 @@ def read_affine_header(path: Path, raw: RawHeader, placed: Placement) -> Header:
 def read_affine(path: Path, raw: RawHeader, placed: Placement) -> Volume:
     """The file's voxels, as ``read_affine_header`` says."""
     header = read_affine_header(path, raw, placed)
-    image = _nibabel().load(path)
+    image = _nibabel().load(path, mmap=False)  # a mapped file could change under the array
     array = np.asarray(image.dataobj).T.reshape(header.channels, *header.geometry.shape)
     return Volume(array=array.astype(header.dtype, copy=False), geometry=header.geometry)
 
