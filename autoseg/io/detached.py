@@ -18,6 +18,8 @@ __all__ = ["VoxelData", "require_intact", "voxel_data"]
 
 LONGEST_HEADER = 2**16
 _META_BYTES = {"CHAR": 1, "SHORT": 2, "INT": 4, "LONG": 4, "LONG_LONG": 8, "FLOAT": 4, "DOUBLE": 8}
+_META_PER_AXIS = {"DimSize", "TransformMatrix", "Rotation", "Orientation", "Offset", "Position", "Origin"}
+_META_PER_AXIS |= {"CenterOfRotation", "ElementSpacing", "ElementSize", "AnatomicalOrientation"}
 _NRRD_BYTES = {
     **dict.fromkeys(["signed char", "int8", "int8_t", "uchar", "unsigned char", "uint8", "uint8_t"], 1),
     **dict.fromkeys(["short", "short int", "signed short", "signed short int", "int16", "int16_t"], 2),
@@ -81,14 +83,15 @@ def require_intact(path: Path) -> None:
     if data.compressed is None:
         require_stream(data.file, data.begin + data.data_bytes)
         return
-    stream, found = zlib.decompressobj(data.compressed), 0
+    stream, found, left = zlib.decompressobj(data.compressed), 0, data.stored or data.file.stat().st_size
     with data.file.open("rb") as file:
         file.seek(data.begin)
         try:
             while not stream.eof and found <= data.data_bytes:
-                block = stream.unconsumed_tail or file.read(2**18)
+                block = stream.unconsumed_tail or file.read(min(2**18, left))
                 if not block:
                     break
+                left -= 0 if stream.unconsumed_tail else len(block)
                 found += len(stream.decompress(block, 2**22))
         except zlib.error as error:
             raise ValueError(f"the compressed voxels are damaged: {error}") from error
@@ -168,6 +171,11 @@ def _meta(path: Path) -> VoxelData:
         raise ValueError("this is not a MetaImage file, or it is truncated within its header")
     lines = head[: last.start()].decode("latin-1").splitlines()
     fields = {key.strip(): value.strip() for key, _, value in (line.partition("=") for line in lines)}
+    before = list(fields)[: list(fields).index("NDims")] if "NDims" in fields else list(fields)
+    if "NDims" not in fields or not _META_PER_AXIS.isdisjoint(before):  # ITK would complain on standard error
+        raise ValueError("the MetaImage header has no NDims, or it comes after fields that depend on it")
+    if not all(line.isprintable() and "=" in line for line in lines if line.strip()):
+        raise ValueError("the MetaImage header holds lines that are none of it")
     kind = fields.get("ElementType", "").removeprefix("MET_").removesuffix("_ARRAY")
     size = _META_BYTES.get(kind, _META_BYTES.get(kind.removeprefix("U")))
     if size is None or "DimSize" not in fields:
@@ -184,6 +192,8 @@ def _meta(path: Path) -> VoxelData:
     local = name.upper() == "LOCAL"
     compressed = fields.get("CompressedData", "False").lower() == "true"
     stored = fields.get("CompressedDataSize", "")
+    if compressed and not stored.isdigit() and (local or stored):
+        raise ValueError(f"the MetaImage header has no usable CompressedDataSize: {stored or 'missing'}")
     if skip and (compressed or local):
         raise ValueError(
             "MetaImage files with a HeaderSize are supported with voxels that are apart and not compressed"
@@ -193,7 +203,7 @@ def _meta(path: Path) -> VoxelData:
         begin=last.end() if local else 0,
         data_bytes=math.prod(sizes) * int(fields.get("ElementNumberOfChannels", "1")) * size,
         compressed=47 if compressed else None,
-        stored=int(stored) if compressed and stored.isdigit() else None,
+        stored=int(stored) if compressed and stored else None,
     )
     return _skipping(data, skip)
 

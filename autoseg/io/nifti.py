@@ -20,6 +20,9 @@ __all__ = ["Placement", "RawHeader", "is_nifti", "placement", "raw_header", "req
 
 #: NIfTI's codes of floating-point voxels.
 FLOATS = {16: "f4", 64: "f8"}
+#: Bits of a voxel by NIfTI's code of its type.
+_BITS = {1: 1, 2: 8, 4: 16, 8: 32, 16: 32, 32: 64, 64: 64, 128: 24, 256: 8, 512: 16, 768: 32, 1024: 64, 1280: 64}
+_BITS |= {1536: 128, 1792: 128, 2048: 256, 2304: 32}
 #: Cosines between axes, from orthogonal: up to the first, ITK reads the sform; up to the second (half a degree), it is taken
 #: for rounding, and the nearest rotation is used.
 ITK_SHEAR, LARGEST_SHEAR = 9e-5, 1e-2
@@ -138,7 +141,9 @@ def placement(header: RawHeader) -> Placement:
     used = [axis for axis in range(min(3, len(header.sizes))) if header.sizes[axis] > 1]
     steps = np.abs(header.steps[1:4])
     notes: list[str] = []
-    spaced = bool(np.all(np.isfinite(steps[used]) & (steps[used] > 0)))
+    spaced = bool(np.isfinite(steps).all() and (steps[used] > 0).all())
+    if header.sform_code > 0 and not np.isfinite(header.sform).all():
+        raise ValueError("the header's sform is not finite")
     if header.qform_code <= 0 and header.sform_code > 0:
         return _by_sform(header, steps)
     if not spaced:
@@ -164,7 +169,7 @@ def shear(columns: np.ndarray) -> float:
 def _by_sform(header: RawHeader, steps: np.ndarray) -> Placement:
     columns = header.sform[:, :3]
     found = shear(columns)
-    if math.isnan(found) or not np.isfinite(header.sform).all():
+    if math.isnan(found):
         raise ValueError("the header's sform is not usable, and there is no qform")
     if found > LARGEST_SHEAR:
         degrees = math.degrees(math.asin(min(1.0, found)))
@@ -197,7 +202,7 @@ def _conflict(header: RawHeader) -> list[str]:
     """A note if qform and sform place the image differently."""
     qform, sform = header.qform, header.sform
     found = shear(sform[:, :3])
-    if math.isnan(found) or not np.isfinite(sform).all():
+    if math.isnan(found):
         return ["the sform is not usable; the qform is used"]
     steps = np.linalg.norm(qform[:, :3], axis=0)
     unit_q, unit_s = qform[:, :3] / steps, sform[:, :3] / np.linalg.norm(sform[:, :3], axis=0)
@@ -232,7 +237,6 @@ _FIELDS: dict[int, dict[str, tuple[str, int, int]]] = {
     1: {
         "dim": ("i2", 40, 8),
         "code": ("i2", 70, 1),
-        "bits": ("i2", 72, 1),
         "steps": ("f4", 76, 8),
         "begin": ("f4", 108, 1),
         "scale": ("f4", 112, 2),
@@ -245,7 +249,6 @@ _FIELDS: dict[int, dict[str, tuple[str, int, int]]] = {
     2: {
         "dim": ("i8", 16, 8),
         "code": ("i2", 12, 1),
-        "bits": ("i2", 14, 1),
         "steps": ("f8", 104, 8),
         "begin": ("i8", 168, 1),
         "scale": ("f8", 176, 2),
@@ -277,8 +280,10 @@ def _read_header(file: BinaryIO) -> RawHeader:
         kind, offset, count = _FIELDS[version][name]
         return np.frombuffer(raw, order + kind, count, offset)
 
-    dim = field("dim")
-    axes = min(7, max(0, int(dim[0])))
+    dim, code = field("dim"), int(field("code")[0])
+    axes = int(dim[0])
+    if code not in _BITS or not 1 <= axes <= 7 or dim[1] < 1:  # the library behind ITK would write to standard error
+        raise ValueError(f"the header is damaged: {axes} axes, voxels of type {code}")
     sizes = tuple(max(1, int(size)) for size in dim[1 : axes + 1])
     begin = float(field("begin")[0])
     if not _SIZES[version] <= begin < 2**31:
@@ -286,9 +291,9 @@ def _read_header(file: BinaryIO) -> RawHeader:
     return RawHeader(
         version=version,
         order=order,
-        code=int(field("code")[0]),
+        code=code,
         begin=int(begin),
-        data_bytes=math.prod(sizes) * int(field("bits")[0]) // 8,
+        data_bytes=math.prod(sizes) * _BITS[code] // 8,
         sizes=sizes,
         steps=field("steps").astype(np.float64),
         scale=(float(field("scale")[0]), float(field("scale")[1])),

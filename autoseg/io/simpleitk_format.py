@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -124,7 +125,7 @@ def _readable(path: Path, read: Callable[[Path], T]) -> T:
         raise UnreadableFileError("there is no such file", file=path)
     try:
         return read(path)
-    except (RuntimeError, ValueError, OSError, EOFError) as error:
+    except (RuntimeError, ValueError, OSError, EOFError, zlib.error) as error:
         if isinstance(error, InputError):
             raise
         raise UnreadableFileError(

@@ -9,9 +9,11 @@ import pytest
 import SimpleITK
 
 from autoseg.errors import InputError, UnreadableFileError
+from autoseg.io.cases import check_case, read_image
+from autoseg.io.dataset import read_inputs
 from autoseg.io.dicom_files import file_meta
 from autoseg.io.formats import format_of, is_series, label_ending, parts_of, read_header, split_ending
-from autoseg.values import Volume
+from autoseg.values import Case, Dataset, Label, Labels, Volume
 from tests.io.dicom_phantoms import DIRECTIONS, grid, noise, tilt, write_series
 
 SHUFFLED = [3, 1, 5, 0, 2, 4]
@@ -282,6 +284,33 @@ def test_label_maps_for_series_are_written_as_nifti_and_never_as_dicom(tmp_path:
         format_of(tmp_path / "scan").write(tmp_path / "scan", labels)
     format_of(Path("a.nii.gz")).write(tmp_path / "a.nii.gz", labels)
     assert read(tmp_path / "a.nii.gz").geometry.displacement_from(volume.geometry) < 1e-3
+
+
+def test_series_are_inputs_of_prediction(tmp_path: Path) -> None:
+    geometry = grid()
+    for patient in ("anna", "bo"):
+        write_series(tmp_path / patient, noise(geometry), geometry)
+    (tmp_path / "notes").mkdir()
+    assert [(case.id, case.images) for case in read_inputs(tmp_path, ["MRI"])] == [("anna", ("anna",)), ("bo", ("bo",))]
+    assert [(case.id, case.images) for case in read_inputs(tmp_path / "bo", ["MRI"])] == [("bo", (".",))]
+    image = read_image(read_inputs(tmp_path / "bo", ["MRI"])[0], tmp_path / "bo", ["MRI"])
+    np.testing.assert_array_equal(image.array[0], noise(geometry))
+
+
+def test_a_series_and_a_label_map_made_of_it_lie_on_one_grid(tmp_path: Path) -> None:
+    """As annotators do it: the series is loaded into a program, and the label map saved as NIfTI."""
+    geometry = grid("oblique")
+    write_series(tmp_path / "scan", noise(geometry), geometry, order=SHUFFLED)
+    names = SimpleITK.ImageSeriesReader.GetGDCMSeriesFileNames(str(tmp_path / "scan"))
+    SimpleITK.WriteImage(SimpleITK.ReadImage(names) > 0, str(tmp_path / "a.nii.gz"))
+    case = Case(id="a", images=("scan",), label="a.nii.gz")
+    labels = Labels(foreground=(Label(name="bright", values=(1,)),))
+    dataset = Dataset(
+        name="D", root=str(tmp_path), channels=("MRI",), labels=labels, file_ending=".nii.gz", cases=(case,)
+    )
+    image, found, findings = check_case(dataset, case)
+    assert findings == []
+    np.testing.assert_array_equal(found.array, image.array > 0)
 
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:

@@ -46,9 +46,10 @@ def nrrd(encoding: str = "raw", data: str = "", sizes: str = f"{SIDE} {SIDE} {SI
 
 
 def meta(data: str = "LOCAL", compressed: bool = False, sizes: str = f"{SIDE} {SIDE} {SIDE}") -> bytes:
+    stated = "CompressedDataSize = 11\n" if compressed else ""
     return (
         f"ObjectType = Image\nNDims = 3\nBinaryData = True\nBinaryDataByteOrderMSB = False\n"
-        f"CompressedData = {compressed}\nTransformMatrix = 1 0 0 0 1 0 0 0 1\nOffset = 0 0 0\n"
+        f"CompressedData = {compressed}\n{stated}TransformMatrix = 1 0 0 0 1 0 0 0 1\nOffset = 0 0 0\n"
         f"ElementSpacing = 1 1 1\nDimSize = {sizes}\nElementType = MET_SHORT\nElementDataFile = {data}\n"
     ).encode()
 
