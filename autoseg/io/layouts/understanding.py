@@ -22,6 +22,9 @@ __all__ = ["Understanding", "complete", "default_ending"]
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 #: More images than that without label files are told of in one note.
 MOST_NOTES = 10
+#: More integers than that are not taken for labels that nobody declared.
+MOST_LABELS, MOST_LOSSY_LABELS = 500, 16
+_LOSSY = (".jpg", ".jpeg")
 _WITH_PALETTE = (".png", ".bmp", ".tif", ".tiff")
 
 
@@ -206,10 +209,27 @@ def _labels(
                 expected="integers above 0, up to 32767",
                 remedy="Check that these are the label files.",
             )
+        _check_few(integers, files)
         names = {value: f"label_{value}" for value in integers}
         inferred = [f"the labels, from the integers in the label files: {', '.join(map(str, integers))}"]
     labels, findings = labels_of(stated, names)
     return labels, inferred, findings
+
+
+def _check_few(integers: Sequence[int], files: Sequence[Path]) -> None:
+    """Refuses to take an image for a label map, or the noise of a lossy file for labels."""
+    lossy = files[0].suffix.casefold() in _LOSSY
+    if len(integers) > (MOST_LOSSY_LABELS if lossy else MOST_LABELS):
+        raise InputError(
+            f"the label files hold {len(integers)} different integers: "
+            + ("JPEG has changed the labels at their borders" if lossy else "are they label maps?"),
+            file=files[0],
+            found=", ".join(map(str, integers[:8])) + " …",
+            expected="one integer for each label",
+            remedy="Save them again as PNG, from before they were JPEG."
+            if lossy
+            else "Declare the labels if they are.",
+        )
 
 
 def _check_there(files: Sequence[Path], root: Path) -> None:
