@@ -8,13 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK
+from skimage import io as skimage_io
 
 from autoseg.check_stage import check_cases
 from autoseg.errors import DocumentError
 from autoseg.integrity.fixes import Fixes, with_fixes
 from autoseg.io.formats import format_of
 from autoseg.phantom import make_phantom
-from autoseg.values import AxisMap, Case, Dataset, Label, Labels, Volume, decode
+from autoseg.values import AxisMap, Case, Dataset, Geometry, Label, Labels, Volume, decode
 from autoseg.volume.axes import reorder_volume
 from autoseg.workspace import Workspace
 from tests.integrity.test_nearest import image_of
@@ -148,3 +149,30 @@ def test_an_unknown_fix_in_the_record_is_refused() -> None:
     )
     with pytest.raises(DocumentError, match="erase"):
         decode(Fixes, text)
+
+
+@pytest.mark.parametrize("axes", [AxisMap(), AxisMap(order=(0, 2, 1)), AxisMap(flipped=(False, True, False))], ids=str)
+def test_masks_of_pictures_are_relabelled_and_only_what_says_where_it_lies_is_reordered(
+    axes: AxisMap, tmp_path: Path
+) -> None:
+    """A PNG file tells no place in space: a mask of 0 and 255 is fixed, one of another shape is an error without fix."""
+    (tmp_path / "D").mkdir()
+    random = np.random.default_rng(1)
+    picture, mask = random.integers(0, 255, (20, 30)).astype(np.uint8), np.zeros((20, 30), np.uint8)
+    mask[5:12, 8:20] = 255
+    flipped = reorder_volume(
+        Volume(array=mask[None, None], geometry=Geometry(shape=(1, 20, 30), spacing=(1.0, 1.0, 1.0))), axes
+    )
+    skimage_io.imsave(tmp_path / "D" / "image.png", picture, check_contrast=False)
+    skimage_io.imsave(tmp_path / "D" / "label.png", np.ascontiguousarray(flipped.array[0, 0]), check_contrast=False)
+    case = Case(id="a", images=("image.png",), label="label.png")
+    dataset = Dataset(
+        name="D", root=str(tmp_path / "D"), channels=("G",), labels=ONE, file_ending=".png", cases=(case,)
+    )
+    if axes.order != (0, 1, 2):
+        checked = check_cases(dataset, (), Workspace(tmp_path / "w"), fix=True)
+        assert [each.fix for each in checked.findings if each.severity == "error"] == [None]
+        return
+    made = fixed(dataset, tmp_path / "w")
+    np.testing.assert_array_equal(made.array, flipped.array // 255 * 3)
+    assert made.geometry.planar
