@@ -18,8 +18,10 @@ from autoseg.errors import DocumentError, UnreadableFileError
 from autoseg.values.json_form import Value, decode, encode
 
 __all__ = [
+    "Content",
     "ContentIndex",
     "content_hash",
+    "content_of",
     "keep",
     "read_document",
     "replacing",
@@ -138,10 +140,25 @@ def content_hash(file: Path) -> str:
         raise UnreadableFileError(f"cannot read the file: {error.strerror or error}", file=file) from error
 
 
-class _Source(Value, frozen=True, kw_only=True):
+class Content(Value, frozen=True, kw_only=True):
+    """Size, time of change in nanoseconds and SHA-256 of a file."""
+
     size: int
     time_ns: int
     sha256: str
+
+
+def content_of(file: Path) -> Content:
+    """What the content index keeps of a file, which is read for it.
+
+    Raises:
+        UnreadableFileError: the file is not there or cannot be read.
+    """
+    try:
+        status = file.stat()
+    except OSError as error:
+        raise UnreadableFileError(f"cannot read the file: {error.strerror or error}", file=file) from error
+    return Content(size=status.st_size, time_ns=status.st_mtime_ns, sha256=content_hash(file))
 
 
 class ContentIndex:
@@ -158,10 +175,10 @@ class ContentIndex:
         self._path = path
         self._lock = threading.Lock()
         self._changed = False
-        self._known: dict[str, _Source] = {}
+        self._known: dict[str, Content] = {}
         if path.is_file():
             with contextlib.suppress(DocumentError):
-                self._known = read_document(dict[str, _Source], path)
+                self._known = read_document(dict[str, Content], path)
 
     def sha256(self, file: Path) -> str:
         """The hash of the file's content.
@@ -181,9 +198,28 @@ class ContentIndex:
             return known.sha256
         value = content_hash(file)
         with self._lock:
-            self._known[name] = _Source(size=status.st_size, time_ns=status.st_mtime_ns, sha256=value)
+            self._known[name] = Content(size=status.st_size, time_ns=status.st_mtime_ns, sha256=value)
             self._changed = True
         return value
+
+    def known(self, file: Path) -> str | None:
+        """The hash of the file's content if it need not be read for it: it has not changed, or is gone."""
+        known = self._known.get(str(file))
+        if known is None:
+            return None
+        try:
+            status = file.stat()
+        except FileNotFoundError:
+            return known.sha256
+        except OSError:
+            return None
+        return known.sha256 if (known.size, known.time_ns) == (status.st_size, status.st_mtime_ns) else None
+
+    def remember(self, file: Path, content: Content) -> None:
+        """Takes what another process has read."""
+        with self._lock:
+            self._known[str(file)] = Content(size=content.size, time_ns=content.time_ns, sha256=content.sha256)
+            self._changed = True
 
     def save(self) -> None:
         """Writes the index if it has changed."""

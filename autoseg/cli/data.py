@@ -66,6 +66,7 @@ __all__ = ["plan", "preprocess"]
 @click.option(
     "--explain", is_flag=True, help="Tell what each configuration is for, what it costs, and what would change."
 )
+@options.workers
 @options.as_json
 def plan(
     dataset: Path,
@@ -82,6 +83,7 @@ def plan(
     seed: int,
     group_by: str | None,
     explain: bool,
+    workers: int | None,
     as_json: bool,
 ) -> None:
     """Look at DATASET, check it, and plan how to segment it.
@@ -90,11 +92,15 @@ def plan(
 
     Example: autoseg plan Dataset004_Hippocampus --gpu-memory 11 --explain
     """
-    from autoseg import pipeline
-    from autoseg.cli.session import session
+    from autoseg.cli.session import case_executor, session
 
     wishes = read_wishes(patch_sizes, batch_sizes, spacing, normalizations)
-    with session(workspace_path, "plan", quiet=as_json) as (workspace, logger):
+    with (
+        session(workspace_path, "plan", quiet=as_json) as (workspace, logger),
+        case_executor(workers, logger, preload=["autoseg.fingerprinting", "SimpleITK"]) as executor,
+    ):
+        from autoseg import pipeline  # while the first worker is starting
+
         planned = pipeline.plan_dataset(
             dataset,
             workspace,
@@ -106,6 +112,7 @@ def plan(
             wishes=wishes,
             seed=seed,
             group_by=group_by,
+            executor=executor,
             logger=logger,
         )
         explained = pipeline.explain(planned) if explain else []
@@ -136,18 +143,27 @@ def _show(planned: Planned, explained: Sequence[Explanation], workspace_path: Pa
 @click.argument("configurations", nargs=-1)
 @options.workspace
 @options.plan_name
-def preprocess(configurations: tuple[str, ...], workspace_path: Path, plan_name: str | None) -> None:
+@options.workers
+def preprocess(
+    configurations: tuple[str, ...], workspace_path: Path, plan_name: str | None, workers: int | None
+) -> None:
     """Bring all cases to the grid of CONFIGURATIONS (all of the plan by default).
 
     ``train`` does this by itself; what is there and has not changed is left alone.
 
     Example: autoseg preprocess 2d 3d_fullres
     """
-    from autoseg import pipeline
-    from autoseg.cli.session import session
+    from autoseg.cli.session import case_executor, session
 
-    with session(workspace_path, "preprocess") as (workspace, logger):
-        keys = pipeline.preprocess(workspace.existing(), configurations, plan_name=plan_name, logger=logger)
+    with (
+        session(workspace_path, "preprocess") as (workspace, logger),
+        case_executor(workers, logger, preload=["autoseg.preprocessing.cases", "SimpleITK"]) as executor,
+    ):
+        from autoseg import pipeline  # while the first worker is starting
+
+        keys = pipeline.preprocess(
+            workspace.existing(), configurations, plan_name=plan_name, executor=executor, logger=logger
+        )
     for name, cases in keys.items():
         click.echo(f"{name}: {len(cases)} cases are ready in {workspace.path / 'preprocessed'}")
     click.echo(options.next_command(f"train {list(keys)[-1]} 0", workspace_path))

@@ -12,15 +12,24 @@ from typing import Protocol
 
 from autoseg import plugins
 from autoseg.errors import InputError
+from autoseg.io.headers import Header
 from autoseg.values import Volume
 
-__all__ = ["Format", "format_of", "known_endings", "split_ending"]
+__all__ = ["Format", "format_of", "known_endings", "read_header", "split_ending"]
 
 
 class Format(Protocol):
     """Reads and writes files with certain endings."""
 
     endings: tuple[str, ...]
+
+    def header(self, path: Path) -> Header:
+        """What ``read`` will give, without reading voxels where the format allows it.
+
+        Raises:
+            UnreadableFileError: the file is not what its ending says, or has no usable geometry.
+        """
+        ...
 
     def read(self, path: Path) -> Volume:
         """The file's content, all channels, in its stored order and number type.
@@ -67,3 +76,12 @@ def format_of(path: Path) -> Format:
             "no installed format reads this kind of file", file=path, expected=f"one of {', '.join(known_endings())}"
         )
     return _by_ending()[ending]
+
+
+def read_header(path: Path) -> Header:
+    """What a file holds, without its voxels.
+
+    Raises:
+        InputError: no format knows it, or it cannot be read.
+    """
+    return format_of(path).header(path)

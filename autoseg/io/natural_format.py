@@ -10,6 +10,7 @@ import numpy as np
 from autoseg.errors import InputError, UnreadableFileError
 from autoseg.files import replacing
 from autoseg.io.dtypes import smallest_integers
+from autoseg.io.headers import Header
 from autoseg.values import Geometry, Volume
 
 __all__ = ["NaturalFormat"]
@@ -19,6 +20,11 @@ class NaturalFormat:
     """Photographs and micrographs: grey or colour pixels, spacing one pixel."""
 
     endings = (".png",)
+
+    def header(self, path: Path) -> Header:
+        """Channels, number type and geometry; pictures are read for it."""
+        volume = self.read(path)
+        return Header(channels=len(volume.array), dtype=volume.array.dtype.name, geometry=volume.geometry)
 
     def read(self, path: Path) -> Volume:
         """The pixels as ``(channels, 1, y, x)``; colours are channels."""

@@ -9,6 +9,7 @@ import numpy as np
 
 from autoseg.errors import MissingPartError, UnreadableFileError
 from autoseg.files import replacing
+from autoseg.io.headers import Header
 from autoseg.io.nifti import is_nifti, require_whole, with_nonfinite
 from autoseg.values import Geometry, Volume
 
@@ -31,6 +32,25 @@ class SimpleITKFormat:
     """Medical volumes: one file with its geometry; 4D files and vector pixels are channels."""
 
     endings = (".nii.gz", ".nii", ".nrrd", ".mha")
+
+    def header(self, path: Path) -> Header:
+        """Channels, number type and geometry, from the header alone."""
+        sitk = _sitk()
+        if not path.is_file():
+            raise UnreadableFileError("there is no such file", file=path)
+        try:
+            reader = sitk.ImageFileReader()
+            reader.SetFileName(str(path))
+            reader.ReadImageInformation()
+            size = reader.GetSize()
+            small = sitk.Image([1] * len(size), reader.GetPixelID(), reader.GetNumberOfComponents())
+            array = _channels_first(sitk, small)
+            channels = len(array) * (size[3] if len(size) == 4 else 1)
+            return Header(channels=channels, dtype=array.dtype.name, geometry=_geometry(reader))
+        except (RuntimeError, ValueError, OSError, EOFError) as error:
+            raise UnreadableFileError(
+                f"cannot read this as an image: {_reason(error, path)}", file=path, remedy="Restore or remove the file."
+            ) from error
 
     def read(self, path: Path) -> Volume:
         """The file's voxels as ``(channels, z, y, x)`` with their LPS geometry; a 2D file is a planar volume."""
