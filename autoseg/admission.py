@@ -16,7 +16,8 @@ class Admission:
 
     Args:
         costs: bytes of every item.
-        budget: bytes for all that run together; None if it is not known: then everything fits.
+        budget: bytes for all that run together; None if it is not known: then everything fits. An item that needs more runs
+            alone.
         patience: how often an item may be overtaken.
     """
 
@@ -51,11 +52,11 @@ class Admission:
                 return count
         return len(self._waiting)
 
-    def refused(self) -> list[int]:
-        """The items that do not fit even alone; they wait no longer."""
-        if self._budget is None:
+    def refused(self, whole: int | None) -> list[int]:
+        """The items that need more than there could ever be; they wait no longer."""
+        if whole is None:
             return []
-        large = [index for index in self._waiting if self._costs[index] > self._budget]
+        large = [index for index in self._waiting if self._costs[index] > whole]
         self._waiting = self._waiting[len(large) :]  # they are the first
         return large
 

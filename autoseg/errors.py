@@ -102,7 +102,7 @@ class TooLargeError(AutosegError):
         case: its id.
         stage: what was to be done.
         needed: bytes that it needs, by its header.
-        available: bytes that there are.
+        available: bytes that there could be at most.
     """
 
     def __init__(self, case: str, stage: str, needed: int, available: int) -> None:
@@ -111,9 +111,9 @@ class TooLargeError(AutosegError):
             describe(
                 f"{stage} needs more memory than there is",
                 case=case,
-                found=f"{available / 2**30:.1f} GiB free (of what is there, a tenth is kept)",
+                found=f"{available / 2**30:.1f} GiB (a tenth of what this machine or its container has is not used)",
                 expected=f"{needed / 2**30:.1f} GiB",
-                remedy="End other programs, take a machine with more memory, or remove the case.",
+                remedy="Take a machine with more memory, or remove the case.",
             )
         )
 

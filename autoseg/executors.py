@@ -160,8 +160,8 @@ class ThreadExecutor:
         known = self.memory()
         budget = None if known is None else known.room
         admission = Admission(costs, budget)
-        for index in admission.refused():
-            too_large = TooLargeError(name_of(items[index]), stage_of(task), costs[index], budget or 0)
+        for index in admission.refused(None if known is None else known.whole):
+            too_large = TooLargeError(name_of(items[index]), stage_of(task), costs[index], known.whole if known else 0)
             yield Outcome(item=items[index], error=too_large)
         if admission.waiting > 1:
             announce(self.logger, stage_of(task), admission, min(self.workers, admission.waiting), budget)

@@ -101,6 +101,8 @@ def fingerprint_dataset(
         with closing(_measurements(task, cases, workspace, executor)) as outcomes:
             for done, (case, measured, error) in enumerate(outcomes, start=1):
                 logger.event("progress", stage=task.stage, done=done, total=len(cases), detail=case.id)
+                if isinstance(error, OSError):
+                    raise error  # the measurement cannot be written: that is not this case's fault
                 if measured is None:
                     told = reported(error)
                     logger.event("case_failed", stage=task.stage, case=case.id, **told)

@@ -28,9 +28,14 @@ class Memory(Value, frozen=True, kw_only=True):
     used: int
 
     @property
+    def whole(self) -> int:
+        """Bytes that may be used at most, if nobody else uses any."""
+        return int(SHARE * self.limit)
+
+    @property
     def room(self) -> int:
-        """Bytes that may still be taken, without going over ``SHARE`` of the limit."""
-        return max(0, int(SHARE * self.limit) - self.used)
+        """Bytes that may still be taken."""
+        return max(0, self.whole - self.used)
 
 
 def gibibytes(size: float) -> str:

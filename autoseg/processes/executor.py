@@ -192,8 +192,8 @@ class _Run:
         self.begin = Begin(name=task_name(task), task=msgspec.Raw(msgspec.json.encode(task)))
         _, self.result = types_of(task)
         self.stage = stage_of(task)
-        known = executor.memory()
-        self.budget = None if known is None else known.room
+        self.known = executor.memory()
+        self.budget = None if self.known is None else self.known.room
         self.priced = costs is not None
         if costs is None:
             self.admission = Admission([0] * len(items), None)
@@ -211,9 +211,10 @@ class _Run:
 
     def outcomes(self) -> Iterator[Outcome[Any, Any]]:
         """All outcomes, as they come."""
-        for index in self.admission.refused():
+        whole = None if self.known is None else self.known.whole
+        for index in self.admission.refused(whole):
             self.left -= 1
-            error = TooLargeError(name_of(self.items[index]), self.stage, self.admission.cost(index), self.budget or 0)
+            error = TooLargeError(name_of(self.items[index]), self.stage, self.admission.cost(index), whole or 0)
             yield Outcome(item=self.items[index], error=error)
         if self.priced and self.left > 1:
             announce(self.executor.logger, self.stage, self.admission, self.workers, self.budget)
@@ -268,10 +269,11 @@ class _Run:
         return None
 
     def _give(self, child: Child, index: int) -> None:
-        cost, retried = self.admission.cost(index), self.failures[index, "memory"]
-        allowed = self.budget
-        if allowed is not None and self.priced and not retried:
-            allowed = min(allowed, int(MEMORY_FACTOR * cost) + MEMORY_SLACK)
+        cost, allowed = self.admission.cost(index), self.budget
+        if allowed is not None:
+            explained = int(MEMORY_FACTOR * (cost or WORKER_BYTES)) + MEMORY_SLACK
+            free = not self.priced or self.failures[index, "memory"]
+            allowed = max(allowed, explained) if free else explained
         limits = Limits(seconds=self.executor.seconds + cost / BYTES_PER_SECOND, memory=allowed)
         child.give(Work(index=index, item=msgspec.Raw(msgspec.json.encode(self.items[index]))), limits)
 

@@ -50,7 +50,7 @@ def main() -> None:
     setup = receive(requests, Request)
     if not isinstance(setup, Setup):
         return
-    sys.path[:] = setup.path
+    sys.path[:] = [*setup.path, *(entry for entry in sys.path if entry not in setup.path)]
     _be_the_first_to_go(setup.parent)
     inbox: queue.SimpleQueue[Begin | Work] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(requests, inbox), daemon=True).start()
