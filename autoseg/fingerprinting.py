@@ -205,7 +205,7 @@ class MeasureCase(Value, frozen=True, kw_only=True):
 
     def __call__(self, item: CaseFiles) -> MeasuredCase:
         """Measures the case, unless that has been done."""
-        if not all(Path(file).is_file() for file in item.paths):
+        if not all(Path(file).exists() for file in item.paths):
             _, findings = measure_case(self.dataset, item.case)  # which says what is missing
             return MeasuredCase(key=None, findings=tuple(findings))
         hashes, read = item.look()

@@ -16,7 +16,9 @@ costs_and_budget = st.tuples(st.lists(st.integers(0, 100), max_size=40), st.inte
 class Play:
     """Cases that run and end in a random order; writes down who started when."""
 
-    def __init__(self, costs: list[int], budget: int | None, seed: int, *, patience: int = 8, workers: int = 10**6) -> None:
+    def __init__(
+        self, costs: list[int], budget: int | None, seed: int, *, patience: int = 8, workers: int = 10**6
+    ) -> None:
         self.admission = Admission(costs, budget, patience=patience)
         self.refused = self.admission.refused(budget)
         self.started: list[int] = []
@@ -58,7 +60,9 @@ def test_nobody_is_overtaken_more_often_than_patience_allows(play, patience: int
         assert len(smaller_before) <= patience * (larger + 1)
 
 
-@given(st.lists(st.integers(0, 100), max_size=30, unique=True), st.integers(100, 250), st.randoms(use_true_random=False))
+@given(
+    st.lists(st.integers(0, 100), max_size=30, unique=True), st.integers(100, 250), st.randoms(use_true_random=False)
+)
 def test_the_order_of_the_cases_does_not_matter(costs: list[int], budget: int, chance: random.Random) -> None:
     mixed = list(costs)
     chance.shuffle(mixed)

@@ -51,19 +51,22 @@ class CaseFiles(Value, frozen=True, kw_only=True):
     Attributes:
         case: it.
         paths: its images and, last, its label file if it has one.
-        known: the hash of each file's content where it is known, else None.
+        parts: all files that these consist of, whose content matters.
+        known: the hash of each part's content where it is known, else None.
     """
 
     case: Case
     paths: tuple[str, ...]
-    known: tuple[str | None, ...] = ()
+    parts: tuple[str, ...]
+    known: tuple[str | None, ...]
 
     @classmethod
     def of(cls, case: Case, root: Path | str, contents: ContentIndex | None = None) -> CaseFiles:
         """The files of a case, and what the index knows of them."""
         files = [Path(root, name) for name in (*case.images, *filter(None, [case.label]))]
-        known = [None if contents is None else contents.known(file) for file in files]
-        return cls(case=case, paths=tuple(map(str, files)), known=tuple(known))
+        parts = files
+        known = [None if contents is None else contents.known(part) for part in parts]
+        return cls(case=case, paths=tuple(map(str, files)), parts=tuple(map(str, parts)), known=tuple(known))
 
     @property
     def id(self) -> str:
@@ -72,19 +75,19 @@ class CaseFiles(Value, frozen=True, kw_only=True):
 
     @property
     def hashes(self) -> list[str] | None:
-        """All hashes, if all are known."""
+        """The hashes of all parts, if all are known."""
         found = [each for each in self.known if each is not None]
-        return found if len(found) == len(self.paths) else None
+        return found if len(found) == len(self.parts) else None
 
     def look(self) -> tuple[list[str], dict[str, Content]]:
-        """The hash of every file's content, and what was read for that.
+        """The hash of every part's content, and what was read for that.
 
         Raises:
             UnreadableFileError: a file is not there or cannot be read.
         """
-        read = {path: content_of(Path(path)) for path, known in zip(self.paths, self.known, strict=True) if not known}
-        pairs = zip(self.paths, self.known, strict=True)
-        return [known or read[path].sha256 for path, known in pairs], read
+        read = {part: content_of(Path(part)) for part, known in zip(self.parts, self.known, strict=True) if not known}
+        pairs = zip(self.parts, self.known, strict=True)
+        return [known or read[part].sha256 for part, known in pairs], read
 
 
 def remember(contents: ContentIndex, read: dict[str, Content]) -> None:

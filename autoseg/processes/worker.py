@@ -20,6 +20,9 @@ from typing import IO, Any
 
 import msgspec
 
+if sys.platform != "win32":
+    import resource
+
 from autoseg.machine import process_memory
 from autoseg.processes.wire import (
     Begin,
@@ -71,9 +74,13 @@ def _own_pipes() -> tuple[IO[bytes], IO[bytes]]:
 
 
 def _be_the_first_to_go(parent: int | None) -> None:
-    """Linux: dies with the command even while a library holds everything up; and rather than it when memory is short."""
+    """Linux: dies with the command even while a library holds everything up; and rather than it when memory is short.
+
+    No image of its memory is written when it crashes: that would take longer than the case.
+    """
     if sys.platform != "linux":
         return
+    resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("500")
     if parent is not None:

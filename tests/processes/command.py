@@ -9,7 +9,9 @@ from autoseg.processes.executor import ProcessExecutor
 from tests.processes.tasks import Act, Work
 
 if __name__ == "__main__":
-    items = [Work(id=str(index), do="sleep", number=60, path=str(Path(sys.argv[1], f"{index}.pid"))) for index in range(2)]
+    items = [
+        Work(id=str(index), do="sleep", number=60, path=str(Path(sys.argv[1], f"{index}.pid"))) for index in range(2)
+    ]
     with ProcessExecutor(2) as executor:
         try:
             list(executor.run(Act(), items))

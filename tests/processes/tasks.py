@@ -82,6 +82,12 @@ def leave(item: Work) -> float:
     os._exit(7)
 
 
+def curse(item: Work) -> float:
+    """Says something on standard output, as a library would, and ends."""
+    os.write(1, b"first line\n\n Fatal: the library is at its end\n")
+    os._exit(7)
+
+
 def quit(item: Work) -> float:
     sys.exit("a plug that believes it is a program")
 

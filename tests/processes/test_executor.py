@@ -124,12 +124,12 @@ def test_a_case_that_succeeds_when_tried_again_is_no_failure(executor, tmp_path:
 
 @linux
 def test_memory_without_end_costs_one_case_which_is_named_with_its_memory() -> None:
-    memory = Memory(limit=2**31, used=0)
+    memory = Memory(limit=2**30, used=0)
     with ProcessExecutor(2, logger=Listener(), memory=lambda: memory) as executor:
         error = lost(executor, Work(id="bad", do="hog"), costs=[MIB] * 13)
     assert "memory" in str(error)
     assert error.memory is not None
-    assert 300 * MIB < error.memory < 2**31 + 500 * MIB
+    assert 300 * MIB < error.memory < 2**30 + 500 * MIB
 
 
 def test_time_without_end_costs_one_case_which_is_named() -> None:
@@ -168,9 +168,9 @@ def test_what_native_libraries_print_disturbs_nothing(executor) -> None:
 
 
 def test_the_last_words_of_a_worker_are_told(executor) -> None:
-    Act()(Work(id="x", number=1))
-    error = lost(executor, Work(id="bad", do="leave"))
-    assert error.output == ""
+    error = lost(executor, Work(id="bad", do="curse"))
+    assert error.output == "first line | Fatal: the library is at its end"
+    assert str(error).endswith("at its end.")
 
 
 def test_errors_that_are_not_ours_keep_their_type_and_tell_the_way_in_the_log_only(executor, tmp_path: Path) -> None:
@@ -240,7 +240,7 @@ def test_workers_that_cannot_start_are_one_error_and_no_endless_trying(monkeypat
 
 @linux
 def test_who_leaves_in_the_middle_leaves_no_working_process(executor, tmp_path: Path) -> None:
-    items = [Work(id="quick"), Work(id="slow", do="sleep", number=600, path=str(tmp_path / "pid"))]
+    items = [Work(id="slow", do="sleep", number=600, path=str(tmp_path / "pid")), Work(id="quick")]
     outcomes = executor.run(Act(), items)
     assert next(outcomes).item.id == "quick"
     while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():
