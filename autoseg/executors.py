@@ -73,12 +73,25 @@ def stage_of(task: object) -> str:
     return str(getattr(task, "stage", None) or getattr(task, "__name__", type(task).__name__))
 
 
-def announce(logger: Logger, stage: str, admission: Admission, workers: int, budget: int | None) -> None:
-    """Tells how many of the largest cases will run at once, and why."""
+def announce(
+    logger: Logger, stage: str, admission: Admission, workers: int, budget: int | None, *, needed: int | None = None
+) -> None:
+    """Tells how many of the largest cases will run at once, and why.
+
+    Args:
+        logger: that hears it.
+        stage: what is done.
+        admission: the cases.
+        workers: that there may be.
+        budget: bytes for all of them, if known.
+        needed: workers that the work is worth, if that is known.
+    """
     allowed, cpus = admission.at_once(), usable_cpus()
-    at_once = max(1, min(allowed, workers))
+    at_once = max(1, min(allowed, workers, needed or workers))
     limits = [f"memory allows {allowed}"] if budget is not None and allowed < admission.waiting else []
-    limits += [f"processors {cpus}"] if workers == cpus else [f"workers {workers}"]
+    limits.append(f"processors {cpus}" if workers == cpus else f"workers {workers}")
+    if needed is not None and needed < min(allowed, workers):
+        limits.append("there is no work for more")
     logger.event(
         "cases_at_once",
         stage=stage,
@@ -164,7 +177,7 @@ class ThreadExecutor:
             too_large = TooLargeError(name_of(items[index]), stage_of(task), costs[index], known.whole if known else 0)
             yield Outcome(item=items[index], error=too_large)
         if admission.waiting > 1:
-            announce(self.logger, stage_of(task), admission, min(self.workers, admission.waiting), budget)
+            announce(self.logger, stage_of(task), admission, self.workers, budget, needed=admission.waiting)
         pending: dict[Future[Outcome[Item, Result]], int] = {}
         while pending or admission.waiting:
             while len(pending) < self.workers and (place := admission.next()) is not None:

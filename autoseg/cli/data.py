@@ -97,7 +97,7 @@ def plan(
     wishes = read_wishes(patch_sizes, batch_sizes, spacing, normalizations)
     with (
         session(workspace_path, "plan", quiet=as_json) as (workspace, logger),
-        case_executor(workers, logger, preload=["autoseg.fingerprinting", "SimpleITK"]) as executor,
+        case_executor(workers, logger, preload=["autoseg.fingerprinting"]) as executor,
     ):
         from autoseg import pipeline  # while the first worker is starting
 
@@ -157,7 +157,7 @@ def preprocess(
 
     with (
         session(workspace_path, "preprocess") as (workspace, logger),
-        case_executor(workers, logger, preload=["autoseg.preprocessing.cases", "SimpleITK"]) as executor,
+        case_executor(workers, logger, preload=["autoseg.preprocessing.cases"]) as executor,
     ):
         from autoseg import pipeline  # while the first worker is starting
 

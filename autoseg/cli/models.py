@@ -115,7 +115,7 @@ def predict(
 
     with (
         session(workspace_path, "predict", quiet=as_json) as (workspace, logger),
-        case_executor(workers, logger, most=2, preload=["autoseg.inference.inputs", "SimpleITK"]) as executor,
+        case_executor(workers, logger, most=2, preload=["autoseg.inference.inputs"]) as executor,
     ):
         from autoseg import pipeline  # while the first worker is starting
 

@@ -197,11 +197,13 @@ class _Run:
         self.priced = costs is not None
         if costs is None:
             self.admission = Admission([0] * len(items), None)
+            self.worth = len(items)
             most = len(items) if self.budget is None else self.budget // WORKER_BYTES
         else:
             self.admission = Admission([WORKER_BYTES + cost for cost in costs], self.budget)
-            most = min(self.admission.at_once(smallest=True), math.ceil(sum(costs) / WORK_PER_WORKER))
-        self.workers = max(1, min(executor.workers, len(items), most))
+            self.worth = max(1, min(len(items), math.ceil(sum(costs) / WORK_PER_WORKER)))
+            most = self.admission.at_once(smallest=True)
+        self.workers = max(1, min(executor.workers, self.worth, most))
         self.inbox: Inbox = queue.SimpleQueue()
         self.children: list[Child] = []
         self.left = len(items)
@@ -217,7 +219,7 @@ class _Run:
             error = TooLargeError(name_of(self.items[index]), self.stage, self.admission.cost(index), whole or 0)
             yield Outcome(item=self.items[index], error=error)
         if self.priced and self.left > 1:
-            announce(self.executor.logger, self.stage, self.admission, self.workers, self.budget)
+            self._announce()
         while self.left:
             self._hand_out()
             try:
@@ -228,6 +230,10 @@ class _Run:
             if outcome is not None:
                 self.left -= 1
                 yield outcome
+
+    def _announce(self) -> None:
+        wished, told = self.executor.workers, self.executor.logger
+        announce(told, self.stage, self.admission, wished, self.budget, needed=self.worth)
 
     def close(self) -> None:
         """Workers that still have something in hand are ended; the others are kept."""

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from autoseg.executors import SerialExecutor
 from autoseg.files import ContentIndex
 from autoseg.io.case_store import CaseStore
 from autoseg.io.dataset import read_dataset
@@ -33,9 +32,9 @@ def test_fifty_random_kills(tmp_path: Path) -> None:
     )
     listener, killed, rounds = Listener(), 0, 0
     true_store, contents = CaseStore(tmp_path / "true"), ContentIndex(tmp_path / "sources.json")
-    arguments = (contents, SerialExecutor(), SilentLogger(), lambda: False)
-    truth = preprocess_cases(dataset, dataset.cases, plan, grid, true_store, *arguments)
     with ProcessExecutor(2, logger=listener) as executor:
+        arguments = (contents, executor, SilentLogger(), lambda: False)
+        truth = preprocess_cases(dataset, dataset.cases, plan, grid, true_store, *arguments)
         while killed < 50:
             rounds += 1
             store = CaseStore(tmp_path / f"round {rounds}")

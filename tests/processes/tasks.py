@@ -13,7 +13,7 @@ from autoseg.errors import FindingsError
 from autoseg.values import Finding, Value
 
 
-class NotOurs(Exception):
+class NotOursError(Exception):
     """An error that autoseg does not know."""
 
 
@@ -123,7 +123,7 @@ def chatter(item: Work) -> float:
 
 
 def foreign(item: Work) -> float:
-    raise NotOurs("nobody knows me")
+    raise NotOursError("nobody knows me")
 
 
 def findings(item: Work) -> float:

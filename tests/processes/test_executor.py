@@ -183,7 +183,7 @@ def test_errors_that_are_not_ours_keep_their_type_and_tell_the_way_in_the_log_on
         Work(id="exit", do="quit"),
         *numbers(2),
     )
-    assert (type(told["foreign"]).__name__, str(told["foreign"])) == ("NotOurs", "nobody knows me")
+    assert (type(told["foreign"]).__name__, str(told["foreign"])) == ("NotOursError", "nobody knows me")
     assert "in foreign" in told["foreign"].__notes__[0]
     assert isinstance(told["file"], FileNotFoundError)
     assert told["file"].filename == str(tmp_path / "nothing")
@@ -323,6 +323,7 @@ def test_what_runs_together_stays_under_nine_tenths_of_the_limit(executor) -> No
     assert 200 * MIB < most[0] < 0.9 * limit
     (event,) = executor.logger.of("cases_at_once")
     assert event["text"].startswith("2 cases at once: memory allows 2, ")
+    assert (event["at_once"], event["memory_allows"], event["workers"]) == (2, 2, 4)
 
 
 def test_a_case_that_could_never_fit_is_named_before_it_starts(executor) -> None:
