@@ -10,6 +10,8 @@ AutosegError                      anything that autoseg reports on purpose
 ├── MissingPartError              an optional package or a plug's code is not installed; exit code 2
 │   └── CompressedStoreError      preprocessed cases are compressed, and the package that reads them is not installed
 ├── DiskFullError                 no room left where something is to be written; exit code 1, resumable
+├── TooLargeError                 a case needs more memory than there is; exit code 1
+├── WorkerLostError               the process that worked on a case died, or had to be ended; exit code 1
 ├── CasesFailedError              some cases failed, the others are done; exit code 1 (2: all, by their input)
 └── InterruptedRunError           stopped by the user or the system, resumable; exit code 130
 """
@@ -30,8 +32,10 @@ __all__ = [
     "InputError",
     "InterruptedRunError",
     "MissingPartError",
+    "TooLargeError",
     "UnknownNameError",
     "UnreadableFileError",
+    "WorkerLostError",
 ]
 
 
@@ -139,6 +143,60 @@ class DiskFullError(AutosegError):
             f"no room on the disk of {folder}: {what}. What is done is kept: make room and repeat the command, or name a "
             "workspace elsewhere with -w"
         )
+
+
+class TooLargeError(AutosegError):
+    """The work on a case needs more memory than there is; it was not begun.
+
+    Args:
+        case: its id.
+        stage: what was to be done.
+        needed: bytes that it needs, by its header.
+        available: bytes that there could be at most.
+    """
+
+    def __init__(self, case: str, stage: str, needed: int, available: int) -> None:
+        self.case, self.stage, self.needed, self.available = case, stage, needed, available
+        super().__init__(
+            describe(
+                f"{stage} needs more memory than there is",
+                case=case,
+                found=f"{available / 2**30:.1f} GiB (a tenth of what this machine or its container has is not used)",
+                expected=f"{needed / 2**30:.1f} GiB",
+                remedy="Take a machine with more memory, or remove the case.",
+            )
+        )
+
+
+class WorkerLostError(AutosegError):
+    """The process that worked on a case died, or had to be ended.
+
+    Args:
+        what: how it ended and what probably happened.
+        case: the case id.
+        stage: what was being done.
+        signal: name of the signal that ended it, SIGSEGV for example; None for another end.
+        memory: the most bytes that the process is known to have held; None if not known.
+        remedy: what to do.
+        output: the last lines that the process wrote, by a native library for example.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        case: str,
+        stage: str,
+        signal: str | None = None,
+        memory: int | None = None,
+        remedy: str | None = None,
+        output: str = "",
+    ) -> None:
+        self.what, self.case, self.stage, self.signal = what, case, stage, signal
+        self.memory, self.remedy, self.output = memory, remedy, output
+        held = "" if memory is None else f"; it held up to {memory / 2**30:.2f} GiB"
+        said = f" Its last words: {output}." if output else ""
+        super().__init__(describe(f"{stage}: {what}{held}", case=case, remedy=f"{remedy or ''}{said}".strip() or None))
 
 
 class CasesFailedError(AutosegError):

@@ -18,8 +18,10 @@ from autoseg.errors import DocumentError, UnreadableFileError
 from autoseg.values.json_form import Value, decode, encode
 
 __all__ = [
+    "Content",
     "ContentIndex",
     "content_hash",
+    "content_of",
     "discard",
     "keep",
     "read_document",
@@ -167,10 +169,25 @@ def _size_and_time(path: Path) -> tuple[int, int]:
     return sum(state.st_size for state in states), max((state.st_mtime_ns for state in states), default=0)
 
 
-class _Source(Value, frozen=True, kw_only=True):
+class Content(Value, frozen=True, kw_only=True):
+    """Size, time of change in nanoseconds and SHA-256 of a file."""
+
     size: int
     time_ns: int
     sha256: str
+
+
+def content_of(file: Path) -> Content:
+    """What the content index keeps of a file, which is read for it.
+
+    Raises:
+        UnreadableFileError: the file is not there or cannot be read.
+    """
+    try:
+        size, time_ns = _size_and_time(file)
+    except OSError as error:
+        raise UnreadableFileError(f"cannot read the file: {error.strerror or error}", file=file) from error
+    return Content(size=size, time_ns=time_ns, sha256=content_hash(file))
 
 
 class ContentIndex:
@@ -187,10 +204,10 @@ class ContentIndex:
         self._path = path
         self._lock = threading.Lock()
         self._changed = False
-        self._known: dict[str, _Source] = {}
+        self._known: dict[str, Content] = {}
         if path.is_file():
             with contextlib.suppress(DocumentError):
-                self._known = read_document(dict[str, _Source], path)
+                self._known = read_document(dict[str, Content], path)
 
     def sha256(self, file: Path, *, again: bool = False) -> str:
         """The hash of the file's content.
@@ -202,23 +219,31 @@ class ContentIndex:
         Raises:
             UnreadableFileError: the file is not there or cannot be read.
         """
-        name = str(file)
-        known = self._known.get(name)
-        if known and not file.exists():
-            return known.sha256
+        known = self.known(file) if not again or not file.exists() else None
+        if known is not None:
+            return known
+        content = content_of(file)
+        self.remember(file, content)
+        return content.sha256
+
+    def known(self, file: Path) -> str | None:
+        """The hash of the file's content if it need not be read for it: it has not changed, or is gone."""
+        known = self._known.get(str(file))
+        if known is None:
+            return None
         try:
-            size, time_ns = _size_and_time(file)
-        except OSError as error:
-            raise UnreadableFileError(f"cannot read the file: {error.strerror or error}", file=file) from error
-        if known and not again and (known.size, known.time_ns) == (size, time_ns):
+            state = _size_and_time(file)
+        except FileNotFoundError:
             return known.sha256
-        value = content_hash(file)
-        if known == _Source(size=size, time_ns=time_ns, sha256=value):
-            return value
+        except OSError:
+            return None
+        return known.sha256 if (known.size, known.time_ns) == state else None
+
+    def remember(self, file: Path, content: Content) -> None:
+        """Takes what another process has read."""
         with self._lock:
-            self._known[name] = _Source(size=size, time_ns=time_ns, sha256=value)
-            self._changed = True
-        return value
+            self._changed |= self._known.get(str(file)) != content
+            self._known[str(file)] = content
 
     def save(self) -> None:
         """Writes the index if it has changed."""

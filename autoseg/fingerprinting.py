@@ -8,21 +8,25 @@ which is what those draws estimate, without randomness and in bounded memory.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as to_bytes
 
 from autoseg.errors import DocumentError, FindingsError
 from autoseg.executors import Executor
-from autoseg.files import write_atomically
+from autoseg.files import Content, write_atomically
 from autoseg.integrity.across import across_findings
+from autoseg.io.case_work import CaseFiles, remember, run_admitted
 from autoseg.io.cases import check_case
-from autoseg.io.formats import parts_of
+from autoseg.io.headers import Header
 from autoseg.logs import Logger, reported
+from autoseg.preprocessing.memory import measuring_bytes
 from autoseg.values import (
     Case,
     CaseFingerprint,
@@ -44,6 +48,8 @@ from autoseg.workspace import Workspace
 
 __all__ = [
     "CaseMeasurement",
+    "MeasureCase",
+    "MeasuredCase",
     "fingerprint_dataset",
     "measure_case",
     "measure_dataset",
@@ -72,6 +78,10 @@ class CaseMeasurement:
     case: CaseFingerprint
     moments: np.ndarray
     quantiles: np.ndarray
+
+
+#: A measurement, None if a finding is an error, and all findings.
+Measured = tuple[CaseMeasurement | None, list[Finding]]
 
 
 class _Kept(Value, frozen=True, kw_only=True):
@@ -115,28 +125,20 @@ def measure_dataset(
     findings, measurements = list(known), []
     cases = dataset.annotated_cases
 
-    def measured(case: Case) -> tuple[CaseMeasurement | None, list[Finding]]:
-        return _measured(dataset, case, workspace)
-
+    task = MeasureCase.of(dataset, workspace)
     try:
-        for done, outcome in enumerate(executor.run(measured, cases), start=1):
-            logger.event("progress", stage="check and measure", done=done, total=len(cases), detail=outcome.item.id)
-            if outcome.result is None:
-                told = reported(outcome.error)
-                logger.event("case_failed", stage="check and measure", case=outcome.item.id, **told)
-                findings.append(
-                    Finding(
-                        severity="error",
-                        what=told["error"],
-                        case=outcome.item.id,
-                        remedy="Repeat the command; if that does not help, remove the case.",
-                    )
-                )
-                continue
-            measurement, seen = outcome.result
-            findings.extend(seen)
-            if measurement is not None:
-                measurements.append(measurement)
+        with closing(_measurements(task, cases, workspace, executor)) as outcomes:
+            for done, (case, measured, error) in enumerate(outcomes, start=1):
+                logger.event("progress", stage=task.stage, done=done, total=len(cases), detail=case.id)
+                if isinstance(error, OSError):
+                    raise error  # the measurement cannot be written: that is not this case's fault
+                if measured is None:
+                    findings.append(_failed(case, error, task.stage, logger))
+                    continue
+                measurement, seen = measured
+                findings.extend(seen)
+                if measurement is not None:
+                    measurements.append(measurement)
         measurements.sort(key=lambda measurement: measurement.case.id)
         seen_cases = [measurement.case for measurement in measurements]
         findings.extend(across_findings(dataset, seen_cases, workspace.contents.sha256))
@@ -154,26 +156,110 @@ def require_usable(report: CheckReport) -> None:
         raise FindingsError(f"{report.dataset} cannot be used as it is", report.findings, text=text)
 
 
-def _measured(dataset: Dataset, case: Case, workspace: Workspace) -> tuple[CaseMeasurement | None, list[Finding]]:
-    files = [Path(dataset.root, name) for name in (*case.images, *filter(None, [case.label]))]
-    if not all(file.exists() for file in files):
-        return measure_case(dataset, case)  # which says what is missing
-    content = [workspace.contents.sha256(part) for file in files for part in parts_of(file)]
-    stated = [str(FORMAT_VERSION), encode(dataset.labels).decode(), *dataset.channels, *content]
-    key = hashlib.sha256("\n".join(stated).encode()).hexdigest()
-    path = workspace.case_fingerprint_path(case.id)
-    known = _load_measurement(path, key)
-    if known is not None:
-        return known
-    measurement, findings = measure_case(dataset, case)
-    if measurement is not None:
+def _failed(case: Case, error: Exception | None, stage: str, logger: Logger) -> Finding:
+    told = reported(error)
+    logger.event("case_failed", stage=stage, case=case.id, **told)
+    return Finding(
+        severity="error",
+        what=told["error"].removeprefix(f"case {case.id}: "),
+        case=case.id,
+        remedy="Repeat the command; if that does not help, remove the case.",
+    )
+
+
+def _measurements(
+    task: MeasureCase, cases: Sequence[Case], workspace: Workspace, executor: Executor
+) -> Generator[tuple[Case, Measured | None, Exception | None]]:
+    """Every case with its measurement and findings, or an error: first what is kept, then what has to be done."""
+    items = []
+    for item in (CaseFiles.of(case, task.dataset.root, workspace.contents) for case in cases):
+        kept = _load_measurement(task.path(item), task.key(item.hashes)) if item.hashes else None
+        if kept is None:
+            items.append(item)
+        else:
+            yield item.case, kept, None
+    if not items:
+        return
+    for outcome in run_admitted(executor, task, items, task.bytes):
+        case, done = outcome.item.case, outcome.result
+        if done is None:
+            yield case, None, outcome.error
+            continue
+        remember(workspace.contents, done.read)
+        kept = _load_measurement(task.path(outcome.item), done.key) if done.key else None
+        if done.key and kept is None:
+            yield (
+                case,
+                None,
+                DocumentError("the measurement was damaged just after it was made", file=task.path(outcome.item)),
+            )
+        else:
+            yield case, kept or (None, list(done.findings)), None
+
+
+class MeasuredCase(Value, frozen=True, kw_only=True):
+    """What became of one case: the key of its measurement, None if a finding is an error; and the files read for it."""
+
+    key: str | None
+    findings: tuple[Finding, ...]
+    read: dict[str, Content] = {}
+
+
+class MeasureCase(Value, frozen=True, kw_only=True):
+    """Reads, checks and measures a case and keeps the measurement in a file; a task for any executor.
+
+    Attributes:
+        dataset: its root, channels and labels; cases are not needed.
+        folder: of the measurements.
+    """
+
+    dataset: Dataset
+    folder: str
+
+    @classmethod
+    def of(cls, dataset: Dataset, workspace: Workspace) -> MeasureCase:
+        """The task for a data set and the workspace that keeps its measurements."""
+        folder = workspace.case_fingerprint_path("").parent
+        return cls(dataset=msgspec.structs.replace(dataset, cases=()), folder=str(folder))
+
+    @property
+    def stage(self) -> str:
+        """For messages."""
+        return "check and measure"
+
+    def path(self, item: CaseFiles) -> Path:
+        """Where the measurement of a case is kept."""
+        return Path(self.folder, f"{item.id}.safetensors")
+
+    def key(self, hashes: Sequence[str]) -> str:
+        """Digest of all that a measurement depends on."""
+        stated = [str(FORMAT_VERSION), encode(self.dataset.labels).decode(), *self.dataset.channels, *hashes]
+        return hashlib.sha256("\n".join(stated).encode()).hexdigest()
+
+    def bytes(self, item: CaseFiles, headers: tuple[Header | None, ...]) -> int:
+        """Memory that the work on a case takes at most."""
+        return measuring_bytes(headers[:-1], headers[-1])
+
+    def __call__(self, item: CaseFiles) -> MeasuredCase:
+        """Measures the case, unless that has been done."""
+        if not all(Path(file).exists() for file in item.paths):
+            _, findings = measure_case(self.dataset, item.case)  # which says what is missing
+            return MeasuredCase(key=None, findings=tuple(findings))
+        hashes, read = item.look()
+        key = self.key(hashes)
+        known = _load_measurement(self.path(item), key)
+        if known is not None:
+            return MeasuredCase(key=key, findings=tuple(known[1]), read=read)
+        measurement, findings = measure_case(self.dataset, item.case)
+        if measurement is None:
+            return MeasuredCase(key=None, findings=tuple(findings), read=read)
         arrays = {"moments": measurement.moments, "quantiles": measurement.quantiles}
         kept = _Kept(key=key, case=measurement.case, findings=tuple(findings))
-        write_atomically(path, to_bytes(arrays, {"measurement": encode(kept).decode()}))
-    return measurement, findings
+        write_atomically(self.path(item), to_bytes(arrays, {"measurement": encode(kept).decode()}))
+        return MeasuredCase(key=key, findings=tuple(findings), read=read)
 
 
-def _load_measurement(path: Path, key: str) -> tuple[CaseMeasurement, list[Finding]] | None:
+def _load_measurement(path: Path, key: str) -> Measured | None:
     """A kept measurement, or None if there is none for this content."""
     if not path.is_file():
         return None

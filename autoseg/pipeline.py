@@ -274,6 +274,7 @@ def predict(
     device: str = "auto",
     mirroring: bool = True,
     trust_code: bool = False,
+    executor: Executor | None = None,
     logger: Logger = SILENT,
 ) -> Predicted:
     """Predicts new images with a trained model: the best of the workspace, or the one that is named.
@@ -288,6 +289,7 @@ def predict(
         device: cpu, cuda, mps or auto.
         mirroring: average over flips.
         trust_code: let a model folder that is named, and so may come from elsewhere, run code that is no installed plug.
+        executor: reads the images.
         logger: for events.
 
     Raises:
@@ -315,7 +317,7 @@ def predict(
     logger.event("model", plan=plan.name, configuration=choice.configuration, folds=choice.folds, dice=choice.dice)
     predictor = load_predictor(model, choice, device=resolve_device(device), mirroring=mirroring)
     weights = [content_hash(model.fold(choice.configuration, fold).model) for fold in choice.folds]
-    files = predict_files(predictor, plan, digest(weights), cases, folder, target, logger)
+    files = predict_files(predictor, plan, digest(weights), cases, folder, target, logger, executor)
     return Predicted(files=files, choice=choice, model=model)
 
 

@@ -73,6 +73,7 @@ __all__ = ["plan", "preprocess"]
     "--channel-names", help="Names of the channels, in order, with commas; CT has a normalization of its own."
 )
 @click.option("-y", "--yes", is_flag=True, help="Do not ask whether the data was understood rightly.")
+@options.workers
 @options.as_json
 def plan(
     dataset: Path,
@@ -92,6 +93,7 @@ def plan(
     fix: bool | None,
     channel_names: str | None,
     yes: bool,
+    workers: int | None,
     as_json: bool,
 ) -> None:
     """Look at DATASET, check it, and plan how to segment it.
@@ -102,11 +104,15 @@ def plan(
 
     Example: autoseg plan Dataset004_Hippocampus --gpu-memory 11 --explain
     """
-    from autoseg import pipeline
-    from autoseg.cli.session import session
+    from autoseg.cli.session import case_executor, session
 
     wishes = read_wishes(patch_sizes, batch_sizes, spacing, normalizations)
-    with session(workspace_path, "plan", quiet=as_json) as (workspace, logger):
+    with (
+        session(workspace_path, "plan", quiet=as_json) as (workspace, logger),
+        case_executor(workers, logger, preload=["autoseg.fingerprinting"]) as executor,
+    ):
+        from autoseg import pipeline  # while the first worker is starting
+
         planned = pipeline.plan_dataset(
             dataset,
             workspace,
@@ -121,6 +127,7 @@ def plan(
             fix=fix,
             channel_names=read_names((channel_names,)) if channel_names else (),
             understood=shown_and_confirmed(yes=yes, quiet=as_json),
+            executor=executor,
             logger=logger,
         )
         explained = pipeline.explain(planned) if explain else []
@@ -158,19 +165,26 @@ def _show(planned: Planned, explained: Sequence[Explanation], workspace_path: Pa
     is_flag=True,
     help="Read all files again, of the data set and of what is stored, even those whose size and time are as before.",
 )
-def preprocess(configurations: tuple[str, ...], workspace_path: Path, plan_name: str | None, verify: bool) -> None:
+@options.workers
+def preprocess(
+    configurations: tuple[str, ...], workspace_path: Path, plan_name: str | None, verify: bool, workers: int | None
+) -> None:
     """Bring all cases to the grid of CONFIGURATIONS (all of the plan by default).
 
     ``train`` does this by itself; what is there, is whole and has not changed is left alone. Damaged cases are made anew.
 
     Example: autoseg preprocess 2d 3d_fullres
     """
-    from autoseg import pipeline
-    from autoseg.cli.session import session
+    from autoseg.cli.session import case_executor, session
 
-    with session(workspace_path, "preprocess") as (workspace, logger):
+    with (
+        session(workspace_path, "preprocess") as (workspace, logger),
+        case_executor(workers, logger, preload=["autoseg.preprocessing.cases"]) as executor,
+    ):
+        from autoseg import pipeline  # while the first worker is starting
+
         keys = pipeline.preprocess(
-            workspace.existing(), configurations, plan_name=plan_name, verify=verify, logger=logger
+            workspace.existing(), configurations, plan_name=plan_name, verify=verify, executor=executor, logger=logger
         )
     for name, cases in keys.items():
         click.echo(f"{name}: {len(cases)} cases are ready in {workspace.path / 'preprocessed'}")

@@ -24,6 +24,7 @@ __all__ = ["evaluate", "predict", "train"]
 @click.option("--epochs", type=click.IntRange(min=1), help="Length of the training; the plan's by default.")
 @click.option("--iterations", type=click.IntRange(min=1), help="Length in iterations, instead of --epochs.")
 @options.device
+@options.workers
 @options.as_json
 def train(
     configuration: str,
@@ -33,6 +34,7 @@ def train(
     epochs: int | None,
     iterations: int | None,
     device: str,
+    workers: int | None,
     as_json: bool,
 ) -> None:
     """Train one FOLD of CONFIGURATION and score it on the fold's held-out cases.
@@ -43,12 +45,16 @@ def train(
     Example: autoseg train 3d_fullres 0 --iterations 500
     """
     from autoseg import pipeline
-    from autoseg.cli.session import session, stop_on_signals
+    from autoseg.cli.session import case_executor, session, stop_on_signals
     from autoseg.cli.tables import summary_text
 
     if epochs and iterations:
         raise click.UsageError("give --epochs or --iterations, not both")
-    with session(workspace_path, "train", quiet=as_json) as (workspace, logger), stop_on_signals() as stop:
+    with (
+        session(workspace_path, "train", quiet=as_json) as (workspace, logger),
+        case_executor(workers, logger) as executor,
+        stop_on_signals() as stop,
+    ):
         results = pipeline.train(
             workspace.existing(),
             configuration,
@@ -57,6 +63,7 @@ def train(
             epochs=epochs,
             iterations=iterations,
             device=device,
+            executor=executor,
             logger=logger,
             stop=stop,
         )
@@ -81,6 +88,7 @@ def train(
 @click.option("--no-mirroring", is_flag=True, help="Do not average over flips: 4 to 8 times faster, a little worse.")
 @click.option("--trust-code", is_flag=True, help="With -m: let the model run code that is not an installed plug.")
 @options.device
+@options.workers
 @options.as_json
 def predict(
     source: Path,
@@ -93,6 +101,7 @@ def predict(
     no_mirroring: bool,
     trust_code: bool,
     device: str,
+    workers: int | None,
     as_json: bool,
 ) -> None:
     """Segment new images.
@@ -102,10 +111,14 @@ def predict(
 
     Example: autoseg predict -i imagesTs -o predictions
     """
-    from autoseg import pipeline
-    from autoseg.cli.session import session
+    from autoseg.cli.session import case_executor, session
 
-    with session(workspace_path, "predict", quiet=as_json) as (workspace, logger):
+    with (
+        session(workspace_path, "predict", quiet=as_json) as (workspace, logger),
+        case_executor(workers, logger, most=2, preload=["autoseg.inference.inputs"]) as executor,
+    ):
+        from autoseg import pipeline  # while the first worker is starting
+
         predicted = pipeline.predict(
             source,
             target,
@@ -116,6 +129,7 @@ def predict(
             device=device,
             mirroring=not no_mirroring,
             trust_code=trust_code or model_path is None,
+            executor=executor,
             logger=logger,
         )
     choice = predicted.choice
@@ -141,8 +155,9 @@ def _named_model(workspace: Workspace, model_path: Path | None, plan_name: str |
 @click.option("-p", "predictions", required=True, type=click.Path(path_type=Path), help="Folder of label maps.")
 @click.option("-r", "references", required=True, type=click.Path(path_type=Path), help="Folder of references.")
 @options.workspace
+@options.workers
 @options.as_json
-def evaluate(predictions: Path, references: Path, workspace_path: Path, as_json: bool) -> None:
+def evaluate(predictions: Path, references: Path, workspace_path: Path, workers: int | None, as_json: bool) -> None:
     """Score label maps against references of the same names.
 
     What the integers mean is taken from the predictions' record, a dataset.json beside the references, or the workspace.
@@ -150,11 +165,14 @@ def evaluate(predictions: Path, references: Path, workspace_path: Path, as_json:
     Example: autoseg evaluate -p predictions -r Dataset004_Hippocampus/labelsTr
     """
     from autoseg import pipeline
-    from autoseg.cli.session import session
+    from autoseg.cli.session import case_executor, session
     from autoseg.cli.tables import summary_text
 
-    with session(workspace_path, "evaluate", quiet=as_json) as (workspace, logger):
-        summary = pipeline.evaluate(predictions, references, workspace=workspace, logger=logger)
+    with (
+        session(workspace_path, "evaluate", quiet=as_json) as (workspace, logger),
+        case_executor(workers, logger) as executor,
+    ):
+        summary = pipeline.evaluate(predictions, references, workspace=workspace, executor=executor, logger=logger)
     if as_json:
         return options.print_json(summary)
     click.echo(summary_text(summary))

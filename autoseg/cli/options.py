@@ -9,7 +9,17 @@ from typing import Any, TypeVar
 
 import click
 
-__all__ = ["as_json", "device", "next_command", "plan_name", "print_json", "quoted", "seconds", "workspace"]
+__all__ = [
+    "as_json",
+    "device",
+    "next_command",
+    "plan_name",
+    "print_json",
+    "quoted",
+    "seconds",
+    "workers",
+    "workspace",
+]
 
 DEFAULT_WORKSPACE = "autoseg-workspace"
 
@@ -36,6 +46,14 @@ device: Callable[[F], F] = click.option(
     help="Where to compute.",
 )
 as_json: Callable[[F], F] = click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON.")
+
+
+workers: Callable[[F], F] = click.option(
+    "--workers",
+    type=click.IntRange(min=0),
+    help="Cases at once at most, each in a process of its own, so that a crash costs one case; 0: in this process, without "
+    "that. By default as many as there are processors; in any case no more than memory allows.",
+)
 
 
 def next_command(command: str, workspace_path: Path) -> str:

@@ -6,8 +6,9 @@ import contextlib
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -16,7 +17,10 @@ from autoseg.cli.terminal import TerminalLogger
 from autoseg.logs import JsonLinesLogger, Logger, Loggers, reported
 from autoseg.workspace import Workspace
 
-__all__ = ["session", "stop_on_signals"]
+if TYPE_CHECKING:
+    from autoseg.executors import Executor
+
+__all__ = ["case_executor", "session", "stop_on_signals"]
 
 
 @contextlib.contextmanager
@@ -39,6 +43,29 @@ def session(path: Path, command: str, *, quiet: bool = False) -> Iterator[tuple[
 def _as_interrupt(number: int, frame: object) -> None:
     """SIGTERM is treated like Ctrl-C."""
     raise KeyboardInterrupt
+
+
+@contextlib.contextmanager
+def case_executor(
+    workers: int | None, logger: Logger, *, most: int | None = None, preload: Sequence[str] = ()
+) -> Iterator[Executor]:
+    """Where commands run their cases: in worker processes.
+
+    Args:
+        workers: as the user wishes; 0: no processes; None: as many as there are processors.
+        logger: for events.
+        most: at most so many, unless the user wishes otherwise.
+        preload: modules that a worker imports while the command itself is still importing; none: workers start when needed.
+    """
+    from autoseg.executors import ThreadExecutor, usable_cpus
+    from autoseg.processes.executor import ProcessExecutor
+
+    if workers == 0:
+        yield ThreadExecutor(1, logger=logger)
+        return
+    count = workers or min(most or usable_cpus(), usable_cpus())
+    with ProcessExecutor(count, logger=logger, preload=preload, warm=1 if preload else 0) as executor:
+        yield executor
 
 
 @contextlib.contextmanager

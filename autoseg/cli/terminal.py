@@ -46,6 +46,10 @@ class TerminalLogger:
                 self._progress(fields["stage"], fields["done"], fields["total"], str(fields.get("detail", "")))
             elif kind == "message":
                 self._line(str(fields["text"]))
+            elif kind == "worker_lost":
+                self._line(f"case {fields['case']}, {fields['stage']}: {fields['text']}")
+            elif kind == "cases_at_once" and fields["memory_allows"] < fields["workers"]:
+                self._line(f"{fields['stage']}: {fields['text']}")
             elif kind == "iterations" and not self._interactive:
                 left = seconds(fields["seconds_left"])
                 self._line(

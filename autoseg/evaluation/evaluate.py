@@ -11,15 +11,21 @@ from autoseg.evaluation.overlap import overlap_scores
 from autoseg.evaluation.summarize import summarize
 from autoseg.executors import Executor
 from autoseg.files import read_document
+from autoseg.io.case_work import run_admitted
 from autoseg.io.cases import grid_conflict, read_labels, undeclared_values
 from autoseg.io.colours import on_grid_of
 from autoseg.io.formats import split_ending
+from autoseg.io.headers import Header
 from autoseg.io.layouts import read_labels_of
 from autoseg.logs import Logger
 from autoseg.values import PREDICTION_RECORD, CaseScore, Labels, PredictionRecord, Summary
+from autoseg.values.json_form import Value
 from autoseg.workspace import Workspace
 
-__all__ = ["evaluate_case", "evaluate_folders", "find_labels", "label_files"]
+__all__ = ["LabelPair", "ScoreCase", "evaluate_case", "evaluate_folders", "find_labels", "label_files"]
+
+#: Two label maps of 32 bits and the sorted copy of one; and what counting the overlap of a slice holds.
+BYTES_PER_VOXEL, BYTES_OF_SLICE = 20, 64
 
 
 def label_files(folder: Path) -> dict[str, Path]:
@@ -79,6 +85,41 @@ def evaluate_case(case_id: str, prediction: Path, reference: Path, labels: Label
     )
 
 
+class LabelPair(Value, frozen=True, kw_only=True):
+    """A label map and its reference."""
+
+    id: str
+    prediction: str
+    reference: str
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The two files."""
+        return (self.prediction, self.reference)
+
+
+class ScoreCase(Value, frozen=True, kw_only=True):
+    """Scores a label map against its reference; a task for any executor."""
+
+    labels: Labels
+
+    @property
+    def stage(self) -> str:
+        """For messages."""
+        return "evaluate"
+
+    def __call__(self, item: LabelPair) -> CaseScore:
+        """The scores of a pair."""
+        return evaluate_case(item.id, Path(item.prediction), Path(item.reference), self.labels)
+
+    def bytes(self, item: LabelPair, headers: tuple[Header | None, ...]) -> int:
+        """Memory that the work on a pair takes at most."""
+        known = [header for header in headers if header is not None]
+        voxels = max((header.voxels for header in known), default=0)
+        slices = max((header.voxels // header.geometry.shape[0] for header in known), default=0)
+        return sum(header.bytes for header in known) + BYTES_PER_VOXEL * voxels + BYTES_OF_SLICE * slices
+
+
 def evaluate_folders(
     predictions: Path, references: Path, labels: Labels, executor: Executor, logger: Logger
 ) -> Summary:
@@ -97,14 +138,12 @@ def evaluate_folders(
             expected=f"equal file names in {predictions} and {references}",
         )
     scores, failures = [], {}
-
-    def work(case_id: str) -> CaseScore:
-        return evaluate_case(case_id, predicted[case_id], wanted[case_id], labels)
-
-    for done, outcome in enumerate(executor.run(work, both), start=1):
-        logger.event("progress", stage="evaluate", done=done, total=len(both), detail=outcome.item)
+    task = ScoreCase(labels=labels)
+    pairs = [LabelPair(id=case, prediction=str(predicted[case]), reference=str(wanted[case])) for case in both]
+    for done, outcome in enumerate(run_admitted(executor, task, pairs, task.bytes), start=1):
+        logger.event("progress", stage=task.stage, done=done, total=len(both), detail=outcome.item.id)
         if outcome.result is None:
-            failures[outcome.item] = outcome.error or InputError("unknown failure")
+            failures[outcome.item.id] = outcome.error or InputError("unknown failure")
         else:
             scores.append(outcome.result)
     if failures:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 
 import msgspec
@@ -12,15 +13,16 @@ from autoseg import __version__
 from autoseg.errors import CasesFailedError, DamagedCaseError, InputError, InterruptedRunError, MissingPartError
 from autoseg.evaluation.overlap import overlap_scores
 from autoseg.evaluation.summarize import summarize
+from autoseg.executors import Executor, SerialExecutor
 from autoseg.files import content_hash, keep, read_document, write_document
 from autoseg.inference.export import label_map
+from autoseg.inference.inputs import Prepared, PrepareInput, hand_over_folder
 from autoseg.inference.likeness import unlike_training
 from autoseg.inference.predict import Predictor
 from autoseg.io.case_store import CaseStore
-from autoseg.io.cases import read_image
-from autoseg.io.formats import format_of, label_ending, parts_of, split_ending
+from autoseg.io.case_work import CaseFiles, run_admitted
+from autoseg.io.formats import format_of, label_ending, split_ending
 from autoseg.logs import Logger, reported
-from autoseg.preprocessing.forward import preprocess_image
 from autoseg.values import PREDICTION_RECORD, Case, CasePrediction, CaseScore, Plan, PredictionRecord, Summary, digest
 from autoseg.workspace import FoldFolder
 
@@ -98,6 +100,7 @@ def predict_files(
     source: Path,
     target: Path,
     logger: Logger,
+    executor: Executor | None = None,
 ) -> dict[str, Path]:
     """Predicts image files and writes a label map for each, on the image's own grid.
 
@@ -112,6 +115,7 @@ def predict_files(
         source: folder of the images.
         target: folder of the label maps.
         logger: for progress.
+        executor: reads the images and brings them to the network's grid; None for one after another.
 
     Returns:
         Case id to label file.
@@ -122,34 +126,71 @@ def predict_files(
     """
     files = {case.id: target / f"{case.id}{label_ending(split_ending(case.images[0])[1])}" for case in cases}
     made = _made_before(target, files, plan)
+    mirroring = bool(predictor.mirror_axes)
     model = f"{predictor.configuration.name}, weights {model_key[:16]}"
     written: dict[str, Path] = {}
     failures: dict[str, BaseException] = {}
-    for done, case in enumerate(cases, start=1):
-        file, mirroring = files[case.id], bool(predictor.mirror_axes)
-        try:
-            inputs = [content_hash(part) for name in case.images for part in parts_of(source / name)]
-            key = digest([__version__, plan.id, model_key, str(mirroring), *inputs])
-            if made.get(case.id) is None or made[case.id].key != key or not file.is_file():
-                _remove_old(file, made.get(case.id))
-                made[case.id] = CasePrediction(
-                    autoseg_version=__version__, plan=plan.id, model=model, mirroring=mirroring, key=key
-                )
-                _write_record(target, plan, made)  # first: a file that is not recorded is not ours
-                advance = _advance(logger, "predict", done, len(cases), case.id)
-                warnings = _predict_file(predictor, plan, case, source, file, advance)
-                for warning in warnings:
-                    logger.event("message", text=f"case {case.id}: {warning}", case=case.id)
-                made[case.id] = msgspec.structs.replace(made[case.id], content=content_hash(file), warnings=warnings)
-                _write_record(target, plan, made)
-            written[case.id] = file
-        except Exception as error:  # one bad case costs one case
-            failures[case.id] = error
-            logger.event("case_failed", stage="predict", case=case.id, **reported(error))
-        logger.event("progress", stage="predict", done=done, total=len(cases), detail=case.id)
+
+    def key_of(hashes: Sequence[str]) -> str:
+        return digest([__version__, plan.id, model_key, str(mirroring), *hashes])
+
+    def is_made(item: CaseFiles) -> bool:
+        before = made.get(item.id)
+        return before is not None and files[item.id].is_file() and before.key == key_of(item.look()[0])
+
+    task = PrepareInput(plan=plan, configuration=predictor.configuration.name, root=str(source), folder="")
+    with closing(_inputs(task, cases, target, is_made, executor or SerialExecutor())) as inputs:
+        for done, (case, prepared, problem) in enumerate(inputs, start=1):
+            file = files[case.id]
+            try:
+                if problem is not None:
+                    raise problem
+                if prepared is not None:
+                    key = key_of(prepared.hashes)
+                    _remove_old(file, made.get(case.id))
+                    made[case.id] = CasePrediction(
+                        autoseg_version=__version__, plan=plan.id, model=model, mirroring=mirroring, key=key
+                    )
+                    _write_record(target, plan, made)  # first: a file that is not recorded is not ours
+                    advance = _advance(logger, "predict", done, len(cases), case.id)
+                    warnings = _predict_file(predictor, plan, prepared, file, advance)
+                    for warning in warnings:
+                        logger.event("message", text=f"case {case.id}: {warning}", case=case.id)
+                    made[case.id] = msgspec.structs.replace(
+                        made[case.id], content=content_hash(file), warnings=warnings
+                    )
+                    _write_record(target, plan, made)
+                written[case.id] = file
+            except Exception as error:  # one bad case costs one case
+                failures[case.id] = error
+                logger.event("case_failed", stage="predict", case=case.id, **reported(error))
+            logger.event("progress", stage="predict", done=done, total=len(cases), detail=case.id)
     if failures:
-        raise CasesFailedError("predict", failures, len(written))
-    return written
+        raise CasesFailedError("predict", dict(sorted(failures.items())), len(written))
+    return {case.id: written[case.id] for case in cases}
+
+
+def _inputs(
+    task: PrepareInput, cases: Sequence[Case], target: Path, is_made: Callable[[CaseFiles], bool], executor: Executor
+) -> Generator[tuple[Case, Prepared | None, Exception | None]]:
+    """Every case with its image for the network, None where it is predicted already, or an error."""
+    items = []
+    for item in (CaseFiles.of(case, task.root) for case in cases):
+        try:
+            done = is_made(item)
+        except InputError as error:
+            yield item.case, None, error
+            continue
+        if done:
+            yield item.case, None, None
+        else:
+            items.append(item)
+    if not items:
+        return
+    with hand_over_folder(target) as folder:
+        task = msgspec.structs.replace(task, folder=str(folder))
+        for outcome in run_admitted(executor, task, items, task.bytes):
+            yield outcome.item.case, outcome.result, outcome.error
 
 
 def _made_before(target: Path, files: Mapping[str, Path], plan: Plan) -> dict[str, CasePrediction]:
@@ -204,11 +245,10 @@ def _advance(
 
 
 def _predict_file(
-    predictor: Predictor, plan: Plan, case: Case, source: Path, file: Path, advance: Callable[[int, int], None]
+    predictor: Predictor, plan: Plan, prepared: Prepared, file: Path, advance: Callable[[int, int], None]
 ) -> tuple[str, ...]:
     """Writes the label map of an image; returns what about the image is unlike those of the training."""
-    volume = read_image(case, source, plan.channels)
-    image, record = preprocess_image(volume, plan, predictor.configuration, case_id=case.id)
-    prediction = label_map(predictor.logits(image, advance), record, predictor.configuration, plan.labels)
+    with prepared.image() as image:
+        prediction = label_map(predictor.logits(image, advance), prepared.record, predictor.configuration, plan.labels)
     format_of(file).write(file, prediction)
-    return unlike_training(record.source, plan)
+    return unlike_training(prepared.record.source, plan)

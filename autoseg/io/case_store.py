@@ -219,6 +219,15 @@ class CaseStore:
                 reference=_opened(folder, reference, case_id),
             )
 
+    def is_known_whole(self, case_id: str, key: str) -> bool:
+        """True if the case is stored, and its files have the size and time that they had when they were found right."""
+        folder = self._path(case_id, key)
+        try:
+            document = self._document(folder)
+            return _times(folder, document) == read_document(_Verified, folder / "verified.json")
+        except (InputError, OSError, ValueError):
+            return False
+
     def check(self, case_id: str, key: str, *, always: bool = False) -> None:
         """Sees to it that a stored case is whole: record and sizes at once, the content unless it was found right before.
 

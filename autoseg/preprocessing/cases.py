@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Generator, Sequence
+from contextlib import closing
 from pathlib import Path
+
+import msgspec
 
 from autoseg.errors import (
     CasesFailedError,
@@ -14,17 +16,89 @@ from autoseg.errors import (
     InputError,
     InterruptedRunError,
 )
-from autoseg.executors import Executor
-from autoseg.files import ContentIndex, sweep
+from autoseg.executors import Executor, Outcome
+from autoseg.files import Content, ContentIndex, sweep
 from autoseg.io.case_store import CaseStore, StoredCase
+from autoseg.io.case_work import CaseFiles, remember, run_admitted
 from autoseg.io.cases import check_case
 from autoseg.io.dtypes import smallest_integers
-from autoseg.io.formats import parts_of
+from autoseg.io.headers import Header
 from autoseg.logs import Logger, reported
 from autoseg.preprocessing.forward import case_key, parameters_key, preprocess_case
+from autoseg.preprocessing.memory import preprocessing_bytes
 from autoseg.values import Case, Configuration, Dataset, Plan
+from autoseg.values.json_form import Value
 
-__all__ = ["preprocess_cases"]
+__all__ = ["Made", "PreprocessCase", "preprocess_cases"]
+
+
+class Made(Value, frozen=True, kw_only=True):
+    """What became of one case.
+
+    Attributes:
+        key: of its content.
+        made: it had to be made.
+        damage: what was damaged of it before, if anything.
+        read: the files that were read for the key.
+    """
+
+    key: str
+    made: bool = False
+    damage: str | None = None
+    read: dict[str, Content] = {}
+
+
+class PreprocessCase(Value, frozen=True, kw_only=True):
+    """Brings a case to the grid of a configuration and stores it, unless it is stored already; a task for any executor.
+
+    Attributes:
+        dataset: its root, channels and labels; cases are not needed.
+        plan: what all configurations share.
+        configuration: the name of the grid.
+        parameters: digest of all parameters.
+        store: folder of the preprocessed cases.
+        verify: stored cases are read again, whatever the sizes and times of their files.
+        spared: content keys of older entries that are still needed.
+    """
+
+    dataset: Dataset
+    plan: Plan
+    configuration: str
+    parameters: str
+    store: str
+    verify: bool = False
+    spared: tuple[str, ...] = ()
+
+    @property
+    def stage(self) -> str:
+        """For messages."""
+        return f"preprocess {self.configuration}"
+
+    def __call__(self, item: CaseFiles) -> Made:
+        """Stores the case.
+
+        Raises:
+            InputError: the case cannot be used.
+            DiskFullError: there is no room for it.
+            CompressedStoreError: it is stored compressed, and blosc2 is not installed.
+        """
+        hashes, read = item.look()
+        key, store = case_key(self.parameters, hashes), CaseStore(Path(self.store))
+        damage = None
+        if store.has(item.id, key):
+            damage = _damage(store, item.id, key, verify=self.verify)
+            if damage is None:
+                return Made(key=key, read=read)
+        configuration = self.plan.configuration(self.configuration)
+        ready = _preprocessed(self.dataset, item.case, self.plan, configuration, key, damage)
+        if damage:
+            store.discard(item.id, key)
+        store.save(ready, spared=self.spared)
+        return Made(key=key, made=True, damage=damage, read=read)
+
+    def bytes(self, item: CaseFiles, headers: tuple[Header | None, ...]) -> int:
+        """Memory that the work on a case takes at most."""
+        return preprocessing_bytes(headers[:-1], headers[-1], self.plan, self.plan.configuration(self.configuration))
 
 
 def preprocess_cases(
@@ -66,43 +140,38 @@ def preprocess_cases(
         InterruptedRunError: ``stop`` said so; what is stored stays.
     """
     sweep(store.folder)
-    parameters = parameters_key(plan, configuration)
+    task = PreprocessCase(
+        dataset=msgspec.structs.replace(dataset, cases=()),
+        plan=plan,
+        configuration=configuration.name,
+        parameters=parameters_key(plan, configuration),
+        store=str(store.folder),
+        verify=verify,
+        spared=tuple(sorted(spared)),
+    )
     keys: dict[str, str] = {}
     failures: dict[str, BaseException] = {}
-
-    def work(case: Case) -> _Done:
-        if case.label is None:
-            raise InputError("the case has no label file", case=case.id)
-        files = [part for name in (*case.images, case.label) for part in parts_of(Path(dataset.root, name))]
-        key = case_key(parameters, [contents.sha256(file, again=verify) for file in files])
-        damage = None
-        if store.has(case.id, key):
-            damage = _damage(store, case.id, key, verify=verify)
-            if damage is None:
-                return _Done(key=key)
-        ready = _preprocessed(dataset, case, plan, configuration, key, damage)
-        if damage:
-            store.discard(case.id, key)
-        store.save(ready, spared=spared)
-        return _Done(key=key, made=True, damage=damage)
-
     made = 0
     try:
-        for done, outcome in enumerate(executor.run(work, cases), start=1):
-            logger.event("progress", stage=f"preprocess {configuration.name}", done=done, total=len(cases))
-            if isinstance(outcome.error, DiskFullError | CompressedStoreError):
-                raise outcome.error  # the next case would meet the same
-            if outcome.result is None:
-                failures[outcome.item.id] = outcome.error or InputError("unknown failure")
-                logger.event("case_failed", stage="preprocess", case=outcome.item.id, **reported(outcome.error))
-            else:
-                keys[outcome.item.id] = outcome.result.key
-                made += outcome.result.made
-                if outcome.result.damage:
-                    logger.event("case_mended", case=outcome.item.id, damage=outcome.result.damage)
-                    logger.event("message", text=f"{outcome.item.id} was damaged and has been made anew")
-            if stop():
-                raise InterruptedRunError(f"stopped preprocessing after {done} of {len(cases)} cases; they are kept")
+        with closing(_outcomes(task, cases, store, contents, executor)) as outcomes:
+            for done, outcome in enumerate(outcomes, start=1):
+                logger.event("progress", stage=task.stage, done=done, total=len(cases))
+                if isinstance(outcome.error, DiskFullError | CompressedStoreError):
+                    raise outcome.error  # the next case would meet the same
+                if outcome.result is None:
+                    failures[outcome.item.id] = outcome.error or InputError("unknown failure")
+                    logger.event("case_failed", stage="preprocess", case=outcome.item.id, **reported(outcome.error))
+                else:
+                    keys[outcome.item.id] = outcome.result.key
+                    made += outcome.result.made
+                    remember(contents, outcome.result.read)
+                    if outcome.result.damage:
+                        logger.event("case_mended", case=outcome.item.id, damage=outcome.result.damage)
+                        logger.event("message", text=f"{outcome.item.id} was damaged and has been made anew")
+                if stop():
+                    raise InterruptedRunError(
+                        f"stopped preprocessing after {done} of {len(cases)} cases; they are kept"
+                    )
     finally:
         contents.save()
     logger.event("preprocessed", configuration=configuration.name, made=made, kept=len(keys) - made)
@@ -111,13 +180,21 @@ def preprocess_cases(
     return dict(sorted(keys.items()))
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Done:
-    """What was done about a case: its key, whether it was made now, and what was damaged before, if anything."""
-
-    key: str
-    made: bool = False
-    damage: str | None = None
+def _outcomes(
+    task: PreprocessCase, cases: Sequence[Case], store: CaseStore, contents: ContentIndex, executor: Executor
+) -> Generator[Outcome[CaseFiles, Made]]:
+    """First what can be told without any work, then the work."""
+    items = []
+    for item in (CaseFiles.of(case, task.dataset.root, None if task.verify else contents) for case in cases):
+        key = case_key(task.parameters, item.hashes) if item.hashes else None
+        if item.case.label is None:
+            yield Outcome(item=item, error=InputError("the case has no label file", case=item.id))
+        elif key is not None and store.is_known_whole(item.id, key):
+            yield Outcome(item=item, result=Made(key=key))
+        else:
+            items.append(item)
+    if items:
+        yield from run_admitted(executor, task, items, task.bytes)
 
 
 def _damage(store: CaseStore, case_id: str, key: str, *, verify: bool) -> str | None:

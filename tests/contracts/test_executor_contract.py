@@ -1,17 +1,30 @@
-"""What every executor plug promises: see ``autoseg.executors.Executor``."""
+"""What every executor plug promises: see ``autoseg.executors.Executor``. The task is a value, so that it can travel."""
 
 from __future__ import annotations
 
 import pytest
 
 from autoseg import plugins
+from autoseg.errors import UnreadableFileError
 from autoseg.executors import Executor
+from autoseg.values import Value
 
 each = pytest.mark.parametrize("name", plugins.available("executor"))
 
 
-def reciprocal(number: int) -> float:
-    return 1 / number
+class Reciprocal(Value, frozen=True, kw_only=True):
+    numerator: float = 1.0
+
+    def __call__(self, item: int) -> float:
+        return self.numerator / item
+
+
+class Refusal(Value, frozen=True, kw_only=True):
+    def __call__(self, item: str) -> str:
+        raise UnreadableFileError("no image", case=item, file="x.png", found=3, expected=4, remedy="Draw one.")
+
+
+reciprocal = Reciprocal()
 
 
 @pytest.fixture
@@ -53,3 +66,24 @@ def test_who_listens_may_leave(executor: Executor) -> None:
     assert next(run).error is None
     del run
     assert len(list(executor.run(reciprocal, [1, 2]))) == 2
+
+
+@each
+def test_a_task_keeps_its_fields(executor: Executor) -> None:
+    assert [outcome.result for outcome in executor.run(Reciprocal(numerator=3.0), [2])] == [1.5]
+
+
+@each
+def test_an_error_of_ours_keeps_what_it_says(executor: Executor) -> None:
+    (outcome,) = executor.run(Refusal(), ["a"])
+    assert isinstance(outcome.error, UnreadableFileError)
+    told = (outcome.error.case, outcome.error.file, outcome.error.found, outcome.error.expected, outcome.error.remedy)
+    assert told == ("a", "x.png", 3, 4, "Draw one.")
+    assert str(outcome.error) == "case a: no image; found 3, expected 4 [x.png]. Draw one."
+
+
+@each
+def test_costs_change_the_order_at_most(executor: Executor) -> None:
+    costs = [2**20, 3 * 2**20, 2 * 2**20]
+    outcomes = list(executor.run(reciprocal, [1, 2, 4], costs=costs))
+    assert sorted(outcome.result for outcome in outcomes if outcome.result) == [0.25, 0.5, 1.0]

@@ -1,0 +1,113 @@
+"""New images on their way to the network: read and brought to its grid by workers, handed over as memory-mapped files.
+
+They lie in a hidden folder beside the label maps, are removed once they are used, and, if a kill left some, by the next run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from autoseg.files import replacing
+from autoseg.io.case_work import CaseFiles
+from autoseg.io.cases import read_image
+from autoseg.io.headers import Header
+from autoseg.preprocessing.forward import preprocess_image
+from autoseg.preprocessing.memory import preparing_bytes
+from autoseg.values import Plan, PreprocessRecord
+from autoseg.values.json_form import Value
+
+__all__ = ["PrepareInput", "Prepared", "hand_over_folder"]
+
+PREFIX = ".prepared-"
+#: A folder that is younger may just be about to be locked by its owner.
+SECONDS_TO_LOCK = 10.0
+
+
+class Prepared(Value, frozen=True, kw_only=True):
+    """An image as the network sees it.
+
+    Attributes:
+        file: float32 ``(channels, *spatial)``, as .npy.
+        record: what was done to it.
+        hashes: of the content of its files.
+    """
+
+    file: str
+    record: PreprocessRecord
+    hashes: tuple[str, ...]
+
+    @contextlib.contextmanager
+    def image(self) -> Iterator[np.ndarray]:
+        """The array, memory-mapped; the file is removed afterwards."""
+        try:
+            yield np.load(self.file, mmap_mode="r", allow_pickle=False)
+        finally:
+            with contextlib.suppress(OSError):  # where mapped files cannot be removed, the folder's end will do it
+                Path(self.file).unlink()
+
+
+class PrepareInput(Value, frozen=True, kw_only=True):
+    """Reads an image and brings it to the network's grid; a task for any executor.
+
+    Attributes:
+        plan: of the model.
+        configuration: the name of the grid.
+        root: folder of the images.
+        folder: where the arrays go.
+    """
+
+    plan: Plan
+    configuration: str
+    root: str
+    folder: str
+
+    @property
+    def stage(self) -> str:
+        """For messages."""
+        return "predict: read"
+
+    def __call__(self, item: CaseFiles) -> Prepared:
+        """Writes the array.
+
+        Raises:
+            InputError: the image cannot be used.
+        """
+        hashes, _ = item.look()
+        volume = read_image(item.case, self.root, self.plan.channels)
+        configuration = self.plan.configuration(self.configuration)
+        image, record = preprocess_image(volume, self.plan, configuration, case_id=item.id)
+        file = Path(self.folder, f"{item.id}.npy")
+        with replacing(file) as beside:
+            np.save(beside, image)
+        return Prepared(file=str(file), record=record, hashes=tuple(hashes))
+
+    def bytes(self, item: CaseFiles, headers: tuple[Header | None, ...]) -> int:
+        """Memory that the work on an image takes at most."""
+        return preparing_bytes(headers, self.plan, self.plan.configuration(self.configuration))
+
+
+@contextlib.contextmanager
+def hand_over_folder(target: Path) -> Iterator[Path]:
+    """A hidden folder in ``target`` for as long as it is needed; those of runs that were killed are removed."""
+    from filelock import FileLock, Timeout
+
+    target.mkdir(parents=True, exist_ok=True)
+    for folder in target.glob(f"{PREFIX}*"):
+        with contextlib.suppress(OSError, Timeout):  # another run's, which works on
+            if time.time() - folder.stat().st_mtime > SECONDS_TO_LOCK:
+                FileLock(folder / ".lock", timeout=0).acquire().lock.release()
+                shutil.rmtree(folder, ignore_errors=True)
+    own = target / f"{PREFIX}{secrets.token_hex(6)}"
+    own.mkdir()
+    try:
+        with FileLock(own / ".lock", timeout=0):
+            yield own
+    finally:
+        shutil.rmtree(own, ignore_errors=True)

@@ -1,0 +1,26 @@
+"""Tasks that do their work and tell the most memory that their process has held."""
+
+from __future__ import annotations
+
+from autoseg.fingerprinting import MeasureCase
+from autoseg.inference.inputs import PrepareInput
+from autoseg.io.case_work import CaseFiles
+from autoseg.machine import process_memory
+from autoseg.preprocessing.cases import PreprocessCase
+from autoseg.values import Value
+
+
+class Peak(Value, frozen=True, kw_only=True):
+    """One of the three tasks."""
+
+    measure: MeasureCase | None = None
+    preprocess: PreprocessCase | None = None
+    prepare: PrepareInput | None = None
+
+    def __call__(self, item: CaseFiles) -> int:
+        for task in (self.measure, self.preprocess, self.prepare):
+            if task is not None:
+                task(item)
+        memory = process_memory()
+        assert memory is not None
+        return memory[1]
