@@ -59,16 +59,18 @@ class SimpleITKFormat:
     label_endings: Mapping[str, str] = {".mhd": ".mha", ".nhdr": ".nrrd"}
 
     def parts(self, path: Path) -> tuple[Path, ...]:
-        """The file, and the data file that its header names."""
+        """The file, and the data file that its header names; found without SimpleITK."""
         data = None if not path.is_file() else _readable(path, voxel_data)
         return (path,) if data is None or data.file == path else (path, data.file)
 
     def header(self, path: Path) -> Header:
         """What the file promises, if it is large enough for it."""
+        simpleitk()
         return _readable(path, lambda file: _seen(file).header)
 
     def read(self, path: Path) -> Volume:
         """The file's voxels as ``(channels, z, y, x)`` with their LPS geometry; a 2D file is a planar volume."""
+        simpleitk()
         return _readable(path, _read)
 
     def write(self, path: Path, volume: Volume) -> None:
@@ -121,7 +123,6 @@ def itk_header(reader: SimpleITK.ImageFileReader, *, planar: bool = False, notes
 
 def _readable(path: Path, read: Callable[[Path], T]) -> T:
     """What ``read`` gives, or one error that names the file."""
-    simpleitk()
     if not path.is_file():
         raise UnreadableFileError("there is no such file", file=path)
     try:

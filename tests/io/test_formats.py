@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import SimpleITK
 
-from autoseg.errors import InputError, UnreadableFileError
+from autoseg.errors import InputError, MissingPartError, UnreadableFileError
 from autoseg.io.formats import format_of, known_endings, label_ending, parts_of, read_header, split_ending
 from autoseg.values import Geometry, Volume
 
@@ -92,3 +93,13 @@ def test_a_gipl_file_keeps_place_and_refuses_directions(tmp_path: Path) -> None:
             handler.write(tmp_path / name, Volume(array=array, geometry=turned))
         with pytest.raises(InputError, match="65535"):
             handler.write(tmp_path / name, Volume(array=array + 65536, geometry=straight))
+
+
+def test_parts_are_found_where_simpleitk_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that only trains asks for them to recognise what is preprocessed."""
+    for name in ("a.nii.gz", "a.mhd", "a.nrrd"):
+        SimpleITK.WriteImage(SimpleITK.GetImageFromArray(np.ones((2, 3, 4), np.int16)), str(tmp_path / name))
+    monkeypatch.setitem(sys.modules, "SimpleITK", None)
+    assert [len(parts_of(tmp_path / name)) for name in ("a.nii.gz", "a.mhd", "a.nrrd")] == [1, 2, 1]
+    with pytest.raises(MissingPartError):
+        read_header(tmp_path / "a.nrrd")
