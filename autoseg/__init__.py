@@ -11,18 +11,32 @@ from typing import Any
 __version__ = "0.1.0"
 
 _HOMES = {
+    "check_dataset": "autoseg.pipeline",
     "plan_dataset": "autoseg.pipeline",
     "preprocess": "autoseg.pipeline",
     "train": "autoseg.pipeline",
     "predict": "autoseg.pipeline",
     "evaluate": "autoseg.pipeline",
+    "convert_dataset": "autoseg.conversion",
     "Workspace": "autoseg.workspace",
     "Plan": "autoseg.values",
     "Dataset": "autoseg.values",
     "Geometry": "autoseg.values",
 }
 
-__all__ = ["Dataset", "Geometry", "Plan", "Workspace", "evaluate", "plan_dataset", "predict", "preprocess", "train"]
+__all__ = [
+    "Dataset",
+    "Geometry",
+    "Plan",
+    "Workspace",
+    "check_dataset",
+    "convert_dataset",
+    "evaluate",
+    "plan_dataset",
+    "predict",
+    "preprocess",
+    "train",
+]
 
 
 def __getattr__(name: str) -> Any:

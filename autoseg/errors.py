@@ -5,8 +5,11 @@ AutosegError                      anything that autoseg reports on purpose
 │   ├── DocumentError             a JSON document does not have its form; names the path of the field
 │   ├── UnknownNameError          a configuration, fold, plug or option that does not exist
 │   ├── UnreadableFileError       a file that cannot be read as what it should be
+│   ├── DamagedCaseError          a preprocessed case is missing or not as it was written
 │   └── FindingsError             several findings of one pass over a data set, all listed
 ├── MissingPartError              an optional package or a plug's code is not installed; exit code 2
+│   └── CompressedStoreError      preprocessed cases are compressed, and the package that reads them is not installed
+├── DiskFullError                 no room left where something is to be written; exit code 1, resumable
 ├── CasesFailedError              some cases failed, the others are done; exit code 1 (2: all, by their input)
 └── InterruptedRunError           stopped by the user or the system, resumable; exit code 130
 """
@@ -19,6 +22,9 @@ from pathlib import Path
 __all__ = [
     "AutosegError",
     "CasesFailedError",
+    "CompressedStoreError",
+    "DamagedCaseError",
+    "DiskFullError",
     "DocumentError",
     "FindingsError",
     "InputError",
@@ -76,19 +82,63 @@ class UnreadableFileError(InputError):
     """A file that cannot be read as what it should be."""
 
 
-class FindingsError(InputError):
-    """Several findings of one pass over a data set, all listed together."""
+class DamagedCaseError(InputError):
+    """A preprocessed case is missing, or not as it was written; made anew from its files it is whole again.
 
-    def __init__(self, what: str, findings: Iterable[object]) -> None:
+    Args:
+        case: its id.
+        what: is damaged.
+        file: its folder.
+    """
+
+    def __init__(self, case: str, what: str, *, file: Path) -> None:
+        super().__init__(
+            f"the preprocessed case is missing or damaged: {what}",
+            case=case,
+            file=file,
+            remedy="Repeat the command: train and preprocess make it anew from its files.",
+        )
+
+
+class FindingsError(InputError):
+    """Several findings of one pass over a data set, all listed together.
+
+    Args:
+        what: one sentence: what they come to.
+        findings: all of them.
+        text: how they are listed; one a line if None.
+    """
+
+    def __init__(self, what: str, findings: Iterable[object], *, text: str | None = None) -> None:
         self.findings = tuple(findings)
         lines = "\n".join(f"  - {finding}" for finding in self.findings)
-        super().__init__(f"{what}\n{lines}")
+        super().__init__(f"{what}\n{lines if text is None else text}")
 
 
 class MissingPartError(AutosegError):
     """An optional package or a plug's code is not installed."""
 
     exit_code = 2
+
+
+class CompressedStoreError(MissingPartError):
+    """Preprocessed cases are stored compressed, and the package that reads them is not installed."""
+
+
+class DiskFullError(AutosegError):
+    """There is no room left where something is to be written; with more room the same command goes on.
+
+    Args:
+        folder: that is written to.
+        what: more of it.
+    """
+
+    def __init__(self, folder: Path | str, what: str) -> None:
+        self.folder = folder
+        super().__init__(
+            f"no room on the disk of {folder}: {what}. What is done is kept: make room and repeat the command, or name a "
+            "workspace elsewhere with -w"
+        )
 
 
 class CasesFailedError(AutosegError):

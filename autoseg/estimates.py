@@ -5,8 +5,6 @@ Time is measured, not guessed: a short training step of the planned network on t
 
 from __future__ import annotations
 
-import math
-import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from autoseg.disk import free_bytes, mapped_bytes
 from autoseg.errors import InputError
 from autoseg.files import read_document
 from autoseg.logs import Logger
@@ -29,6 +28,7 @@ from autoseg.networks.execution import (
     training_memory,
 )
 from autoseg.networks.memory import multiply_adds, parameter_count
+from autoseg.networks.tape import FLOAT_BYTES
 from autoseg.planning import GIBIBYTE
 from autoseg.values import Configuration, ExecutionPath, Fingerprint, Plan
 from autoseg.workspace import Workspace
@@ -60,8 +60,6 @@ DAY = 86400.0
 MANY_DAYS = 2.0
 #: What people can buy, in GiB; the next larger one is what "more memory" means.
 USUAL_GIB = (4, 6, 8, 11, 12, 16, 24, 32, 40, 48, 80, 141)
-#: Bytes of a preprocessed voxel beside its channels, its label.
-FLOAT_BYTES, LABEL_BYTES = 4, 1
 #: A checkpoint holds weights, two moments and the average, and a new one is written before the old goes; then the model.
 COPIES_OF_WEIGHTS_ON_DISK = 2 * 4 + 1
 
@@ -73,7 +71,7 @@ class Expectation:
     Attributes:
         seconds_per_iteration: on the device; None where it was not measured.
         seconds: of a whole training, without the scoring of held-out cases; None where it was not measured.
-        case_bytes: of all preprocessed cases.
+        case_bytes: of all preprocessed cases as memory maps; compressed they take less.
         fold_bytes: of checkpoints and model of one fold.
     """
 
@@ -217,21 +215,9 @@ def expectation(
     return Expectation(
         seconds_per_iteration=per_iteration,
         seconds=None if per_iteration is None else per_iteration * (iterations + estimates),
-        case_bytes=_case_bytes(plan, configuration, fingerprint),
+        case_bytes=sum(mapped_bytes(plan, configuration, fingerprint).values()),
         fold_bytes=COPIES_OF_WEIGHTS_ON_DISK * FLOAT_BYTES * parameter_count(configuration.network),
     )
-
-
-def _case_bytes(plan: Plan, configuration: Configuration, fingerprint: Fingerprint) -> int:
-    voxels = 0
-    sizes = zip(fingerprint.spacings(plan.orientation), fingerprint.shapes_after_crop(plan.orientation), strict=True)
-    for spacing, shape in sizes:
-        edges = (
-            shape[axis] if wanted is None else max(1, round(shape[axis] * spacing[axis] / wanted))
-            for axis, wanted in zip(plan.axis_order, configuration.spacing, strict=True)
-        )
-        voxels += math.prod(edges)
-    return voxels * (len(plan.channels) * FLOAT_BYTES + LABEL_BYTES)
 
 
 def announce(
@@ -281,8 +267,7 @@ def memory_warning(plan: Plan, configuration: Configuration, device: str) -> str
 
 def disk_warning(path: Path, needed: int) -> str | None:
     """A warning if the disk of a folder, which need not exist yet, has too little room."""
-    there = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
-    free = shutil.disk_usage(there).free
+    free = free_bytes(path)
     if needed <= free:
         return None
     return (

@@ -20,6 +20,7 @@ from autoseg.values.json_form import Value, decode, encode
 __all__ = [
     "ContentIndex",
     "content_hash",
+    "discard",
     "keep",
     "read_document",
     "replacing",
@@ -75,6 +76,14 @@ def written_folder(target: Path) -> Iterator[Path]:
         _sync_folder(target.parent)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
+
+
+def discard(folder: Path) -> None:
+    """Removes a folder at once for whoever looks: it is renamed first, so that a kill leaves nothing that looks whole."""
+    beside = folder.with_name(f".{secrets.token_hex(6)}-{folder.name}")
+    with contextlib.suppress(FileNotFoundError):
+        folder.rename(beside)
+    shutil.rmtree(beside, ignore_errors=True)
 
 
 def sweep(folder: Path, *, older_than_seconds: float = 24 * 3600.0) -> None:
@@ -133,16 +142,29 @@ def keep(path: Path, kind: type[T], make: Callable[[], T], *, valid: Callable[[T
 
 
 def content_hash(file: Path) -> str:
-    """SHA-256 of a file's content.
+    """SHA-256 of a file's content; of a folder, that of the names and contents of the files directly in it.
 
     Raises:
         UnreadableFileError: the file cannot be read.
     """
+    if file.is_dir():
+        lines = [f"{content_hash(part)} {part.name}" for part in _files_in(file)]
+        return hashlib.sha256("\n".join(lines).encode(errors="surrogateescape")).hexdigest()
     try:
         with file.open("rb") as stream:
             return hashlib.file_digest(stream, "sha256").hexdigest()
     except OSError as error:
         raise UnreadableFileError(f"cannot read the file: {error.strerror or error}", file=file) from error
+
+
+def _files_in(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+
+
+def _size_and_time(path: Path) -> tuple[int, int]:
+    """Bytes and time of change of a file; of a folder, the sum and the last of its files'."""
+    states = [part.stat() for part in _files_in(path)] if path.is_dir() else [path.stat()]
+    return sum(state.st_size for state in states), max((state.st_mtime_ns for state in states), default=0)
 
 
 class _Source(Value, frozen=True, kw_only=True):
@@ -170,8 +192,12 @@ class ContentIndex:
             with contextlib.suppress(DocumentError):
                 self._known = read_document(dict[str, _Source], path)
 
-    def sha256(self, file: Path) -> str:
+    def sha256(self, file: Path, *, again: bool = False) -> str:
         """The hash of the file's content.
+
+        Args:
+            file: to look at.
+            again: read it even if its size and time are those of before.
 
         Raises:
             UnreadableFileError: the file is not there or cannot be read.
@@ -181,14 +207,16 @@ class ContentIndex:
         if known and not file.exists():
             return known.sha256
         try:
-            status = file.stat()
+            size, time_ns = _size_and_time(file)
         except OSError as error:
             raise UnreadableFileError(f"cannot read the file: {error.strerror or error}", file=file) from error
-        if known and (known.size, known.time_ns) == (status.st_size, status.st_mtime_ns):
+        if known and not again and (known.size, known.time_ns) == (size, time_ns):
             return known.sha256
         value = content_hash(file)
+        if known == _Source(size=size, time_ns=time_ns, sha256=value):
+            return value
         with self._lock:
-            self._known[name] = _Source(size=status.st_size, time_ns=status.st_mtime_ns, sha256=value)
+            self._known[name] = _Source(size=size, time_ns=time_ns, sha256=value)
             self._changed = True
         return value
 

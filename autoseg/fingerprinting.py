@@ -16,14 +16,17 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as to_bytes
 
-from autoseg.errors import DocumentError, FindingsError, InputError
+from autoseg.errors import DocumentError, FindingsError
 from autoseg.executors import Executor
 from autoseg.files import write_atomically
+from autoseg.integrity.across import across_findings
 from autoseg.io.cases import check_case
+from autoseg.io.formats import parts_of
 from autoseg.logs import Logger, reported
 from autoseg.values import (
     Case,
     CaseFingerprint,
+    CheckReport,
     Dataset,
     Finding,
     Fingerprint,
@@ -32,19 +35,27 @@ from autoseg.values import (
     Volume,
     decode,
     encode,
+    findings_text,
 )
 from autoseg.values.json_form import Value
 from autoseg.volume.crop import bounding_box
 from autoseg.volume.moments import mean_and_variance
 from autoseg.workspace import Workspace
 
-__all__ = ["CaseMeasurement", "fingerprint_dataset", "measure_case", "pool_fingerprint"]
+__all__ = [
+    "CaseMeasurement",
+    "fingerprint_dataset",
+    "measure_case",
+    "measure_dataset",
+    "pool_fingerprint",
+    "require_usable",
+]
 
 QUANTILES = 4096
 #: Voxels of a label map that are looked at together: enough for numpy, little for memory.
 VOXELS_AT_ONCE = 2**20
 #: Raise this when measurements change for equal files: cached ones are then made anew.
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +97,21 @@ def fingerprint_dataset(
     Raises:
         FindingsError: any finding is an error; all findings are listed.
     """
+    measurements, findings = measure_dataset(dataset, known, workspace, executor, logger)
+    require_usable(CheckReport.of(dataset, findings))
+    return pool_fingerprint(dataset, measurements), findings
+
+
+def measure_dataset(
+    dataset: Dataset, known: Sequence[Finding], workspace: Workspace, executor: Executor, logger: Logger
+) -> tuple[list[CaseMeasurement], list[Finding]]:
+    """One pass over all annotated cases: checks and measures each, then what only all of them together tell.
+
+    The arguments are those of ``fingerprint_dataset``.
+
+    Returns:
+        A measurement of every case without errors, and all findings, the worst first.
+    """
     findings, measurements = list(known), []
     cases = dataset.annotated_cases
 
@@ -98,33 +124,41 @@ def fingerprint_dataset(
             if outcome.result is None:
                 told = reported(outcome.error)
                 logger.event("case_failed", stage="check and measure", case=outcome.item.id, **told)
-                findings.append(Finding(severity="error", what=told["error"], case=outcome.item.id))
+                findings.append(
+                    Finding(
+                        severity="error",
+                        what=told["error"],
+                        case=outcome.item.id,
+                        remedy="Repeat the command; if that does not help, remove the case.",
+                    )
+                )
                 continue
             measurement, seen = outcome.result
             findings.extend(seen)
             if measurement is not None:
                 measurements.append(measurement)
+        measurements.sort(key=lambda measurement: measurement.case.id)
+        seen_cases = [measurement.case for measurement in measurements]
+        findings.extend(across_findings(dataset, seen_cases, workspace.contents.sha256))
     finally:
         workspace.contents.save()
-    findings.sort(key=lambda finding: (finding.severity, finding.case or "", finding.what))
-    errors = [finding for finding in findings if finding.severity == "error"]
-    if errors:
-        others = f", {len(findings) - len(errors)} other findings" if len(findings) > len(errors) else ""
-        raise FindingsError(f"{dataset.name} cannot be used as it is: {len(errors)} errors{others}", findings)
-    if not measurements:
-        raise FindingsError(
-            f"{dataset.name} has no annotated case; expected images and labels that end in {dataset.file_ending}",
-            findings,
-        )
-    findings.extend(_unused_labels(dataset, measurements))
-    return pool_fingerprint(dataset, measurements), findings
+    if all(finding.severity != "error" for finding in findings):
+        findings.extend(_about_labels(dataset, measurements))
+    return measurements, sorted(findings, key=lambda finding: finding.order)
+
+
+def require_usable(report: CheckReport) -> None:
+    """Raises ``FindingsError``, which lists all findings, if any of them is an error."""
+    if report.count("error"):
+        text = f"{findings_text(report.findings)}\n{report.summary}"
+        raise FindingsError(f"{report.dataset} cannot be used as it is", report.findings, text=text)
 
 
 def _measured(dataset: Dataset, case: Case, workspace: Workspace) -> tuple[CaseMeasurement | None, list[Finding]]:
     files = [Path(dataset.root, name) for name in (*case.images, *filter(None, [case.label]))]
-    if not all(file.is_file() for file in files):
+    if not all(file.exists() for file in files):
         return measure_case(dataset, case)  # which says what is missing
-    content = [workspace.contents.sha256(file) for file in files]
+    content = [workspace.contents.sha256(part) for file in files for part in parts_of(file)]
     stated = [str(FORMAT_VERSION), encode(dataset.labels).decode(), *dataset.channels, *content]
     key = hashlib.sha256("\n".join(stated).encode()).hexdigest()
     path = workspace.case_fingerprint_path(case.id)
@@ -190,6 +224,8 @@ def _measure(image: Volume, labels: Volume, declared: Labels, case_id: str) -> C
         planar=image.geometry.planar,
         label_counts=counts,
         label_centres=centres,
+        image_digest=_digest(image.array),
+        label_digest=_digest(labels.array),
     )
     if not foreground.any():
         return CaseMeasurement(case=case, moments=np.empty((0, 4)), quantiles=np.empty((0, QUANTILES), np.float32))
@@ -207,6 +243,13 @@ def _intensities(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     values.sort()
     ranks = ((np.arange(QUANTILES) + 0.5) / QUANTILES * len(values)).astype(int)
     return np.array([mean, variance, values[0], values[-1]], np.float64), values[ranks]
+
+
+def _digest(array: np.ndarray) -> str:
+    """By which equal arrays are known."""
+    known = hashlib.sha256(repr(array.shape).encode())
+    known.update(np.ascontiguousarray(array).data)
+    return known.hexdigest()[:32]
 
 
 def _label_places(
@@ -239,24 +282,33 @@ def _label_places(
     return {str(integer): int(counts[integer]) for integer in present}, centres
 
 
-def _unused_labels(dataset: Dataset, measurements: Sequence[CaseMeasurement]) -> list[Finding]:
-    """A warning for every declared label that no case holds.
-
-    Raises:
-        InputError: no case holds any.
-    """
+def _about_labels(dataset: Dataset, measurements: Sequence[CaseMeasurement]) -> list[Finding]:
+    """An error if there is nothing to learn, and a warning for every declared label that no case holds."""
+    if not measurements:
+        nothing = Finding(
+            severity="error",
+            what="the data set has no annotated case",
+            expected=f"images and labels that end in {dataset.file_ending}",
+            remedy="Add label files, or correct file_ending in dataset.json.",
+        )
+        return [nothing]
     seen = {int(value) for each in measurements for value, count in each.case.label_counts.items() if count}
     unused = [label.name for label in dataset.labels.foreground if not seen.intersection(label.values)]
     if len(unused) == len(dataset.labels.foreground):
-        raise InputError(
-            "no case has any foreground: there is nothing to learn",
-            file=dataset.root,
+        background = Finding(
+            severity="error",
+            what="no case has any foreground: there is nothing to learn",
             found="background only",
             expected=", ".join(unused),
             remedy="Check that the label files are the right ones.",
         )
+        return [background]
     return [
-        Finding(severity="warning", what=f"the label {name!r} is declared, but no case has it: it cannot be learned")
+        Finding(
+            severity="warning",
+            what=f"the label {name!r} is declared, but no case has it: it cannot be learned",
+            remedy="Remove it from the declared labels, or add cases that show it.",
+        )
         for name in unused
     ]
 

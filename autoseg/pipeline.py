@@ -10,14 +10,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from autoseg.check_stage import Checked, check_dataset
+from autoseg.disk import check_room
 from autoseg.errors import InputError
 from autoseg.executors import Executor, SerialExecutor, ThreadExecutor
 from autoseg.files import content_hash, read_document, sweep, write_document
 from autoseg.logs import Logger, SilentLogger, WithFields
-from autoseg.plan_check import USED_IN_PREDICTION, check_no_foreign_code, check_single_stage, usable_plan
+from autoseg.plan_check import (
+    USED_IN_PREDICTION,
+    check_fully_annotated,
+    check_no_foreign_code,
+    check_single_stage,
+    usable_plan,
+)
 from autoseg.plan_stage import Planned, explain, plan_dataset
 from autoseg.values import (
+    PREDICTION_RECORD,
     Case,
+    Fingerprint,
     Labels,
     Plan,
     Split,
@@ -32,7 +42,19 @@ if TYPE_CHECKING:
     from autoseg.inference.model import Choice
     from autoseg.io.case_store import CaseStore
 
-__all__ = ["Planned", "Predicted", "Trained", "evaluate", "explain", "plan_dataset", "predict", "preprocess", "train"]
+__all__ = [
+    "Checked",
+    "Planned",
+    "Predicted",
+    "Trained",
+    "check_dataset",
+    "evaluate",
+    "explain",
+    "plan_dataset",
+    "predict",
+    "preprocess",
+    "train",
+]
 
 SILENT = SilentLogger()
 NEVER: Callable[[], bool] = lambda: False  # noqa: E731
@@ -63,24 +85,32 @@ def preprocess(
     *,
     plan_name: str | None = None,
     cases: Sequence[str] = (),
+    verify: bool = False,
     executor: Executor | None = None,
     logger: Logger = SILENT,
     stop: Callable[[], bool] = NEVER,
 ) -> dict[str, dict[str, str]]:
-    """Brings cases to the grids of the configurations; what is there and has not changed is left alone.
+    """Brings cases to the grids of the configurations; what is there, is whole and has not changed is left alone.
 
     Args:
         workspace: with a plan.
         configurations: names; empty for all of the plan.
         plan_name: the active plan by default.
         cases: ids; empty for all annotated ones.
+        verify: read all files again, of the data set and of what is stored, whatever their sizes and times.
         executor: runs the cases.
         logger: for events.
         stop: asked after every case; True stops.
 
     Returns:
         Per configuration: case id to content key.
+
+    Raises:
+        InputError: the labels or channels are not those of the plan.
+        CasesFailedError: some cases failed; the others are stored.
+        DiskFullError: there is too little room; what is stored stays.
     """
+    from autoseg.integrity.fixes import require_current_fixes
     from autoseg.preprocessing.cases import preprocess_cases
 
     plan, dataset = usable_plan(workspace.model(plan_name)), workspace.dataset()
@@ -90,12 +120,20 @@ def preprocess(
             file=workspace.path,
             remedy="Make a new plan: autoseg plan DATASET --name NEW. What is trained can still be predicted with.",
         )
+    require_current_fixes(workspace, dataset)
     wanted = [case for case in dataset.annotated_cases if not cases or case.id in cases]
     keys = {}
     for name in [plan.configuration(name).name for name in configurations] or plan.names:
         store, configuration = _case_store(workspace, plan, name), plan.configuration(name)
+        missing = {case.id for case in wanted} - store.case_ids()
+        if missing and workspace.fingerprint_path().is_file():
+            fingerprint = read_document(Fingerprint, workspace.fingerprint_path())
+            check_room(store.folder, plan, configuration, fingerprint, missing, compressed=store.compressed)
         keys[name] = preprocess_cases(
-            dataset, wanted, plan, configuration, store, workspace.contents, executor or ThreadExecutor(), logger, stop
+            *(dataset, wanted, plan, configuration, store),
+            *(workspace.contents, executor or ThreadExecutor(), logger, stop),
+            verify=verify,
+            spared=workspace.keys_in_use(),
         )
     return keys
 
@@ -143,6 +181,7 @@ def train(
     folds = [str(index) for index in range(len(split))] if fold == "all" else [fold]
     jobs = [(each, select_fold(split, each)) for each in folds]
     used = sorted({case for _, cases in jobs for case in (*cases.train, *cases.val)})
+    check_fully_annotated(workspace.dataset(), used)
     new = sum(not model.fold(configuration, each).job.is_file() for each, _ in jobs)
     if new:
         announce(workspace, plan, configuration, length or training.iterations, new, resolve_device(device), logger)
@@ -187,7 +226,10 @@ def _train_one(
     from autoseg.training.job import job_to_do
     from autoseg.training.loop import train_fold
 
-    store = _case_store(workspace, plan, wanted.configuration)
+    def rebuild(case: str) -> None:
+        preprocess(workspace, [wanted.configuration], plan_name=model.path.name, cases=[case], logger=logger)
+
+    store = _case_store(workspace, plan, wanted.configuration, rebuild)
     folder = model.fold(wanted.configuration, wanted.fold)
     folder.path.mkdir(parents=True, exist_ok=True)
     try:
@@ -208,14 +250,17 @@ def _train_one(
     return Trained(configuration=job.configuration, fold=job.fold, folder=folder, summary=summary)
 
 
-def _case_store(workspace: Workspace, plan: Plan, configuration: str) -> CaseStore:
+def _case_store(
+    workspace: Workspace, plan: Plan, configuration: str, rebuild: Callable[[str], None] | None = None
+) -> CaseStore:
     from autoseg.io.case_store import CaseStore
     from autoseg.preprocessing.forward import parameters_key
 
     key = parameters_key(plan, plan.configuration(configuration))
     # equal parameters give equal cases, which are kept once: in the folder of the first configuration that has them
     first = next(each.name for each in plan.configurations if parameters_key(plan, each) == key)
-    return CaseStore(workspace.preprocessed(first, key))
+    patch_size = plan.configuration(configuration).patch_size
+    return CaseStore(workspace.preprocessed(first, key), patch_size=patch_size, rebuild=rebuild)
 
 
 def predict(
@@ -251,7 +296,9 @@ def predict(
     """
     from autoseg.inference.cases import predict_files
     from autoseg.inference.model import choose_model, load_predictor
-    from autoseg.io.dataset import read_inputs
+    from autoseg.io.formats import split_ending
+    from autoseg.io.layouts import read_inputs
+    from autoseg.io.outputs import check_no_links_out
     from autoseg.networks.execution import resolve_device
 
     if model is not None and not trust_code:
@@ -263,6 +310,8 @@ def predict(
     cases: tuple[Case, ...] = read_inputs(source, plan.channels)
     folder = source if source.is_dir() else source.parent
     _check_outside(target, folder, whole=source.is_dir())
+    ids = {case.id for case in cases}
+    check_no_links_out(target, lambda name: name == PREDICTION_RECORD or split_ending(name)[0] in ids)
     logger.event("model", plan=plan.name, configuration=choice.configuration, folds=choice.folds, dice=choice.dice)
     predictor = load_predictor(model, choice, device=resolve_device(device), mirroring=mirroring)
     weights = [content_hash(model.fold(choice.configuration, fold).model) for fold in choice.folds]
@@ -309,7 +358,9 @@ def evaluate(
         The summary; it names the cases that stand in one of the folders only.
     """
     from autoseg.evaluation.evaluate import evaluate_folders, find_labels
+    from autoseg.io.outputs import check_no_links_out
 
+    check_no_links_out(predictions, lambda name: name == "summary.json")
     labels = labels or find_labels(predictions, references, workspace)
     summary = evaluate_folders(predictions, references, labels, executor or SerialExecutor(), logger)
     write_document(predictions / "summary.json", summary)

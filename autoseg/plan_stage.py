@@ -14,27 +14,32 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from autoseg import plugins
+from autoseg.check_stage import check_cases
 from autoseg.errors import InputError, UnknownNameError
-from autoseg.executors import Executor, ThreadExecutor
+from autoseg.executors import Executor
 from autoseg.logs import Logger, SilentLogger
 from autoseg.planning import Budget, Planner, Wishes
-from autoseg.values import Dataset, Finding, Fingerprint, Patients, Plan, Split
+from autoseg.values import AxisMap, Dataset, Finding, Fingerprint, IntensityProperties, Patients, Plan, Split
 from autoseg.values.json_form import require_file_name
 from autoseg.workspace import ModelFolder, Workspace
 
 if TYPE_CHECKING:
     from autoseg.estimates import Explanation
 
-__all__ = ["Planned", "explain", "plan_dataset"]
+__all__ = ["Planned", "explain", "plan_dataset", "with_training_grids"]
 
 SILENT = SilentLogger()
+#: Sees what was understood of a data set before anything is computed, and may raise to stop.
+Understood = Callable[[Dataset, Sequence[Finding]], None]
+#: Intensity statistics that moved by less than this, in standard deviations, are kept from the plan before.
+SHARE_OF_DEVIATION = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
 class Planned:
     """What ``plan_dataset`` made: the plan, where it is, the folds, whose cases are whose and what was noticed.
 
-    ``replan`` gives the plan for another budget in bytes, ``device`` is what will train.
+    ``replan`` gives the plan for another budget in bytes.
     """
 
     plan: Plan
@@ -44,7 +49,6 @@ class Planned:
     patients: Patients
     fingerprint: Fingerprint
     findings: tuple[Finding, ...]
-    device: str
     replan: Callable[[int], Plan]
 
 
@@ -60,13 +64,16 @@ def plan_dataset(
     wishes: Wishes | None = None,
     seed: int = 12345,
     group_by: str | None = None,
+    fix: bool | None = None,
+    channel_names: Sequence[str] = (),
+    understood: Understood | None = None,
     executor: Executor | None = None,
     logger: Logger = SILENT,
 ) -> Planned:
     """Looks at a data set, checks it, and plans how to segment it.
 
     Args:
-        folder: of the data set; never written to.
+        folder: of the data set, or a table of its paths; never written to.
         workspace: to keep everything in.
         preset: the planner plug.
         name: of the plan; the preset's by default.
@@ -78,15 +85,19 @@ def plan_dataset(
         wishes: what the user wants otherwise than the planner would choose.
         seed: of the experiment.
         group_by: which cases are of one patient: a table's path, or a pattern. None: as before, else by their names.
+        fix: True does the safe fixes of what is wrong, into the workspace; False forgets earlier ones; None keeps them.
+        channel_names: of the channels, in order; overrule those that the data set states or that were found.
+        understood: sees what was understood before anything is computed, and may raise to stop.
         executor: runs the cases.
         logger: for events.
 
     Raises:
         InputError: the data set cannot be used as it is; everything that is wrong is listed.
     """
-    from autoseg.fingerprinting import fingerprint_dataset
-    from autoseg.io.dataset import read_dataset
-    from autoseg.patients import current_patients
+    from autoseg.integrity.across import equal_images
+    from autoseg.integrity.fixes import remove_unused
+    from autoseg.io.layouts import read_dataset
+    from autoseg.patients import current_patients, joined
     from autoseg.splitting import current_split, division_findings
 
     planner, name = _planner(preset), _plan_name(name or preset.replace(":", "-"))
@@ -96,25 +107,33 @@ def plan_dataset(
     budgeted = functools.partial(_budget, planner, memory_gib, device, configurations, wishes, seed)
     # what was asked for may be wrong, which is to be told at once; else torch, which takes its time, is loaded meanwhile
     budget = budgeted() if device or memory_gib is not None else None
-    dataset, known = read_dataset(folder)
+    dataset, known = read_dataset(folder, channel_names=channel_names, workspace=workspace)
     workspace.check_dataset(dataset)
+    if understood is not None:
+        understood(dataset, known)
     patients = current_patients(workspace, dataset, group_by)
     with _loading("autoseg.estimates"):
-        fingerprint, findings = fingerprint_dataset(dataset, known, workspace, executor or ThreadExecutor(), logger)
+        checked = check_cases(dataset, known, workspace, fix=fix, executor=executor, logger=logger)
+    dataset, fingerprint = checked.dataset, checked.fingerprint()
+    patients = joined(patients, equal_images(fingerprint.cases))
+    split = current_split(workspace, dataset, patients)
     from autoseg.networks.execution import training_backend
     from autoseg.networks.memory import process_bytes
 
     budget = budget or budgeted()
-    split = current_split(workspace, dataset, patients)
     cost = functools.partial(process_bytes, backend=training_backend(budget.device))
 
+    before = _plan_before(workspace, name)
+
     def plan_for(memory_bytes: int, budget: Budget = budget) -> Plan:
-        return planner.plan(fingerprint, msgspec.structs.replace(budget, memory_bytes=memory_bytes), cost, name=name)
+        plan = planner.plan(fingerprint, msgspec.structs.replace(budget, memory_bytes=memory_bytes), cost, name=name)
+        return with_training_grids(_with_kept_statistics(plan, before), fingerprint)
 
     plan = plan_for(budget.memory_bytes)
     model = workspace.save(dataset, fingerprint, split, plan, patients)
+    remove_unused(workspace)
     logger.event("planned", plan=plan.id, file=str(model.path / "plan.json"))
-    seen = (*findings, *division_findings(split, patients))
+    seen = (*checked.findings, *division_findings(split, patients))
     return Planned(
         plan=plan,
         folder=model,
@@ -123,8 +142,18 @@ def plan_dataset(
         patients=patients,
         fingerprint=fingerprint,
         findings=seen,
-        device=budget.device,
         replan=plan_for,
+    )
+
+
+def with_training_grids(plan: Plan, fingerprint: Fingerprint) -> Plan:
+    """The plan that tells how the training images lay, by which prediction knows an image that is unlike them."""
+    order = AxisMap(order=plan.axis_order)
+    per_axis = list(zip(*map(order.reorder, fingerprint.spacings(plan.orientation)), strict=True))
+    return msgspec.structs.replace(
+        plan,
+        orientations=fingerprint.orientations,
+        spacing_range=tuple((min(steps), max(steps)) for steps in per_axis),
     )
 
 
@@ -142,6 +171,39 @@ def _loading(module: str) -> Iterator[None]:
         yield
     finally:
         thread.join()
+
+
+def _plan_before(workspace: Workspace, name: str) -> Plan | None:
+    """The plan that a new one follows: that of its name, else the active one."""
+    for wanted in (name, None):
+        with contextlib.suppress(InputError):  # none, or a damaged one, which is told where it would be lost
+            return workspace.model(wanted).plan()
+    return None
+
+
+def _with_kept_statistics(plan: Plan, before: Plan | None) -> Plan:
+    """The plan with the intensity statistics of the one before, where they hardly moved: what is preprocessed stays.
+
+    One case more, or a corrected label, changes the statistics in some late digit; every case would be made anew for it.
+    """
+    if before is None or before.channels != plan.channels:
+        return plan
+    specs = []
+    for spec, old in zip(plan.normalization, before.normalization, strict=True):
+        same = (spec.scheme, spec.use_mask) == (old.scheme, old.use_mask)
+        if same and spec.properties and old.properties and _moved_little(spec.properties, old.properties):
+            reason = f"{spec.reason}; with the statistics of the plan {before.name}, which have hardly moved since"
+            specs.append(msgspec.structs.replace(spec, properties=old.properties, reason=reason))
+        else:
+            specs.append(spec)
+    return msgspec.structs.replace(plan, normalization=tuple(specs))
+
+
+def _moved_little(new: IntensityProperties, old: IntensityProperties) -> bool:
+    """Whether the numbers that normalization uses differ, but none by more than a share of the standard deviation."""
+    used = ("mean", "std", "percentile_00_5", "percentile_99_5")
+    most = max(abs(getattr(new, name) - getattr(old, name)) for name in used)
+    return new != old and most <= SHARE_OF_DEVIATION * old.std
 
 
 def _budget(
@@ -187,22 +249,18 @@ def explain(planned: Planned) -> list[Explanation]:
     """What every configuration costs, its time measured if the device is here, and what more memory would give."""
     from autoseg.estimates import Explanation, expectation, larger_budget
 
-    memory = larger_budget(planned.plan.budget_bytes)
+    plan = planned.plan
+    memory = larger_budget(plan.budget_bytes)
     larger = {each.name: each for each in planned.replan(memory).configurations}
     return [
         Explanation(
             configuration=each,
             expected=expectation(
-                planned.plan,
-                each,
-                planned.fingerprint,
-                planned.device,
-                iterations=each.training.iterations,
-                timed=True,
+                plan, each, planned.fingerprint, plan.device, iterations=each.training.iterations, timed=True
             ),
-            device=planned.device,
+            device=plan.device,
             larger_bytes=memory,
             larger=larger.get(each.name),
         )
-        for each in planned.plan.configurations
+        for each in plan.configurations
     ]

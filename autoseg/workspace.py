@@ -6,7 +6,10 @@ autoseg-workspace/
     fingerprint.json            what the planner saw; per case in fingerprints/
     splits_final.json           the folds, in nnU-Net's form
     patients.json               which cases are of one patient, and how that is known
+    fixes.json                  which safe fixes were agreed to, and for which content
+    fixed/CASE-KEY/             the fixed label file
     sources.json                size, time and SHA-256 of every file of the data set that was read
+    label_integers.json         what label files hold, where nobody declared it; by their SHA-256
     preprocessed/CONFIGURATION-PARAMETERS/CASE-KEY/     arrays ready for training
     models/PLAN/                a model folder, complete in itself: plan.json and
         CONFIGURATION/fold_K/   job, checkpoints, model.safetensors, validation/
@@ -15,20 +18,29 @@ autoseg-workspace/
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 from autoseg.errors import InputError, UnreadableFileError
 from autoseg.files import ContentIndex, read_document, write_document
-from autoseg.values.dataset import Case, Dataset
+from autoseg.values.dataset import TABLE, Case, Dataset
 from autoseg.values.fingerprint import Fingerprint
 from autoseg.values.json_form import Value
 from autoseg.values.patients import Patients
 from autoseg.values.plan import Plan
-from autoseg.values.training import Split, fold_folder
+from autoseg.values.training import Split, TrainJob, fold_folder
 
-__all__ = ["FoldFolder", "ModelFolder", "Workspace"]
+__all__ = ["FoldFolder", "ModelFolder", "Workspace", "folders_of"]
 
 DEFAULT_FOLDER = "autoseg-workspace"
+
+
+def folders_of(dataset: Dataset) -> set[Path]:
+    """What nothing is written into: the data set's folder; for a table, which may lie anywhere, the folders of its files."""
+    if dataset.layout != TABLE:
+        return {Path(dataset.root)}
+    files = [name for case in dataset.cases for name in (*case.images, *filter(None, [case.label]))]
+    return {Path(dataset.root, name).parent.resolve() for name in files}
 
 
 class FoldFolder:
@@ -167,6 +179,21 @@ class Workspace:
         """Which cases are of one patient."""
         return self.path / "patients.json"
 
+    @property
+    def fixes_path(self) -> Path:
+        """Which safe fixes were agreed to."""
+        return self.path / "fixes.json"
+
+    @property
+    def fixed_path(self) -> Path:
+        """Folder of the fixed files, one folder per case and content."""
+        return self.path / "fixed"
+
+    @property
+    def label_integers_path(self) -> Path:
+        """The integers that were found in label files."""
+        return self.path / "label_integers.json"
+
     def dataset(self) -> Dataset:
         """The data set that was planned for."""
         return read_document(Dataset, self.existing().dataset_path)
@@ -215,7 +242,7 @@ class Workspace:
         Raises:
             InputError: the workspace lies within the data set, or was made from other images.
         """
-        if self.path.resolve().is_relative_to(dataset.root):
+        if any(self.path.resolve().is_relative_to(folder) for folder in folders_of(dataset)):
             raise InputError(
                 "the workspace would lie inside the data set, which is never written to",
                 file=self.path.absolute(),
@@ -261,6 +288,17 @@ class Workspace:
     def has_trainings(self) -> bool:
         """True once a training of any plan has begun."""
         return any(ModelFolder(path).has_trainings() for path in self.path.glob("models/*"))
+
+    def keys_in_use(self) -> set[str]:
+        """Content keys of the preprocessed cases that trainings which have not ended refer to."""
+        keys: set[str] = set()
+        for path in self.path.glob("models/*/*/*/job.json"):
+            fold = FoldFolder(path.parent)
+            with contextlib.suppress(InputError):  # a damaged one is told where it is used
+                job = read_document(TrainJob, path)
+                if not (fold.summary if job.cases.val else fold.model).is_file():
+                    keys.update(job.case_keys.values())
+        return keys
 
     def _record(self) -> _WorkspaceRecord | None:
         path = self.path / "workspace.json"

@@ -24,6 +24,7 @@ from autoseg.values import (
     Patients,
     Plan,
     Split,
+    TrainJob,
     encode,
 )
 from autoseg.workspace import ModelFolder, Workspace
@@ -215,3 +216,27 @@ def test_parameters_have_folders_of_their_own(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path)
     folders = {workspace.preprocessed(name, key * 64) for name in ("2d", "3d_fullres") for key in ("0", "1")}
     assert len(folders) == 4
+
+
+def test_keys_of_trainings_that_have_not_ended_are_in_use(tmp_path: Path) -> None:
+    """One that holds cases out ends with their scores, one that holds nothing out with its model."""
+    workspace = Workspace(tmp_path)
+    model = ModelFolder(tmp_path / "models" / "default")
+    for fold, val in (("0", ("b",)), ("full", ())):
+        job = TrainJob(
+            plan_id="p",
+            configuration="2d",
+            fold=fold,
+            iterations=1,
+            seed=0,
+            cases=Fold(train=("a",), val=val),
+            case_keys={"a": f"a{fold}", "b": f"b{fold}"},
+        )
+        write_document(model.fold("2d", fold).job, job)
+    assert workspace.keys_in_use() == {"a0", "b0", "afull", "bfull"}
+    for fold in ("0", "full"):
+        write_atomically(model.fold("2d", fold).model, b"weights")
+    assert workspace.keys_in_use() == {"a0", "b0"}
+    write_atomically(model.fold("2d", "0").summary, b"{}")
+    write_atomically(model.fold("2d", "1").job, b"damaged")
+    assert workspace.keys_in_use() == set()

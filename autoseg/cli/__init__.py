@@ -12,6 +12,8 @@ import sys
 import click
 
 from autoseg import __version__
+from autoseg.cli.check import check
+from autoseg.cli.convert import convert
 from autoseg.cli.data import plan, preprocess
 from autoseg.cli.demo import demo
 from autoseg.cli.models import evaluate, predict, train
@@ -26,6 +28,7 @@ def autoseg() -> None:
     """Segment medical images: plan, train and predict, configured by your own data.
 
     \b
+    autoseg check DATASET             find everything that is wrong with the data
     autoseg plan DATASET              look at the data, plan networks that fit it
     autoseg train 3d_fullres 0        train one fold
     autoseg predict -i DIR -o DIR     segment new images with the best model
@@ -33,7 +36,7 @@ def autoseg() -> None:
     """
 
 
-for command in (plan, preprocess, train, predict, evaluate, demo):
+for command in (check, plan, preprocess, train, predict, evaluate, convert, demo):
     autoseg.add_command(command)
 
 

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import click
 
 from autoseg.cli import options
+from autoseg.cli.check import fix_option
+from autoseg.cli.confirmation import shown_and_confirmed
 from autoseg.cli.wishes import GibibytesOrAuto, read_names, read_wishes, wish_options
 
 if TYPE_CHECKING:
@@ -66,6 +68,11 @@ __all__ = ["plan", "preprocess"]
 @click.option(
     "--explain", is_flag=True, help="Tell what each configuration is for, what it costs, and what would change."
 )
+@fix_option
+@click.option(
+    "--channel-names", help="Names of the channels, in order, with commas; CT has a normalization of its own."
+)
+@click.option("-y", "--yes", is_flag=True, help="Do not ask whether the data was understood rightly.")
 @options.as_json
 def plan(
     dataset: Path,
@@ -82,11 +89,16 @@ def plan(
     seed: int,
     group_by: str | None,
     explain: bool,
+    fix: bool | None,
+    channel_names: str | None,
+    yes: bool,
     as_json: bool,
 ) -> None:
     """Look at DATASET, check it, and plan how to segment it.
 
-    DATASET is a folder with dataset.json, imagesTr/ and labelsTr/ (nnU-Net's layout). It is never written to.
+    DATASET is a folder of images and labels in any common layout (images/ and labels/, nnU-Net's, the Decathlon's, BIDS, one
+    folder per case), or a table of paths (CSV, JSON). What was understood is shown; where it had to be guessed, and on a
+    terminal, you are asked. DATASET is never written to.
 
     Example: autoseg plan Dataset004_Hippocampus --gpu-memory 11 --explain
     """
@@ -106,6 +118,9 @@ def plan(
             wishes=wishes,
             seed=seed,
             group_by=group_by,
+            fix=fix,
+            channel_names=read_names((channel_names,)) if channel_names else (),
+            understood=shown_and_confirmed(yes=yes, quiet=as_json),
             logger=logger,
         )
         explained = pipeline.explain(planned) if explain else []
@@ -116,9 +131,11 @@ def plan(
 
 def _show(planned: Planned, explained: Sequence[Explanation], workspace_path: Path) -> None:
     from autoseg.cli.tables import explanation_text, patients_text, plan_text
+    from autoseg.values import CheckReport, findings_text
 
-    for finding in planned.findings:
-        click.echo(str(finding))
+    if planned.findings:
+        click.echo(findings_text(planned.findings))
+    click.echo(f"{CheckReport.of(planned.dataset, planned.findings).summary}\n")
     click.echo(plan_text(planned.plan))
     for explanation in explained:
         click.echo(f"\n{explanation_text(explanation, planned.plan.budget_bytes)}")
@@ -136,10 +153,15 @@ def _show(planned: Planned, explained: Sequence[Explanation], workspace_path: Pa
 @click.argument("configurations", nargs=-1)
 @options.workspace
 @options.plan_name
-def preprocess(configurations: tuple[str, ...], workspace_path: Path, plan_name: str | None) -> None:
+@click.option(
+    "--verify",
+    is_flag=True,
+    help="Read all files again, of the data set and of what is stored, even those whose size and time are as before.",
+)
+def preprocess(configurations: tuple[str, ...], workspace_path: Path, plan_name: str | None, verify: bool) -> None:
     """Bring all cases to the grid of CONFIGURATIONS (all of the plan by default).
 
-    ``train`` does this by itself; what is there and has not changed is left alone.
+    ``train`` does this by itself; what is there, is whole and has not changed is left alone. Damaged cases are made anew.
 
     Example: autoseg preprocess 2d 3d_fullres
     """
@@ -147,7 +169,9 @@ def preprocess(configurations: tuple[str, ...], workspace_path: Path, plan_name:
     from autoseg.cli.session import session
 
     with session(workspace_path, "preprocess") as (workspace, logger):
-        keys = pipeline.preprocess(workspace.existing(), configurations, plan_name=plan_name, logger=logger)
+        keys = pipeline.preprocess(
+            workspace.existing(), configurations, plan_name=plan_name, verify=verify, logger=logger
+        )
     for name, cases in keys.items():
         click.echo(f"{name}: {len(cases)} cases are ready in {workspace.path / 'preprocessed'}")
     click.echo(options.next_command(f"train {list(keys)[-1]} 0", workspace_path))

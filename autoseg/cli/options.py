@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import click
 
-__all__ = ["as_json", "device", "next_command", "plan_name", "print_json", "seconds", "workspace"]
+__all__ = ["as_json", "device", "next_command", "plan_name", "print_json", "quoted", "seconds", "workspace"]
 
 DEFAULT_WORKSPACE = "autoseg-workspace"
 
@@ -42,6 +42,11 @@ def next_command(command: str, workspace_path: Path) -> str:
     """The line that tells what to type next; names the workspace if it is not the usual one."""
     named = "" if str(workspace_path) == DEFAULT_WORKSPACE else f" -w {shlex.quote(str(workspace_path))}"
     return f"Next: autoseg {command}{named}"
+
+
+def quoted(path: Path) -> str:
+    """A path as it is to be typed."""
+    return shlex.quote(str(path))
 
 
 def print_json(value: object) -> None:

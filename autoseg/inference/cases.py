@@ -6,17 +6,19 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
+import numpy as np
 
 from autoseg import __version__
-from autoseg.errors import CasesFailedError, InputError, InterruptedRunError, MissingPartError
+from autoseg.errors import CasesFailedError, DamagedCaseError, InputError, InterruptedRunError, MissingPartError
 from autoseg.evaluation.overlap import overlap_scores
 from autoseg.evaluation.summarize import summarize
 from autoseg.files import content_hash, keep, read_document, write_document
 from autoseg.inference.export import label_map
+from autoseg.inference.likeness import unlike_training
 from autoseg.inference.predict import Predictor
 from autoseg.io.case_store import CaseStore
 from autoseg.io.cases import read_image
-from autoseg.io.formats import format_of, split_ending
+from autoseg.io.formats import format_of, label_ending, parts_of, split_ending
 from autoseg.logs import Logger, reported
 from autoseg.preprocessing.forward import preprocess_image
 from autoseg.values import PREDICTION_RECORD, Case, CasePrediction, CaseScore, Plan, PredictionRecord, Summary, digest
@@ -65,18 +67,23 @@ def validate_cases(
             advance = _advance(logger, "validate", done, len(keys), case_id, check)
             logits = predictor.logits(stored.image, advance)
             prediction = label_map(logits, stored.record, predictor.configuration, plan.labels)
-            file = folder.validation / f"{case_id}{plan.file_ending}"
+            file = folder.validation / f"{case_id}{label_ending(plan.file_ending)}"
             try:
                 format_of(file).write(file, prediction)
             except MissingPartError as error:  # scores need no image library
                 logger.event("message", text=f"{file.name} is not written: {error}")
             return CaseScore(
-                metrics=overlap_scores(stored.reference, prediction.array[0], plan.labels),
+                metrics=overlap_scores(np.asarray(stored.reference), prediction.array[0], plan.labels),
                 prediction_file=file.name,
                 reference_file=f"{case_id}{plan.file_ending}",
             )
 
-        scores.append(keep(folder.score(case_id), CaseScore, score))
+        try:
+            scored = keep(folder.score(case_id), CaseScore, score)
+        except DamagedCaseError as damage:
+            store.mend(damage, key)
+            scored = keep(folder.score(case_id), CaseScore, score)
+        scores.append(scored)
         logger.event("progress", stage="validate", done=done, total=len(keys), detail=case_id)
     summary = summarize(scores, plan.labels)
     write_document(folder.summary, summary)
@@ -113,7 +120,7 @@ def predict_files(
         InputError: files that autoseg did not write stand in the way.
         CasesFailedError: some cases failed; the others are written.
     """
-    files = {case.id: target / f"{case.id}{split_ending(case.images[0])[1]}" for case in cases}
+    files = {case.id: target / f"{case.id}{label_ending(split_ending(case.images[0])[1])}" for case in cases}
     made = _made_before(target, files, plan)
     model = f"{predictor.configuration.name}, weights {model_key[:16]}"
     written: dict[str, Path] = {}
@@ -121,7 +128,7 @@ def predict_files(
     for done, case in enumerate(cases, start=1):
         file, mirroring = files[case.id], bool(predictor.mirror_axes)
         try:
-            inputs = [content_hash(source / name) for name in case.images]
+            inputs = [content_hash(part) for name in case.images for part in parts_of(source / name)]
             key = digest([__version__, plan.id, model_key, str(mirroring), *inputs])
             if made.get(case.id) is None or made[case.id].key != key or not file.is_file():
                 _remove_old(file, made.get(case.id))
@@ -130,8 +137,10 @@ def predict_files(
                 )
                 _write_record(target, plan, made)  # first: a file that is not recorded is not ours
                 advance = _advance(logger, "predict", done, len(cases), case.id)
-                _predict_file(predictor, plan, case, source, file, advance)
-                made[case.id] = msgspec.structs.replace(made[case.id], content=content_hash(file))
+                warnings = _predict_file(predictor, plan, case, source, file, advance)
+                for warning in warnings:
+                    logger.event("message", text=f"case {case.id}: {warning}", case=case.id)
+                made[case.id] = msgspec.structs.replace(made[case.id], content=content_hash(file), warnings=warnings)
                 _write_record(target, plan, made)
             written[case.id] = file
         except Exception as error:  # one bad case costs one case
@@ -196,8 +205,10 @@ def _advance(
 
 def _predict_file(
     predictor: Predictor, plan: Plan, case: Case, source: Path, file: Path, advance: Callable[[int, int], None]
-) -> None:
+) -> tuple[str, ...]:
+    """Writes the label map of an image; returns what about the image is unlike those of the training."""
     volume = read_image(case, source, plan.channels)
     image, record = preprocess_image(volume, plan, predictor.configuration, case_id=case.id)
     prediction = label_map(predictor.logits(image, advance), record, predictor.configuration, plan.labels)
     format_of(file).write(file, prediction)
+    return unlike_training(record.source, plan)

@@ -11,6 +11,7 @@ from torch import nn
 
 from autoseg.errors import AutosegError
 from autoseg.inference.window import importance_map, padding_to, tiles
+from autoseg.io.chunks import Readable
 from autoseg.networks.execution import autocast, memory_format, place, release_memory
 from autoseg.values import Configuration, ExecutionPath
 
@@ -46,11 +47,11 @@ class Predictor:
         self.mirror_axes = configuration.augmentation.mirror_axes if mirroring else ()
 
     @torch.inference_mode()
-    def logits(self, image: np.ndarray, advance: Callable[[int, int], None] = lambda done, total: None) -> np.ndarray:
+    def logits(self, image: Readable, advance: Callable[[int, int], None] = lambda done, total: None) -> np.ndarray:
         """Logits ``(outputs, *spatial)`` float32 of an image ``(channels, *spatial)``, averaged over tiles and folds.
 
         Args:
-            image: on the configuration's grid.
+            image: on the configuration's grid; read tile by tile.
             advance: told how many tiles are done, of how many.
 
         Raises:
@@ -58,7 +59,7 @@ class Predictor:
         """
         patch = self.configuration.full_patch_size
         padding = padding_to(image.shape[1:], patch)
-        padded = np.pad(image, [(0, 0), *padding]) if any(map(any, padding)) else image
+        padded = np.pad(np.asarray(image), [(0, 0), *padding]) if any(map(any, padding)) else image
         places = list(tiles(padded.shape[1:], patch))
         weights = importance_map(patch)
         total = np.zeros((self.configuration.network.output_channels, *padded.shape[1:]), np.float32)

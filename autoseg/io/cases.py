@@ -1,22 +1,32 @@
-"""Reading a case: its channels into one volume, its label map, and the checks that both must pass."""
+"""Reading a case: its channels into one volume, its label map, and all that is wrong with either, at once."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from autoseg.errors import InputError
+from autoseg.io.checks import (
+    channel_count_finding,
+    grid_findings,
+    image_findings,
+    label_findings,
+    outside_findings,
+    swapped_finding,
+    undeclared_values,
+)
+from autoseg.io.colours import as_image, as_labels, on_grid_of
 from autoseg.io.formats import format_of
-from autoseg.values import Case, Dataset, Finding, Geometry, Labels, Volume
+from autoseg.io.grids import grid_conflict
+from autoseg.values import Case, Dataset, Finding, Volume
 
 __all__ = ["check_case", "grid_conflict", "read_image", "read_labels", "undeclared_values"]
 
-#: Grids that differ by less are the same grid, written by different programs.
-NOISE_VOXELS = 1e-3
-#: Above these, image and label show different places.
-CONFLICT_VOXELS, CONFLICT_DEGREES = 0.5, 1.0
+#: Values that are this near to integers were integers before some program computed with them.
+NEARLY = 1e-3
 
 
 def read_image(case: Case, root: Path | str, channels: Sequence[str]) -> Volume:
@@ -30,36 +40,11 @@ def read_image(case: Case, root: Path | str, channels: Sequence[str]) -> Volume:
     Raises:
         InputError: unreadable, the wrong number of channels, channels on different grids, or NaN.
     """
-    volumes = [format_of(Path(file)).read(Path(root, file)) for file in case.images]
-    first = volumes[0]
-    for file, volume in zip(case.images[1:], volumes[1:], strict=True):
-        problem = grid_conflict(first.geometry, volume.geometry)
-        if problem:
-            raise InputError(
-                f"the channels lie on different grids: {problem}",
-                case=case.id,
-                file=file,
-                remedy="Resample them onto one grid first.",
-            )
-    array = np.concatenate([volume.array for volume in volumes]) if len(volumes) > 1 else first.array
-    if len(array) != len(channels):
-        raise InputError(
-            "wrong number of channels",
-            case=case.id,
-            found=f"{len(array)} in {', '.join(case.images)}",
-            expected=f"{len(channels)} ({', '.join(channels)})",
-            remedy="Give one file per channel (CASE_0000, CASE_0001, …), or one file that holds all of them.",
-        )
-    array = array.astype(np.float32)
-    if not np.isfinite(array).all():
-        raise InputError(
-            "the image holds NaN or infinite values",
-            case=case.id,
-            found=f"{int((~np.isfinite(array)).sum())} of {array.size} voxels",
-            expected="finite numbers",
-            remedy="Replace them, with the background's value for example, or remove the case.",
-        )
-    return Volume(array=array, geometry=first.geometry)
+    volume, findings = _image(case, root, channels)
+    errors = [finding for finding in findings if finding.severity == "error"]
+    if errors or volume is None:
+        raise _error_of(errors[0])
+    return volume
 
 
 def read_labels(file: Path, case: str) -> Volume:
@@ -68,25 +53,11 @@ def read_labels(file: Path, case: str) -> Volume:
     Raises:
         InputError: unreadable, more than one channel, or values that are no integers.
     """
-    volume = format_of(file).read(file)
-    if len(volume.array) != 1:
-        raise InputError(
-            "a label file must have one channel",
-            case=case,
-            file=file,
-            found=len(volume.array),
-            remedy="Save it as one grey or integer channel; a palette or colour image holds colours, not labels.",
-        )
-    array = volume.array.astype(np.int32, casting="unsafe") if np.isfinite(volume.array).all() else None
-    if array is None or not np.array_equal(array, volume.array):
-        raise InputError(
-            "a label file must hold integers",
-            case=case,
-            file=file,
-            found="NaN or infinite values" if array is None else "fractions",
-            remedy="Save the label map without interpolation.",
-        )
-    return Volume(array=array, geometry=volume.geometry)
+    volume, findings = _labels(file, str(file), case)
+    errors = [finding for finding in findings if finding.severity == "error"]
+    if errors or volume is None:
+        raise _error_of(errors[0])
+    return volume
 
 
 def check_case(dataset: Dataset, case: Case) -> tuple[Volume | None, Volume | None, list[Finding]]:
@@ -95,89 +66,130 @@ def check_case(dataset: Dataset, case: Case) -> tuple[Volume | None, Volume | No
     Returns:
         Image and label map, None where unreadable, and the findings.
     """
-    findings: list[Finding] = []
-    image = labels = None
-    try:
-        image = read_image(case, dataset.root, dataset.channels)
-    except InputError as error:
-        findings.append(_finding_of(error, case))
-    try:
-        if case.label is not None:
-            labels = read_labels(Path(dataset.root, case.label), case.id)
-    except InputError as error:
-        findings.append(_finding_of(error, case))
+    image, findings = _image(case, dataset.root, dataset.channels)
+    if case.label is None:
+        return image, None, findings
+    labels, about_labels = _labels(Path(dataset.root, case.label), case.label, case.id)
+    if labels is not None and image is not None:
+        labels = on_grid_of(labels, image.geometry)
     if labels is not None:
-        findings.extend(_check_values(labels, dataset.labels, case))
-        if image is not None:
-            findings.extend(_check_grids(image.geometry, labels.geometry, case))
-    return image, labels, findings
+        about_labels.extend(label_findings(labels.array, dataset.labels, case.id, case.label))
+    errors = [finding for finding in about_labels if finding.severity == "error"]
+    if image is not None and errors:
+        swapped = swapped_finding(image, dataset.labels, errors[0].found or "no labels", case.id, case.label)
+        if swapped is not None:
+            findings, about_labels = [swapped], []
+    if image is not None and labels is not None:
+        about_labels.extend(grid_findings(image.geometry, labels.geometry, "the label file", case.id, case.label))
+        if image.geometry.shape == labels.geometry.shape:
+            about_labels.extend(outside_findings(image, labels.array[0], case.id, case.label))
+    return image, labels, [*findings, *about_labels]
 
 
-def _finding_of(error: InputError, case: Case) -> Finding:
+def _image(case: Case, root: Path | str, channels: Sequence[str]) -> tuple[Volume | None, list[Finding]]:
+    """The image, None if there is none to look at, and what is wrong with it."""
+    findings: list[Finding] = []
+    volumes = []
+    for file in case.images:
+        try:
+            volumes.append(as_image(format_of(Path(root, file)).read(Path(root, file))))
+        except InputError as error:
+            findings.append(_finding_of(error, case.id, file))
+    if len(volumes) < len(case.images):
+        return None, findings
+    first = volumes[0].geometry
+    volumes[1:] = [on_grid_of(volume, first) for volume in volumes[1:]]
+    for file, volume in zip(case.images[1:], volumes[1:], strict=True):
+        findings.extend(grid_findings(first, volume.geometry, "a channel", case.id, file))
+    if any(volume.geometry.shape != first.shape for volume in volumes):
+        return None, findings
+    array = np.concatenate([volume.array for volume in volumes]) if len(volumes) > 1 else volumes[0].array
+    if len(array) != len(channels):
+        return None, [*findings, channel_count_finding(len(array), array.dtype, channels, case.id, case.images)]
+    with np.errstate(over="ignore"):  # what becomes infinite is found
+        image = Volume(array=np.ascontiguousarray(array, np.float32), geometry=first)
+    findings.extend(image_findings(image, channels, case.id, case.images))
+    return image, findings
+
+
+def _labels(path: Path, file: str, case: str) -> tuple[Volume | None, list[Finding]]:
+    """The label map as int32, rounded if need be, None if there is none to look at, and what is wrong with it."""
+    try:
+        volume = as_labels(format_of(path).read(path))
+    except InputError as error:
+        return None, [_finding_of(error, case, file)]
+    if len(volume.array) != 1:
+        several = Finding(
+            severity="error",
+            what="a label file must have one channel",
+            case=case,
+            file=file,
+            found=str(len(volume.array)),
+            expected="1",
+            remedy="Save it as one grey or integer channel; a colour picture holds colours, not labels.",
+        )
+        return None, [several]
+    integers, findings = _as_integers(volume.array, file, case)
+    return None if integers is None else dataclasses.replace(volume, array=integers), findings
+
+
+def _as_integers(array: np.ndarray, file: str, case: str) -> tuple[np.ndarray | None, list[Finding]]:
+    def not_integers(found: str, remedy: str, fix: str | None = None) -> Finding:
+        return Finding(
+            severity="error",
+            what="a label file must hold integers",
+            case=case,
+            file=file,
+            found=found,
+            expected="the declared integers",
+            remedy=remedy,
+            fix=fix,
+        )
+
+    low, high = array.min(), array.max()  # NaN, if there is any
+    if not (np.isfinite(low) and np.isfinite(high)):
+        return None, [not_integers("NaN or infinite values", "Save the label map anew, with integers.")]
+    limits = np.iinfo(np.int32)
+    if low < limits.min or high > limits.max:
+        return None, [not_integers(f"values from {low:g} to {high:g}", "Save the label map anew, with its integers.")]
+    if np.issubdtype(array.dtype, np.integer):
+        return array.astype(np.int32), []
+    integers = np.rint(array).astype(np.int32)
+    apart = float(np.abs(array - integers).max())
+    if apart == 0:
+        floats = Finding(
+            severity="note",
+            what="the label file holds floating-point numbers; they are integers, and are read as such",
+            case=case,
+            file=file,
+            found=str(array.dtype),
+            remedy="Nothing is to be done; saved as integers, the file would be smaller.",
+        )
+        return integers, [floats]
+    if apart <= NEARLY:
+        remedy = "They are nearly integers, as after some computation: round them."
+        return integers, [not_integers(f"fractions, at most {apart:.2g} from integers", remedy, "round")]
+    return None, [not_integers("fractions", "Save the label map without interpolation.")]
+
+
+def _finding_of(error: InputError, case: str, file: str) -> Finding:
     return Finding(
         severity="error",
         what=error.what,
-        case=case.id,
-        file=None if error.file is None else str(error.file),
+        case=case,
+        file=file,
         found=None if error.found is None else str(error.found),
         expected=None if error.expected is None else str(error.expected),
-        remedy=error.remedy,
+        remedy=error.remedy or "Restore or remove the file.",
     )
 
 
-def _check_values(labels: Volume, declared: Labels, case: Case) -> Iterator[Finding]:
-    surplus = undeclared_values(labels.array, declared)
-    if surplus:
-        yield Finding(
-            severity="error",
-            what="the label file holds values that dataset.json does not declare",
-            case=case.id,
-            file=case.label,
-            found=", ".join(map(str, surplus[:10])) + (" …" if len(surplus) > 10 else ""),
-            expected=", ".join(map(str, declared.allowed_integers)),
-            remedy="Declare them in dataset.json, or correct the label file.",
-        )
-    elif not labels.array.any():
-        yield Finding(severity="note", what="the label file holds background only", case=case.id, file=case.label)
-
-
-def undeclared_values(labels: np.ndarray, declared: Labels) -> list[int]:
-    """The integers of a label map that are not declared, sorted."""
-    return sorted({int(value) for value in np.unique(labels)}.difference(declared.allowed_integers))
-
-
-def _check_grids(image: Geometry, labels: Geometry, case: Case) -> Iterator[Finding]:
-    problem = grid_conflict(image, labels)
-    if problem:
-        yield Finding(
-            severity="error",
-            what=f"image and label file lie on different grids: {problem}",
-            case=case.id,
-            file=case.label,
-            remedy="Resample the label onto the image's grid (nearest neighbour), or pair the right files.",
-        )
-    elif image.displacement_from(labels) > NOISE_VOXELS:
-        yield Finding(
-            severity="warning",
-            what="image and label file are slightly displaced; voxels are paired by index",
-            case=case.id,
-            file=case.label,
-            found=f"{image.displacement_from(labels):.3g} voxels",
-        )
-
-
-def grid_conflict(one: Geometry, other: Geometry) -> str | None:
-    """How two grids that should be equal differ, or None."""
-    if one.shape != other.shape:
-        return f"shape {one.shape} and {other.shape} (z, y, x)"
-    if any(abs(a - b) > 1e-3 * max(a, b) for a, b in zip(one.spacing, other.spacing, strict=True)):
-        return f"spacing {_rounded(one.spacing)} and {_rounded(other.spacing)} mm (z, y, x)"
-    if one.angle_from(other) > CONFLICT_DEGREES:
-        return f"directions differ by {one.angle_from(other):.1f} degrees"
-    if one.displacement_from(other) > CONFLICT_VOXELS:
-        return f"they are {one.displacement_from(other):.1f} voxels apart"
-    return None
-
-
-def _rounded(values: Sequence[float]) -> tuple[float, ...]:
-    return tuple(round(value, 4) for value in values)
+def _error_of(finding: Finding) -> InputError:
+    return InputError(
+        finding.what,
+        case=finding.case,
+        file=finding.file,
+        found=finding.found,
+        expected=finding.expected,
+        remedy=finding.remedy,
+    )

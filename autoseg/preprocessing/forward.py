@@ -36,6 +36,8 @@ FORMAT_VERSION = 2
 MOST_LOCATIONS, LEAST_SHARE = 10_000, 0.01
 #: Bytes of small arrays, and of what allocators do not give back.
 SLACK = 4 * 2**20
+#: Voxels of a mask that are looked at together: enough for numpy, little for memory.
+VOXELS_AT_ONCE = 2**20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -244,7 +246,7 @@ def _index_type(label_count: int) -> type[np.signedinteger]:
 
 
 def _locations(segmentation: np.ndarray, declared: Labels) -> dict[int, np.ndarray]:
-    """Random voxels of each foreground entry, enough to draw patches around: all up to 10,000, else at least 1 %."""
+    """Voxels of each foreground entry, enough to draw patches around: all up to 10,000, else at least 1 %."""
     random = np.random.RandomState(1234)
     locations = {}
     for position, indices in enumerate(declared.region_indices, start=1):
@@ -255,8 +257,30 @@ def _locations(segmentation: np.ndarray, declared: Labels) -> dict[int, np.ndarr
 
 
 def _some(where: np.ndarray, random: np.random.RandomState) -> np.ndarray:
-    places = np.flatnonzero(where)
-    count = min(len(places), max(MOST_LOCATIONS, int(np.ceil(LEAST_SHARE * len(places)))))
-    if count < len(places):
-        places = places[random.choice(len(places), count, replace=False)]
-    return np.stack(np.unravel_index(places, where.shape), axis=-1)
+    """Positions of some voxels of a mask ``(*spatial)``, in C order, all with equal chance.
+
+    Memory is that of the result, not of all voxels of the mask, which may be most of a very large image.
+    """
+    flat = where.reshape(-1)
+    blocks = [flat[begin : begin + VOXELS_AT_ONCE] for begin in range(0, flat.size, VOXELS_AT_ONCE)]
+    ends = np.cumsum([0, *(np.count_nonzero(block) for block in blocks)])
+    total = int(ends[-1])
+    count = min(total, max(MOST_LOCATIONS, int(np.ceil(LEAST_SHARE * total))))
+    ranks = _ranks(total, count, random)
+    places = [
+        np.flatnonzero(block)[ranks[slice(*np.searchsorted(ranks, (begin, end)))] - begin] + number * VOXELS_AT_ONCE
+        for number, (block, begin, end) in enumerate(zip(blocks, ends[:-1], ends[1:], strict=True))
+        if end > begin
+    ]
+    return np.stack(np.unravel_index(np.concatenate([np.empty(0, np.int64), *places]), where.shape), axis=-1)
+
+
+def _ranks(total: int, count: int, random: np.random.RandomState) -> np.ndarray:
+    """``count`` different numbers below ``total``, ascending."""
+    if count == total:
+        return np.arange(total)
+    if total <= VOXELS_AT_ONCE:
+        return np.sort(random.choice(total, count, replace=False))
+    # one of each of equal stretches, which differ in length by one: of 99 or 100 voxels here
+    edges = np.arange(count + 1) * total // count
+    return edges[:-1] + (random.random_sample(count) * np.diff(edges)).astype(np.int64)

@@ -20,8 +20,9 @@ from batchgenerators.dataloading.data_loader import SlimDataLoaderBase
 from autoseg.augmentation.contract import Recipe
 from autoseg.augmentation.spatial import reach, sample_affine
 from autoseg.augmentation.streams import stream
-from autoseg.errors import AutosegError
+from autoseg.errors import AutosegError, DamagedCaseError
 from autoseg.io.case_store import CaseStore, StoredCase
+from autoseg.io.chunks import Readable
 
 __all__ = ["PatchLoader", "crop_padded", "forced_samples", "prefetched"]
 
@@ -47,7 +48,7 @@ def most_open_cases() -> int:
     return min(4096, max(4, limit // 8)) if limit != resource.RLIM_INFINITY else 4096
 
 
-def crop_padded(array: np.ndarray, start: Sequence[int], shape: Sequence[int], fill: float) -> np.ndarray:
+def crop_padded(array: Readable, start: Sequence[int], shape: Sequence[int], fill: float) -> np.ndarray:
     """A copy of a box of the last axes of ``array``; where the box lies outside, it holds ``fill``."""
     leading = array.ndim - len(shape)
     result = np.full((*array.shape[:leading], *shape), fill, array.dtype)
@@ -96,7 +97,7 @@ class PatchLoader(SlimDataLoaderBase):
     ) -> None:
         super().__init__(keys, batch_size)
         self.patch_size = tuple(patch_size)
-        self._cases = sorted(keys)
+        self._store, self._keys, self._cases = store, keys, sorted(keys)
         self._forced = forced_samples(batch_size, foreground_share)
         self._recipe, self._steps = recipe, recipe.steps()
         self._seed, self._purpose = seed, purpose
@@ -117,6 +118,15 @@ class PatchLoader(SlimDataLoaderBase):
         return {"data": np.stack(images), "seg": np.stack(segmentations)[:, None], "keys": list(cases)}
 
     def _sample(self, iteration: int, position: int) -> tuple[np.ndarray, np.ndarray, str]:
+        """A sample; if its case turns out damaged, the case is made anew and the sample with it, from the same stream."""
+        try:
+            return self._drawn(iteration, position)
+        except DamagedCaseError as damage:
+            self._store.mend(damage, self._keys[str(damage.case)])
+            self._opened.cache_clear()
+            return self._drawn(iteration, position)
+
+    def _drawn(self, iteration: int, position: int) -> tuple[np.ndarray, np.ndarray, str]:
         random = stream(self._seed, self._purpose, iteration, position)
         case_id = self._cases[int(random.integers(len(self._cases)))]
         case = self._opened(case_id)
@@ -134,26 +144,26 @@ class PatchLoader(SlimDataLoaderBase):
     def _patch(self, case: StoredCase, random: np.random.Generator, forced: bool) -> tuple[np.ndarray, np.ndarray]:
         full = (1,) * (3 - len(self.patch_size)) + self.patch_size
         corner = _corner(case, full, random, forced)
-        image, segmentation = case.image, case.segmentation
-        if len(self.patch_size) == 2:
-            image, segmentation, corner = image[:, corner[0]], segmentation[corner[0]], corner[1:]
         matrix = self._recipe.spatial.draw(random, self.patch_size) if self._recipe.spatial else None
         if matrix is None:
-            return (
-                crop_padded(image, corner, self.patch_size, 0),
-                crop_padded(segmentation, corner, self.patch_size, OUTSIDE),
-            )
-        centre = np.array(corner) + (np.array(self.patch_size) - 1) / 2
+            return self._crops(case, corner, full)
+        first = 3 - len(self.patch_size)  # in 2D axis 0 is that of the slices
+        centre = np.array(corner[first:]) + (np.array(self.patch_size) - 1) / 2
         far = reach(matrix, self.patch_size)
         start = np.floor(centre - far).astype(int) - 1
         shape = np.ceil(centre + far).astype(int) + 2 - start
-        return sample_affine(
-            crop_padded(image, start, shape, 0),
-            crop_padded(segmentation, start, shape, OUTSIDE),
-            matrix,
-            centre - start,
-            self.patch_size,
+        image, segmentation = self._crops(
+            case, (*corner[:first], *start.tolist()), (1,) * first + tuple(shape.tolist())
         )
+        return sample_affine(image, segmentation, matrix, centre - start, self.patch_size)
+
+    def _crops(self, case: StoredCase, start: Sequence[int], shape: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+        """A box of three axes of image and segmentation; in 2D a slice, without the axis of the slices."""
+        image, segmentation = (
+            crop_padded(case.image, start, shape, 0),
+            crop_padded(case.segmentation, start, shape, OUTSIDE),
+        )
+        return (image[:, 0], segmentation[0]) if len(self.patch_size) == 2 else (image, segmentation)
 
 
 def _corner(case: StoredCase, patch: Sequence[int], random: np.random.Generator, forced: bool) -> tuple[int, ...]:
@@ -169,8 +179,7 @@ def _corner(case: StoredCase, patch: Sequence[int], random: np.random.Generator,
     elif 0 in case.locations:  # with an ignore label: somewhere where there is an annotation
         wanted = 0
     if wanted is not None:
-        positions = case.locations[wanted]
-        voxel = positions[int(random.integers(len(positions)))]
+        voxel = case.draw_location(wanted, random)
         corner = [int(at) - edge // 2 for at, edge in zip(voxel, patch, strict=True)]
         corner = [min(max(at, low), high) for at, low, high in zip(corner, lowest, highest, strict=True)]
     return tuple(corner)

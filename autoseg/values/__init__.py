@@ -1,7 +1,7 @@
 """What flows through autoseg: frozen, keyword-only, self-checking values with one strict JSON form each."""
 
 from autoseg.values.dataset import Case, Dataset, Label, Labels
-from autoseg.values.finding import Finding, Severity
+from autoseg.values.finding import CheckReport, Finding, Severity, findings_text
 from autoseg.values.fingerprint import CaseFingerprint, Fingerprint, IntensityProperties, Orientation
 from autoseg.values.geometry import AxisMap, Geometry, Volume
 from autoseg.values.json_form import Value, decode, digest, encode
@@ -22,6 +22,7 @@ __all__ = [
     "CaseFingerprint",
     "CasePrediction",
     "CaseScore",
+    "CheckReport",
     "Configuration",
     "Dataset",
     "ExecutionPath",
@@ -52,6 +53,7 @@ __all__ = [
     "decode",
     "digest",
     "encode",
+    "findings_text",
     "fold_folder",
     "select_fold",
 ]

@@ -47,6 +47,8 @@ class CaseFingerprint(Value, frozen=True, kw_only=True):
         label_counts: voxels per integer of the label file.
         label_centres: centroid per integer of the label file but background: millimetres from the centre of the first
             voxel of the uncropped image, along the three array axes as stored.
+        image_digest: of the image's voxels as read, by which equal images are known; empty if it was not taken.
+        label_digest: of the label map's voxels likewise.
     """
 
     id: str
@@ -57,6 +59,8 @@ class CaseFingerprint(Value, frozen=True, kw_only=True):
     planar: bool
     label_counts: dict[str, int]
     label_centres: dict[str, tuple[float, float, float]] = {}
+    image_digest: str = ""
+    label_digest: str = ""
 
     def __post_init__(self) -> None:
         require(all(0 < step < math.inf for step in self.spacing), f"spacing must be positive: {self.spacing}")
@@ -110,6 +114,11 @@ class Fingerprint(Value, frozen=True, kw_only=True, tag_field="schema", tag="aut
     def shapes_after_crop(self, orientation: Orientation) -> list[tuple[int, int, int]]:
         """Voxels of every case after cropping, in the array order of that orientation."""
         return [self._axes(case, orientation).reorder(case.shape_after_crop) for case in self.cases]
+
+    @property
+    def orientations(self) -> tuple[str, ...]:
+        """Where the axes of the files run to, sorted, each once (``LPS``, …); planar images have none."""
+        return tuple(sorted({case.to_canonical.source_orientation for case in self.cases if not case.planar}))
 
     @staticmethod
     def _axes(case: CaseFingerprint, orientation: Orientation) -> AxisMap:

@@ -21,6 +21,8 @@ T = TypeVar("T")
 
 #: Canonical orientation: array axes (z, y, x) that run to superior, posterior and left.
 CANONICAL_DIRECTIONS: tuple[Triple, Triple, Triple] = ((0.0, 0.0, 1.0), (0.0, 1.0, 0.0), (1.0, 0.0, 0.0))
+#: Where canonical array axes run to, and where from: superior, posterior, left.
+SIDES = (("S", "I"), ("P", "A"), ("L", "R"))
 
 
 class AxisMap(Value, frozen=True, kw_only=True):
@@ -50,6 +52,15 @@ class AxisMap(Value, frozen=True, kw_only=True):
         order = following.reorder(self.order)
         flips = following.reorder(self.flipped)
         return AxisMap(order=order, flipped=_three(a != b for a, b in zip(flips, following.flipped, strict=True)))
+
+    @property
+    def source_orientation(self) -> str:
+        """Where the source's axes run to, if the result is canonical: ``LPS`` for x to left, y to posterior, z to superior.
+
+        Axes in the order of files (x first), letters as nibabel's ``aff2axcodes`` gives them.
+        """
+        letters = {axis: SIDES[place][self.flipped[place]] for place, axis in enumerate(self.order)}
+        return letters[2] + letters[1] + letters[0]
 
 
 class Geometry(Value, frozen=True, kw_only=True):
@@ -124,6 +135,11 @@ class Geometry(Value, frozen=True, kw_only=True):
         flipped = _three(self.directions[source][world[axis]] < 0 for axis, source in enumerate(order))
         return AxisMap(order=(order[0], order[1], order[2]), flipped=flipped)
 
+    @property
+    def orientation(self) -> str:
+        """Where the axes run to, to the nearest: see ``AxisMap.source_orientation``. Empty for a planar image."""
+        return "" if self.planar else self.to_canonical().source_orientation
+
     def displacement_from(self, other: Geometry) -> float:
         """Largest distance between equal corners of the two grids, in voxels of the smaller spacing."""
         smallest = min(*self.spacing, *other.spacing)
@@ -147,11 +163,13 @@ class Volume:
         array: ``(channels, axis 0, axis 1, axis 2)``.
         geometry: of the three spatial axes.
         palette: of a picture whose voxels are numbers of colours: red, green and blue of every number from 0 on.
+        spaced: False if the file says nothing about millimetres: its spacing is one pixel.
     """
 
     array: Any  # numpy.ndarray; not imported, so that values stay light
     geometry: Geometry
     palette: tuple[tuple[int, int, int], ...] = ()
+    spaced: bool = True
 
     def __post_init__(self) -> None:
         require(

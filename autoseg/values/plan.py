@@ -197,6 +197,9 @@ class Plan(Value, frozen=True, kw_only=True, tag_field="schema", tag="autoseg.pl
         configurations: in order of planning.
         reasons: choice to reason, for the reader.
         warnings: what the reader should know before training.
+        orientations: where the axes of the training files run to (``LPS``, …); empty if it is not known, or all are planar.
+        spacing_range: smallest and largest spacing of the training images, in millimetres per array axis after
+            ``axis_order``; empty if it is not known.
     """
 
     name: str
@@ -215,6 +218,8 @@ class Plan(Value, frozen=True, kw_only=True, tag_field="schema", tag="autoseg.pl
     configurations: tuple[Configuration, ...]
     reasons: dict[str, str] = {}
     warnings: tuple[str, ...] = ()
+    orientations: tuple[str, ...] = ()
+    spacing_range: tuple[tuple[float, float], ...] = ()
 
     file_form: ClassVar[FileForm | None] = INHERITANCE
 
@@ -229,6 +234,7 @@ class Plan(Value, frozen=True, kw_only=True, tag_field="schema", tag="autoseg.pl
             found=len(self.normalization),
             expected=f"{len(self.channels)}, one for each of {', '.join(self.channels)}",
         )
+        require(len(self.spacing_range) in (0, 3), "spacing_range must name three axes, or none", field="spacing_range")
         require(self.seed >= 0, "seed must not be negative", field="seed", found=self.seed, expected="0 or more")
         require(len(self.configurations) > 0, "a plan needs at least one configuration", field="configurations")
         for index, name in enumerate(self.names):
@@ -307,6 +313,8 @@ class Plan(Value, frozen=True, kw_only=True, tag_field="schema", tag="autoseg.pl
             device="cpu",
             reasons={},
             warnings=(),
+            orientations=(),
+            spacing_range=(),
             normalization=tuple(msgspec.structs.replace(spec, reason="") for spec in self.normalization),
             configurations=tuple(
                 msgspec.structs.replace(each, inherits_from=None, expected_memory_bytes=0, reasons={})

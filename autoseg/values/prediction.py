@@ -21,6 +21,7 @@ class CasePrediction(Value, frozen=True, kw_only=True):
         mirroring: whether flips were averaged.
         key: digest of the image files and of everything above.
         content: SHA-256 of the label file as written; empty until it is written.
+        warnings: what about this image is unlike the training images.
     """
 
     autoseg_version: str
@@ -29,6 +30,7 @@ class CasePrediction(Value, frozen=True, kw_only=True):
     mirroring: bool
     key: str
     content: str = ""
+    warnings: tuple[str, ...] = ()
 
 
 class PredictionRecord(Value, frozen=True, kw_only=True, tag_field="schema", tag="autoseg.prediction/1"):

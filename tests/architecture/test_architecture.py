@@ -30,12 +30,24 @@ def test_layers_and_contracts():
     assert done.returncode == 0, done.stdout
 
 
+def test_every_finding_names_a_remedy():
+    """Wherever one is made."""
+    without = [
+        f"{path.relative_to(PROJECT)}:{node.lineno}"
+        for path in SOURCES
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "Finding"
+        if not any(keyword.arg == "remedy" for keyword in node.keywords)
+    ]
+    assert not without
+
+
 def test_help_imports_nothing_heavy():
     statement = "from autoseg.cli import autoseg\nautoseg.main(['--help'], standalone_mode=False)"
     assert not loaded_after(statement) & HEAVY
 
 
-@pytest.mark.parametrize("command", ["plan", "preprocess", "train", "predict", "evaluate", "demo"])
+@pytest.mark.parametrize("command", ["check", "plan", "preprocess", "train", "predict", "evaluate", "convert", "demo"])
 def test_help_of_commands_imports_nothing_heavy_and_has_an_example(command):
     code = f"from autoseg.cli import autoseg\nautoseg.main(['{command}', '--help'], standalone_mode=False)"
     assert not loaded_after(code) & HEAVY

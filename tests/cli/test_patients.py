@@ -11,7 +11,7 @@ import pytest
 from autoseg.files import read_document
 from autoseg.values import Fold, Patients, Split, encode
 from autoseg.workspace import Workspace
-from tests.cli.test_bad_input import failure, invoke
+from tests.command_line import failure, invoke
 from tests.conftest import TINY_PRESET
 
 #: Names that tell of three patients with two visits each.
@@ -128,8 +128,8 @@ def test_a_rule_that_comes_after_a_training_is_refused_if_the_folds_divide_a_pat
 def test_folds_of_the_data_set_that_divide_visits_are_warned_of_and_refused_against_a_pattern(visits, plan, capsys):
     brought = (Fold(train=tuple(VISITS[::2]), val=tuple(VISITS[1::2])),)
     (visits / "splits_final.json").write_bytes(encode(brought))
-    (warning, line), workspace = plan(visits)
-    assert warning.startswith("warning: the folds train on one case of a patient and hold out another")
+    (warning, _, line), workspace = plan(visits)
+    assert warning.startswith("  - the folds train on one case of a patient and hold out another")
     assert "3 on both sides of a fold" in line
     assert read_document(Split, workspace.split_path) == brought
     text = failure(capsys, "plan", visits, "-w", workspace.path, "--group-by", r"P\d+")

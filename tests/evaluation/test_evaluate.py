@@ -101,7 +101,7 @@ def test_a_prediction_may_have_another_file_ending_than_its_reference(folders) -
             Geometry(shape=(4, 6, 5), spacing=(3.0, 1.0, 1.5), origin=(1.0, 2.0, 3.0)),
             r"shape \(4, 5, 6\) and \(4, 6, 5\)",
         ),
-        (Geometry(shape=(4, 5, 6), spacing=(3.0, 1.1, 1.5), origin=(1.0, 2.0, 3.0)), "spacing"),
+        (Geometry(shape=(4, 5, 6), spacing=(3.0, 1.2, 1.5), origin=(1.0, 2.0, 3.0)), "spacing"),
         (Geometry(shape=(4, 5, 6), spacing=(3.0, 1.0, 1.5), origin=(9.0, 2.0, 3.0)), "8.0 voxels apart"),
         (
             Geometry(

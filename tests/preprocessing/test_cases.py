@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,11 +13,11 @@ import numpy as np
 import pytest
 import SimpleITK
 
-from autoseg.errors import CasesFailedError, InterruptedRunError
+from autoseg.errors import CasesFailedError, DiskFullError, InterruptedRunError
 from autoseg.executors import SerialExecutor, ThreadExecutor
 from autoseg.files import ContentIndex
 from autoseg.io.case_store import CaseStore
-from autoseg.io.dataset import read_dataset
+from autoseg.io.layouts import read_dataset
 from autoseg.phantom import write_phantom_dataset
 from autoseg.preprocessing.cases import preprocess_cases
 from autoseg.values import Dataset, Plan
@@ -49,19 +50,24 @@ class Run:
         self.folder, self.plan = folder, plan
         self.root = folder / "D"
         self.store = CaseStore(folder / "store")
+        self.listener = Listener()
 
     @property
     def dataset(self) -> Dataset:
         return read_dataset(self.root)[0]
 
-    def __call__(self, *, stop: Callable[[], bool] = lambda: False, threads: int = 0) -> tuple[dict[str, str], dict]:
+    def __call__(
+        self, *, stop: Callable[[], bool] = lambda: False, threads: int = 0, **options: Any
+    ) -> tuple[dict[str, str], dict]:
         """Preprocesses all; returns the keys, and how many cases were made and kept."""
-        listener, dataset = Listener(), self.dataset
+        self.listener, dataset = Listener(), self.dataset
+        listener = self.listener
         contents = ContentIndex(self.folder / "sources.json")
         executor = ThreadExecutor(threads) if threads else SerialExecutor()
         keys = preprocess_cases(
             *(dataset, dataset.cases, self.plan, self.plan.configurations[0]),
             *(self.store, contents, executor, listener, stop),
+            **options,
         )
         return keys, next(fields for kind, fields in listener.events if kind == "preprocessed")
 
@@ -219,3 +225,113 @@ def test_no_cases_are_no_work(run: Run) -> None:
         *(run.store, ContentIndex(run.folder / "sources.json"), SerialExecutor(), Listener(), lambda: False),
     )
     assert keys == {}
+
+
+def damage(run: Run, case: int, *, hidden: bool, name: str = "image") -> Path:
+    """Flips a bit near the end of a stored file; a hidden one leaves size and time as they were."""
+    (file,) = run.store.folder.glob(f"phantom_{case:03d}-*/{name}.*")
+    status, whole = file.stat(), bytearray(file.read_bytes())
+    whole[-20] ^= 4
+    file.write_bytes(whole)
+    os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns if hidden else status.st_mtime_ns + 10**9))
+    return file
+
+
+def content(run: Run, case: int) -> dict[str, bytes]:
+    """What a stored case's files hold, but for the one that tells of their times."""
+    files = run.store.folder.glob(f"phantom_{case:03d}-*/*")
+    return {file.name: file.read_bytes() for file in files if file.name != "verified.json"}
+
+
+def mended(run: Run) -> list[object]:
+    return [fields["case"] for kind, fields in run.listener.events if kind == "case_mended"]
+
+
+@pytest.mark.parametrize("compressed", [False, True], ids=["mapped", "compressed"])
+@pytest.mark.parametrize("name", ["image", "segmentation", "locations", "reference", "record"])
+def test_a_flipped_byte_is_found_and_its_case_alone_is_made_anew(name: str, compressed: bool, run: Run) -> None:
+    run.store = CaseStore(run.folder / "store", compressed=compressed)
+    keys, _ = run()
+    times = run.times()
+    whole = {
+        file.name: file.read_bytes() for file in run.store.folder.glob("phantom_022-*/*") if "verified" not in file.name
+    }
+    damage(run, 22, hidden=False, name=name)
+    again, fields = run()
+    assert (again, counts(fields), mended(run)) == (keys, (1, 3), ["phantom_022"])
+    assert {case for case, time in run.times().items() if time != times[case]} == {"phantom_022"}
+    after = {
+        file.name: file.read_bytes() for file in run.store.folder.glob("phantom_022-*/*") if "verified" not in file.name
+    }
+    assert after == whole
+    assert (counts(run()[1]), mended(run)) == ((0, 4), [])
+
+
+def test_damage_of_which_size_and_time_do_not_tell_is_found_when_asked_to_verify(run: Run) -> None:
+    run()
+    damage(run, 21, hidden=True)
+    damage(run, 23, hidden=True, name="reference")
+    assert counts(run()[1]) == (0, 4)
+    assert counts(run(verify=True)[1]) == (2, 2)
+    assert sorted(map(str, mended(run))) == ["phantom_021", "phantom_023"]
+    assert counts(run(verify=True)[1]) == (0, 4)
+
+
+def test_verifying_reads_the_files_of_the_data_set_again(run: Run) -> None:
+    """A file that was exchanged for another of the same size and time."""
+    before, _ = run()
+    file = run.file("labelsTr", 20)
+    status = file.stat()
+    change_label(file)
+    data = file.read_bytes()
+    file.write_bytes(data + bytes(max(0, status.st_size - len(data))))
+    os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+    if file.stat().st_size == status.st_size:
+        assert run()[0] == before
+    after, fields = run(verify=True)
+    assert counts(fields) == (1, 3)
+    assert {case for case in before if before[case] != after[case]} == {"phantom_020"}
+
+
+def test_a_damaged_case_without_its_files_is_named_and_left_and_the_others_are_done(run: Run) -> None:
+    dataset = run.dataset
+    run()
+    shutil.rmtree(run.root)
+    damaged = damage(run, 22, hidden=False)
+    before = damaged.read_bytes()
+    with pytest.raises(CasesFailedError, match=r"phantom_022: .*not as it was written.*cannot be made anew") as caught:
+        preprocess_cases(
+            *(dataset, dataset.cases, run.plan, run.plan.configurations[0]),
+            *(run.store, ContentIndex(run.folder / "sources.json"), SerialExecutor(), Listener(), lambda: False),
+        )
+    assert (set(caught.value.failures), caught.value.done) == ({"phantom_022"}, 3)
+    assert damaged.read_bytes() == before
+
+
+def test_older_content_that_a_training_still_needs_is_spared(run: Run) -> None:
+    before, _ = run()
+    change_label(run.file("labelsTr", 22))
+    after, _ = run(spared=before.values())
+    assert run.store.has("phantom_022", before["phantom_022"])
+    assert run.store.has("phantom_022", after["phantom_022"])
+    change_label(run.file("labelsTr", 22), 1)
+    run()
+    assert not run.store.has("phantom_022", before["phantom_022"])
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a limit of file sizes is POSIX")
+@pytest.mark.parametrize("threads", [0, 3])
+def test_a_full_disk_is_one_clear_error_and_the_next_run_goes_on(threads: int, run: Run) -> None:
+    """The limit of a file's size stands for a full disk: no case can be written, and only the first says so."""
+    import resource
+
+    run.store = CaseStore(run.folder / "store", compressed=False)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, before[1]))
+    try:
+        with pytest.raises(DiskFullError, match=r"no room on the disk of .*store.*repeat the command"):
+            run(threads=threads)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert list(run.store.folder.iterdir()) == []
+    assert counts(run()[1]) == (4, 0)

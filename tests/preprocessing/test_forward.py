@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from autoseg.phantom import make_phantom
+from autoseg.preprocessing import forward
 from autoseg.preprocessing.forward import (
     PreprocessedCase,
     case_key,
@@ -194,6 +195,31 @@ def test_of_many_voxels_a_fixed_sample_without_repetition_is_kept(make_plan: Mak
     assert {label: len(positions) for label, positions in one.items()} == {1: 10_000, 2: 100}
     assert len(np.unique(one[1], axis=0)) == 10_000
     np.testing.assert_array_equal(one[1], other[1])
+
+
+@pytest.mark.parametrize("share", [0.3, 1.0])
+def test_of_very_many_voxels_one_in_a_hundred_is_kept_spread_over_all(share: float) -> None:
+    mask = np.random.default_rng(0).random((10, 600, 700)) < share
+    one, other = (forward._some(mask, np.random.RandomState(1)) for _ in range(2))
+    np.testing.assert_array_equal(one, other)
+    assert len(one) == int(np.ceil(mask.sum() / 100))
+    assert mask[tuple(one.T)].all()
+    places = np.ravel_multi_index(tuple(one.T), mask.shape)
+    assert (np.diff(places) > 0).all()
+    # a tenth of them in every slice, and no column of the picture preferred
+    assert np.abs(np.bincount(one[:, 0], minlength=10) * 10 / len(one) - 1).max() < 0.05
+    columns = np.bincount(one[:, 2] // 100, minlength=7) * 7 / len(one)
+    assert np.abs(columns - 1).max() < 6 * np.sqrt(7 / len(one))
+
+
+@pytest.mark.parametrize("at_once", [1, 7, 64, 10**6])
+def test_locations_do_not_depend_on_how_many_voxels_are_looked_at_together(
+    at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mask = np.random.default_rng(1).random((5, 9, 11)) < 0.4
+    monkeypatch.setattr(forward, "VOXELS_AT_ONCE", at_once)
+    np.testing.assert_array_equal(forward._some(mask, np.random.RandomState(1)), np.argwhere(mask))
+    assert forward._some(np.zeros((2, 3, 4), bool), np.random.RandomState(1)).shape == (0, 3)
 
 
 def test_regions_have_locations_in_any_of_their_integers(make_plan: MakePlan) -> None:

@@ -483,7 +483,8 @@ def test_an_error_is_raised_where_its_batch_is_wanted_and_not_before(tmp_path: P
 
 def test_an_error_for_the_user_comes_as_it_is(tmp_path: Path) -> None:
     loader = make_loader(tmp_path)
-    (tmp_path / f"one-{digest(['one'])[:16]}" / "image.npy").write_bytes(b"damaged")
+    (file,) = (tmp_path / f"one-{digest(['one'])[:16]}").glob("image.*")
+    file.write_bytes(b"damaged")
     with pytest.raises(InputError, match="case one: the preprocessed case is missing or damaged"):
         list(prefetched(loader, 0, 3))
 
@@ -502,3 +503,67 @@ def test_more_cases_than_files_may_be_open_can_be_trained_on(tmp_path: Path) -> 
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
     assert len(seen) > 95
+
+
+@pytest.mark.parametrize("patch", [(8, 8, 8), (8, 8)], ids=str)
+@pytest.mark.parametrize("recipe", [Recipe(), AUGMENTED], ids=["plain", "augmented"])
+def test_compressed_cases_give_the_same_batches_as_memory_maps(
+    patch: tuple[int, ...], recipe: Recipe, tmp_path: Path
+) -> None:
+    """Equal to the bit where the image is kept exactly, else within the error that the record states."""
+    if len(patch) == 2 and recipe is AUGMENTED:
+        recipe = default_recipe(AugmentationSpec(rotation_degrees=(30.0,), mirror_axes=(0, 1)))
+    image = np.random.default_rng(0).normal(size=(1, 40, 42, 44))
+    loaders = []
+    for name, compressed in (("mapped", False), ("compressed", True)):
+        store = CaseStore(tmp_path / name, patch_size=patch, compressed=compressed)
+        keys = {"exact": add_case(store, "exact", blocks((20, 30, 25)))}
+        keys["rounded"] = add_case(store, "rounded", blocks((40, 42, 44)), image=np.repeat(image, 3, 0))
+        loaders.append(
+            PatchLoader(store, keys, patch, 4, foreground_share=0.33, recipe=recipe, seed=1, purpose=TRAINING)
+        )
+    assert len(list((tmp_path / "compressed").glob("*/image.chunks"))) == 2
+    seen = set()
+    for iteration in range(8):
+        one, other = (loader.batch(iteration) for loader in loaders)
+        np.testing.assert_array_equal(one["seg"], other["seg"])
+        assert one["keys"] == other["keys"]
+        seen.update(one["keys"])
+        for case_id, first, second in zip(one["keys"], one["data"], other["data"], strict=True):
+            if case_id == "exact":
+                np.testing.assert_array_equal(first, second)
+            else:
+                # contrast and noise of the recipe multiply the difference by a little
+                assert np.abs(first - second).max() <= 2.0**-10 * (1.02 if recipe == Recipe() else 4)
+    assert seen == {"exact", "rounded"}
+
+
+def test_a_case_damaged_in_the_middle_of_a_training_is_made_anew_and_the_batches_stay_the_same(tmp_path: Path) -> None:
+    image = np.random.default_rng(0).normal(size=(1, 40, 42, 44))
+    writer = CaseStore(tmp_path, compressed=True)
+    keys = {name: add_case(writer, name, blocks((40, 42, 44)), image=image + ord(name)) for name in "ab"}
+    asked: list[str] = []
+
+    def rebuild(case_id: str) -> None:
+        asked.append(case_id)
+        writer.discard(case_id, keys[case_id])
+        add_case(writer, case_id, blocks((40, 42, 44)), image=image + ord(case_id))
+
+    def loader(store: CaseStore) -> PatchLoader:
+        return PatchLoader(store, keys, (8, 8, 8), 4, foreground_share=0.33, recipe=Recipe(), seed=1, purpose=TRAINING)
+
+    expected = [loader(writer).batch(iteration) for iteration in range(6)]
+    running = loader(CaseStore(tmp_path, rebuild=rebuild))
+    assert_same_batch(running.batch(0), expected[0])
+    (file,) = tmp_path.glob("b-*/image.chunks")
+    whole = bytearray(file.read_bytes())
+    whole[: 3 * len(whole) // 4] = bytes(3 * len(whole) // 4)
+    with file.open("r+b") as stream:  # in place: the running training has it mapped
+        stream.write(whole)
+    for iteration in range(6):
+        assert_same_batch(running.batch(iteration), expected[iteration])
+    assert asked == ["b"]
+    (file,) = tmp_path.glob("b-*/image.chunks")
+    file.write_bytes(bytes(len(whole)))
+    with pytest.raises(InputError, match=r"case b: the preprocessed case is missing or damaged: .*Repeat the command"):
+        [loader(writer).batch(iteration) for iteration in range(6)]

@@ -119,6 +119,22 @@ def test_canonical_orientation_agrees_with_nibabel(degrees: tuple[float, float, 
         assert canonical.flipped == tuple(expected[axis][1] < 0 for axis in range(3))
 
 
+@every_map
+def test_the_orientation_is_told_as_nibabel_tells_it(axes: AxisMap) -> None:
+    """Letters of the file's axes, x first; nibabel's world is RAS."""
+    geometry = grid().mapped(axes)
+    columns = [np.array(geometry.directions[axis]) * geometry.spacing[axis] for axis in (2, 1, 0)]
+    affine = np.eye(4)
+    affine[:3, :3] = np.diag([-1, -1, 1]) @ np.stack(columns, axis=1)
+    assert geometry.orientation == "".join(nibabel.aff2axcodes(affine))
+    assert geometry.to_canonical().source_orientation == geometry.orientation
+
+
+def test_a_planar_image_has_no_orientation_and_the_default_grid_is_lps() -> None:
+    assert Geometry(shape=(1, 4, 5), spacing=(1.0, 1.0, 1.0), planar=True).orientation == ""
+    assert Geometry(shape=(3, 4, 5), spacing=(1.0, 1.0, 1.0)).orientation == "LPS"
+
+
 def test_a_tie_of_exactly_45_degrees_changes_nothing() -> None:
     half = math.sqrt(0.5)
     turned = Geometry(

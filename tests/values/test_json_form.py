@@ -28,6 +28,7 @@ from autoseg.values import (
     CaseFingerprint,
     CasePrediction,
     CaseScore,
+    CheckReport,
     Configuration,
     Dataset,
     ExecutionPath,
@@ -136,6 +137,12 @@ EXAMPLES: dict[type, Any] = {
         MEAN_SCORE,
         CASE_SCORE,
         Finding(severity="warning", what="odd", case="a", file="a.nii.gz", found="3", expected="2", remedy="Look."),
+        CheckReport(
+            dataset="D",
+            cases=("a", "b"),
+            annotated=1,
+            findings=(Finding(severity="error", what="turned", case="a", remedy="Turn it back.", fix="reorder"),),
+        ),
         Dataset(name="D", root="/d", channels=("MRI",), labels=LABELS, file_ending=".nii.gz", cases=(CASE,)),
         Patients(source="pattern", rule=r"P\d+", patient_of={"P1_a": "P1", "P1_b": "P1", "P2 é": "P2"}),
         Fingerprint(

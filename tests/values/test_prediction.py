@@ -12,7 +12,13 @@ from autoseg.io.formats import split_ending
 from autoseg.values import PREDICTION_RECORD, CasePrediction, Label, Labels, PredictionRecord, decode, encode
 
 MADE = CasePrediction(
-    autoseg_version="0.1.0", plan="abc", model="2d, weights 012", mirroring=True, key="f" * 64, content="cd"
+    autoseg_version="0.1.0",
+    plan="abc",
+    model="2d, weights 012",
+    mirroring=True,
+    key="f" * 64,
+    content="cd",
+    warnings=("odd",),
 )
 RECORD = PredictionRecord(labels=Labels(foreground=(Label(name="organ", values=(4,)),)), cases={"a": MADE})
 FORM = {
@@ -26,6 +32,7 @@ FORM = {
             "mirroring": True,
             "key": "f" * 64,
             "content": "cd",
+            "warnings": ["odd"],
         }
     },
 }
