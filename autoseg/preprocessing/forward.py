@@ -129,7 +129,8 @@ def peak_bytes(
         between = between_bytes(header_shape, target_shape)
     imaging = held + voxels + index * new + making
     locating = held + (floats + index + 1) * new
-    return max(reading, checking, masking, indexing, voting + between, imaging + between, locating) + SLACK
+    most = max(reading, checking, masking, indexing, voting + between, imaging + between, locating)
+    return most + most // 100 + SLACK
 
 
 def case_key(parameters: str, contents: list[str]) -> str:

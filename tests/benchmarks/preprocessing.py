@@ -189,7 +189,8 @@ def _nnunet(peer: str, dataset: Path, folder: Path) -> Cost:
 def _run(command: Sequence[str], environment: Mapping[str, str]) -> Cost:
     """Runs a command; memory is that of all its processes together, looked at twenty times a second."""
     begin, peak = time.perf_counter(), 0
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
+    process = subprocess.Popen(command, env=environment, **streams)
     said: list[bytes] = []
     listener = threading.Thread(target=lambda: said.append(process.stderr.read()))
     listener.start()
