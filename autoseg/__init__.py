@@ -16,13 +16,25 @@ _HOMES = {
     "train": "autoseg.pipeline",
     "predict": "autoseg.pipeline",
     "evaluate": "autoseg.pipeline",
+    "convert_dataset": "autoseg.conversion",
     "Workspace": "autoseg.workspace",
     "Plan": "autoseg.values",
     "Dataset": "autoseg.values",
     "Geometry": "autoseg.values",
 }
 
-__all__ = ["Dataset", "Geometry", "Plan", "Workspace", "evaluate", "plan_dataset", "predict", "preprocess", "train"]
+__all__ = [
+    "Dataset",
+    "Geometry",
+    "Plan",
+    "Workspace",
+    "convert_dataset",
+    "evaluate",
+    "plan_dataset",
+    "predict",
+    "preprocess",
+    "train",
+]
 
 
 def __getattr__(name: str) -> Any:

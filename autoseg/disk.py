@@ -8,7 +8,8 @@ from collections.abc import Collection
 from pathlib import Path
 
 from autoseg.errors import DiskFullError
-from autoseg.values import Configuration, Fingerprint, Plan
+from autoseg.values import AxisMap, Configuration, Fingerprint, Plan
+from autoseg.volume.resample import target_shape
 
 __all__ = ["GIBIBYTE", "check_room", "free_bytes", "mapped_bytes"]
 
@@ -21,18 +22,14 @@ SHARE_OF_COMPRESSED = 0.25
 
 def mapped_bytes(plan: Plan, configuration: Configuration, fingerprint: Fingerprint) -> dict[str, int]:
     """Bytes that each case takes as memory maps; compressed at most about half of that."""
-    sizes = zip(
+    axes, found = AxisMap(order=plan.axis_order), {}
+    for case, spacing, shape in zip(
         fingerprint.cases,
         fingerprint.spacings(plan.orientation),
         fingerprint.shapes_after_crop(plan.orientation),
         strict=True,
-    )
-    found = {}
-    for case, spacing, shape in sizes:
-        edges = (
-            shape[axis] if wanted is None else max(1, round(shape[axis] * spacing[axis] / wanted))
-            for axis, wanted in zip(plan.axis_order, configuration.spacing, strict=True)
-        )
+    ):
+        edges = target_shape(axes.reorder(shape), axes.reorder(spacing), configuration.spacing)
         found[case.id] = math.prod(edges) * (len(plan.channels) * FLOAT_BYTES + LABEL_BYTES)
     return found
 

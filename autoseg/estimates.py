@@ -28,6 +28,7 @@ from autoseg.networks.execution import (
     training_memory,
 )
 from autoseg.networks.memory import multiply_adds, parameter_count
+from autoseg.networks.tape import FLOAT_BYTES
 from autoseg.planning import GIBIBYTE
 from autoseg.values import Configuration, ExecutionPath, Fingerprint, Plan
 from autoseg.workspace import Workspace
@@ -59,7 +60,6 @@ DAY = 86400.0
 MANY_DAYS = 2.0
 #: What people can buy, in GiB; the next larger one is what "more memory" means.
 USUAL_GIB = (4, 6, 8, 11, 12, 16, 24, 32, 40, 48, 80, 141)
-FLOAT_BYTES = 4
 #: A checkpoint holds weights, two moments and the average, and a new one is written before the old goes; then the model.
 COPIES_OF_WEIGHTS_ON_DISK = 2 * 4 + 1
 

@@ -135,16 +135,29 @@ def keep(path: Path, kind: type[T], make: Callable[[], T], *, valid: Callable[[T
 
 
 def content_hash(file: Path) -> str:
-    """SHA-256 of a file's content.
+    """SHA-256 of a file's content; of a folder, that of the names and contents of the files directly in it.
 
     Raises:
         UnreadableFileError: the file cannot be read.
     """
+    if file.is_dir():
+        lines = [f"{content_hash(part)} {part.name}" for part in _files_in(file)]
+        return hashlib.sha256("\n".join(lines).encode(errors="surrogateescape")).hexdigest()
     try:
         with file.open("rb") as stream:
             return hashlib.file_digest(stream, "sha256").hexdigest()
     except OSError as error:
         raise UnreadableFileError(f"cannot read the file: {error.strerror or error}", file=file) from error
+
+
+def _files_in(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+
+
+def _size_and_time(path: Path) -> tuple[int, int]:
+    """Bytes and time of change of a file; of a folder, the sum and the last of its files'."""
+    states = [part.stat() for part in _files_in(path)] if path.is_dir() else [path.stat()]
+    return sum(state.st_size for state in states), max((state.st_mtime_ns for state in states), default=0)
 
 
 class _Source(Value, frozen=True, kw_only=True):
@@ -187,16 +200,16 @@ class ContentIndex:
         if known and not file.exists():
             return known.sha256
         try:
-            status = file.stat()
+            size, time_ns = _size_and_time(file)
         except OSError as error:
             raise UnreadableFileError(f"cannot read the file: {error.strerror or error}", file=file) from error
-        if known and not again and (known.size, known.time_ns) == (status.st_size, status.st_mtime_ns):
+        if known and not again and (known.size, known.time_ns) == (size, time_ns):
             return known.sha256
         value = content_hash(file)
-        if known == _Source(size=status.st_size, time_ns=status.st_mtime_ns, sha256=value):
+        if known == _Source(size=size, time_ns=time_ns, sha256=value):
             return value
         with self._lock:
-            self._known[name] = _Source(size=status.st_size, time_ns=status.st_mtime_ns, sha256=value)
+            self._known[name] = _Source(size=size, time_ns=time_ns, sha256=value)
             self._changed = True
         return value
 

@@ -20,6 +20,7 @@ from autoseg.errors import DocumentError, FindingsError, InputError
 from autoseg.executors import Executor
 from autoseg.files import write_atomically
 from autoseg.io.cases import check_case
+from autoseg.io.formats import parts_of
 from autoseg.logs import Logger, reported
 from autoseg.values import (
     Case,
@@ -121,9 +122,9 @@ def fingerprint_dataset(
 
 def _measured(dataset: Dataset, case: Case, workspace: Workspace) -> tuple[CaseMeasurement | None, list[Finding]]:
     files = [Path(dataset.root, name) for name in (*case.images, *filter(None, [case.label]))]
-    if not all(file.is_file() for file in files):
+    if not all(file.exists() for file in files):
         return measure_case(dataset, case)  # which says what is missing
-    content = [workspace.contents.sha256(file) for file in files]
+    content = [workspace.contents.sha256(part) for file in files for part in parts_of(file)]
     stated = [str(FORMAT_VERSION), encode(dataset.labels).decode(), *dataset.channels, *content]
     key = hashlib.sha256("\n".join(stated).encode()).hexdigest()
     path = workspace.case_fingerprint_path(case.id)

@@ -27,7 +27,8 @@ _TABLE_REMEDY = f"It needs a header with a column {CASE_COLUMNS[0]!r} and a colu
 
 
 def current_patients(workspace: Workspace, dataset: Dataset, group_by: str | None = None) -> Patients:
-    """The patient of every annotated case: by the rule that is given; else by the one remembered; else by the names.
+    """The patient of every annotated case: by the rule that is given; else by the one remembered; else by what the data set
+    itself says; else by the names.
 
     Args:
         workspace: remembers the rule of the last planning.
@@ -42,13 +43,29 @@ def current_patients(workspace: Workspace, dataset: Dataset, group_by: str | Non
         table = _named_table(group_by)
         return _by_table(table, dataset) if table else _by_pattern(group_by, cases)
     kept = read_document(Patients, workspace.patients_path) if workspace.patients_path.is_file() else None
-    if kept is None or kept.source == "names":
+    if kept is None or kept.source in ("names", "dataset"):
+        if any(case.patient for case in dataset.annotated_cases):
+            return _by_dataset(dataset)
         return Patients(source="names", patient_of=_by_names(cases, kept))
     if kept.source == "pattern":
         return _by_pattern(kept.rule, cases, remembered=workspace.patients_path)
     if Path(kept.rule).is_file():
         return _by_table(Path(kept.rule), dataset)
     return Patients(source="table", rule=kept.rule, patient_of=_remembered(kept, cases))
+
+
+def _by_dataset(dataset: Dataset) -> Patients:
+    """As a table of the data set, or the names of its folders, say."""
+    missing = [case.id for case in dataset.annotated_cases if not case.patient]
+    if missing:
+        raise InputError(
+            f"the data set names a patient for some cases, and none for {len(missing)}",
+            file=dataset.root,
+            found=_first(missing),
+            remedy="Name the patient of each, or tell otherwise with --group-by.",
+        )
+    patient_of = {case.id: case.patient for case in dataset.annotated_cases if case.patient}
+    return Patients(source="dataset", rule=dataset.layout or dataset.name, patient_of=patient_of)
 
 
 def group_by_patient(cases: Sequence[str]) -> dict[str, str] | None:

@@ -10,14 +10,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from autoseg.disk import check_room
 from autoseg.errors import InputError
 from autoseg.executors import Executor, SerialExecutor, ThreadExecutor
 from autoseg.files import content_hash, read_document, sweep, write_document
 from autoseg.logs import Logger, SilentLogger, WithFields
-from autoseg.plan_check import USED_IN_PREDICTION, check_no_foreign_code, check_single_stage, usable_plan
+from autoseg.plan_check import (
+    USED_IN_PREDICTION,
+    check_fully_annotated,
+    check_no_foreign_code,
+    check_single_stage,
+    usable_plan,
+)
 from autoseg.plan_stage import Planned, explain, plan_dataset
 from autoseg.values import (
+    PREDICTION_RECORD,
     Case,
     Fingerprint,
     Labels,
@@ -90,6 +96,7 @@ def preprocess(
         CasesFailedError: some cases failed; the others are stored.
         DiskFullError: there is too little room; what is stored stays.
     """
+    from autoseg.disk import check_room
     from autoseg.preprocessing.cases import preprocess_cases
 
     plan, dataset = usable_plan(workspace.model(plan_name)), workspace.dataset()
@@ -159,6 +166,7 @@ def train(
     folds = [str(index) for index in range(len(split))] if fold == "all" else [fold]
     jobs = [(each, select_fold(split, each)) for each in folds]
     used = sorted({case for _, cases in jobs for case in (*cases.train, *cases.val)})
+    check_fully_annotated(workspace.dataset(), used)
     new = sum(not model.fold(configuration, each).job.is_file() for each, _ in jobs)
     if new:
         announce(workspace, plan, configuration, length or training.iterations, new, resolve_device(device), logger)
@@ -273,7 +281,9 @@ def predict(
     """
     from autoseg.inference.cases import predict_files
     from autoseg.inference.model import choose_model, load_predictor
-    from autoseg.io.dataset import read_inputs
+    from autoseg.io.formats import split_ending
+    from autoseg.io.layouts import read_inputs
+    from autoseg.io.outputs import check_no_links_out
     from autoseg.networks.execution import resolve_device
 
     if model is not None and not trust_code:
@@ -285,6 +295,8 @@ def predict(
     cases: tuple[Case, ...] = read_inputs(source, plan.channels)
     folder = source if source.is_dir() else source.parent
     _check_outside(target, folder, whole=source.is_dir())
+    ids = {case.id for case in cases}
+    check_no_links_out(target, lambda name: name == PREDICTION_RECORD or split_ending(name)[0] in ids)
     logger.event("model", plan=plan.name, configuration=choice.configuration, folds=choice.folds, dice=choice.dice)
     predictor = load_predictor(model, choice, device=resolve_device(device), mirroring=mirroring)
     weights = [content_hash(model.fold(choice.configuration, fold).model) for fold in choice.folds]
@@ -331,7 +343,9 @@ def evaluate(
         The summary; it names the cases that stand in one of the folders only.
     """
     from autoseg.evaluation.evaluate import evaluate_folders, find_labels
+    from autoseg.io.outputs import check_no_links_out
 
+    check_no_links_out(predictions, lambda name: name == "summary.json")
     labels = labels or find_labels(predictions, references, workspace)
     summary = evaluate_folders(predictions, references, labels, executor or SerialExecutor(), logger)
     write_document(predictions / "summary.json", summary)

@@ -28,13 +28,15 @@ __all__ = ["Planned", "explain", "plan_dataset"]
 SILENT = SilentLogger()
 #: Intensity statistics that moved by less than this, in standard deviations, are kept from the plan before.
 SHARE_OF_DEVIATION = 0.1
+#: Sees what was understood of a data set before anything is computed, and may raise to stop.
+Understood = Callable[[Dataset, Sequence[Finding]], None]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Planned:
     """What ``plan_dataset`` made: the plan, where it is, the folds, whose cases are whose and what was noticed.
 
-    ``replan`` gives the plan for another budget in bytes, ``device`` is what will train.
+    ``replan`` gives the plan for another budget in bytes.
     """
 
     plan: Plan
@@ -44,7 +46,6 @@ class Planned:
     patients: Patients
     fingerprint: Fingerprint
     findings: tuple[Finding, ...]
-    device: str
     replan: Callable[[int], Plan]
 
 
@@ -60,13 +61,15 @@ def plan_dataset(
     wishes: Wishes | None = None,
     seed: int = 12345,
     group_by: str | None = None,
+    channel_names: Sequence[str] = (),
+    understood: Understood | None = None,
     executor: Executor | None = None,
     logger: Logger = SILENT,
 ) -> Planned:
     """Looks at a data set, checks it, and plans how to segment it.
 
     Args:
-        folder: of the data set; never written to.
+        folder: of the data set, or a table of its paths; never written to.
         workspace: to keep everything in.
         preset: the planner plug.
         name: of the plan; the preset's by default.
@@ -78,6 +81,8 @@ def plan_dataset(
         wishes: what the user wants otherwise than the planner would choose.
         seed: of the experiment.
         group_by: which cases are of one patient: a table's path, or a pattern. None: as before, else by their names.
+        channel_names: of the channels, in order; overrule those that the data set states or that were found.
+        understood: sees what was understood before anything is computed, and may raise to stop.
         executor: runs the cases.
         logger: for events.
 
@@ -85,7 +90,7 @@ def plan_dataset(
         InputError: the data set cannot be used as it is; everything that is wrong is listed.
     """
     from autoseg.fingerprinting import fingerprint_dataset
-    from autoseg.io.dataset import read_dataset
+    from autoseg.io.layouts import read_dataset
     from autoseg.networks.execution import training_backend
     from autoseg.networks.memory import process_bytes
     from autoseg.patients import current_patients
@@ -93,8 +98,10 @@ def plan_dataset(
 
     planner, name = _planner(preset), _plan_name(name or preset.replace(":", "-"))
     budget = _budget(planner, memory_gib, device, configurations, wishes or Wishes(), seed)
-    dataset, known = read_dataset(folder)
+    dataset, known = read_dataset(folder, channel_names=channel_names, workspace=workspace)
     workspace.check_dataset(dataset)
+    if understood is not None:
+        understood(dataset, known)
     patients = current_patients(workspace, dataset, group_by)
     fingerprint, findings = fingerprint_dataset(dataset, known, workspace, executor or ThreadExecutor(), logger)
     split = current_split(workspace, dataset, patients)
@@ -109,7 +116,7 @@ def plan_dataset(
     plan = plan_for(budget.memory_bytes)
     model = workspace.save(dataset, fingerprint, split, plan, patients)
     logger.event("planned", plan=plan.id, file=str(model.path / "plan.json"))
-    seen = (*findings, *division_findings(split, patients))
+    seen = (*findings, *_unlooked_for(dataset, fingerprint), *division_findings(split, patients))
     return Planned(
         plan=plan,
         folder=model,
@@ -118,7 +125,6 @@ def plan_dataset(
         patients=patients,
         fingerprint=fingerprint,
         findings=seen,
-        device=budget.device,
         replan=plan_for,
     )
 
@@ -154,6 +160,38 @@ def _moved_little(new: IntensityProperties, old: IntensityProperties) -> bool:
     used = ("mean", "std", "percentile_00_5", "percentile_99_5")
     most = max(abs(getattr(new, name) - getattr(old, name)) for name in used)
     return new != old and most <= SHARE_OF_DEVIATION * old.std
+
+
+def _unlooked_for(dataset: Dataset, fingerprint: Fingerprint) -> list[Finding]:
+    """Warnings where a label file holds a label that, as the data set says, nobody looked for in that case."""
+    counted = {case.id: case.label_counts for case in fingerprint.cases}
+    findings = []
+    for case in dataset.partly_annotated:
+        looked_for = {
+            value
+            for label in dataset.labels.foreground
+            if label.name in (case.annotated or ())
+            for value in label.values
+        }
+        others = [
+            label.name
+            for label in dataset.labels.foreground
+            if not looked_for.issuperset(label.values)
+            and any(counted.get(case.id, {}).get(str(value)) for value in set(label.values) - looked_for)
+        ]
+        if others:
+            findings.append(
+                Finding(
+                    severity="warning",
+                    what="the label file holds labels that the case is not annotated for",
+                    case=case.id,
+                    file=case.label,
+                    found=", ".join(others),
+                    expected=", ".join(case.annotated or ()) or "background only",
+                    remedy="Correct the list of labels that were looked for, or the label file.",
+                )
+            )
+    return findings
 
 
 def _budget(
@@ -201,22 +239,18 @@ def explain(planned: Planned) -> list[Explanation]:
     """What every configuration costs, its time measured if the device is here, and what more memory would give."""
     from autoseg.estimates import Explanation, expectation, larger_budget
 
-    memory = larger_budget(planned.plan.budget_bytes)
+    plan = planned.plan
+    memory = larger_budget(plan.budget_bytes)
     larger = {each.name: each for each in planned.replan(memory).configurations}
     return [
         Explanation(
             configuration=each,
             expected=expectation(
-                planned.plan,
-                each,
-                planned.fingerprint,
-                planned.device,
-                iterations=each.training.iterations,
-                timed=True,
+                plan, each, planned.fingerprint, plan.device, iterations=each.training.iterations, timed=True
             ),
-            device=planned.device,
+            device=plan.device,
             larger_bytes=memory,
             larger=larger.get(each.name),
         )
-        for each in planned.plan.configurations
+        for each in plan.configurations
     ]

@@ -10,7 +10,7 @@ import numpy as np
 
 from autoseg.errors import InputError
 from autoseg.files import read_document
-from autoseg.io.dataset import read_split
+from autoseg.io.layouts import read_split
 from autoseg.values import Dataset, Finding, Fold, Patients, Split
 from autoseg.workspace import Workspace
 

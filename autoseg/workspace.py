@@ -7,6 +7,7 @@ autoseg-workspace/
     splits_final.json           the folds, in nnU-Net's form
     patients.json               which cases are of one patient, and how that is known
     sources.json                size, time and SHA-256 of every file of the data set that was read
+    label_integers.json         what label files hold, where nobody declared it; by their SHA-256
     preprocessed/CONFIGURATION-PARAMETERS/CASE-KEY/     arrays ready for training
     models/PLAN/                a model folder, complete in itself: plan.json and
         CONFIGURATION/fold_K/   job, checkpoints, model.safetensors, validation/
@@ -20,16 +21,24 @@ from pathlib import Path
 
 from autoseg.errors import InputError, UnreadableFileError
 from autoseg.files import ContentIndex, read_document, write_document
-from autoseg.values.dataset import Case, Dataset
+from autoseg.values.dataset import TABLE, Case, Dataset
 from autoseg.values.fingerprint import Fingerprint
 from autoseg.values.json_form import Value
 from autoseg.values.patients import Patients
 from autoseg.values.plan import Plan
 from autoseg.values.training import Split, TrainJob, fold_folder
 
-__all__ = ["FoldFolder", "ModelFolder", "Workspace"]
+__all__ = ["FoldFolder", "ModelFolder", "Workspace", "folders_of"]
 
 DEFAULT_FOLDER = "autoseg-workspace"
+
+
+def folders_of(dataset: Dataset) -> set[Path]:
+    """What nothing is written into: the data set's folder; for a table, which may lie anywhere, the folders of its files."""
+    if dataset.layout != TABLE:
+        return {Path(dataset.root)}
+    files = [name for case in dataset.cases for name in (*case.images, *filter(None, [case.label]))]
+    return {Path(dataset.root, name).parent.resolve() for name in files}
 
 
 class FoldFolder:
@@ -168,6 +177,11 @@ class Workspace:
         """Which cases are of one patient."""
         return self.path / "patients.json"
 
+    @property
+    def label_integers_path(self) -> Path:
+        """The integers that were found in label files."""
+        return self.path / "label_integers.json"
+
     def dataset(self) -> Dataset:
         """The data set that was planned for."""
         return read_document(Dataset, self.existing().dataset_path)
@@ -216,7 +230,7 @@ class Workspace:
         Raises:
             InputError: the workspace lies within the data set, or was made from other images.
         """
-        if self.path.resolve().is_relative_to(dataset.root):
+        if any(self.path.resolve().is_relative_to(folder) for folder in folders_of(dataset)):
             raise InputError(
                 "the workspace would lie inside the data set, which is never written to",
                 file=self.path.absolute(),

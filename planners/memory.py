@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
+import msgspec
+
 from autoseg.errors import InputError
 from autoseg.planning import GIBIBYTE
 from autoseg.values.json_form import Value
@@ -13,7 +15,16 @@ from planners.patch import covers, grow, largest_patch, nearest_legal, shrink
 from planners.presets import Architecture, CountRule
 from planners.topology import Topology
 
-__all__ = ["MARGIN", "Cost", "FittedPatch", "Room", "feature_elements", "fit_count", "fit_memory"]
+__all__ = [
+    "MARGIN",
+    "Cost",
+    "FittedPatch",
+    "Room",
+    "TooLittleMemoryError",
+    "feature_elements",
+    "fit_count",
+    "fit_memory",
+]
 
 #: Predicted bytes of a topology with a batch.
 Cost = Callable[[Topology, int], int]
@@ -68,6 +79,43 @@ class Room(Value, frozen=True, kw_only=True):
         return max(SMALLEST_BATCH, round(self.dataset_voxels * self.largest_share / math.prod(topology.patch_size)))
 
 
+class TooLittleMemoryError(InputError):
+    """The budget is too small for any network, or for what the user wants.
+
+    Args:
+        room: with the budget.
+        topology: that does not fit.
+        batch_size: of patches that do not fit.
+        needed: bytes to plan for instead.
+
+    Attributes:
+        enough: GiB to plan for instead, as the text names them: rounded up to a tenth.
+    """
+
+    def __init__(self, room: Room, topology: Topology, batch_size: int, needed: int) -> None:
+        self.room, self.topology, self.batch_size, self.needed = room, topology, batch_size, needed
+        self.enough = math.ceil(needed / GIBIBYTE * 10) / 10
+        patch, there = " x ".join(map(str, topology.patch_size)), f"{room.memory_bytes / GIBIBYTE:.3g} GiB"
+        if room.patch_size or room.batch_size:
+            super().__init__(
+                f"a patch of {patch} with a batch of {batch_size} does not fit the memory",
+                found=f"{self.enough:.1f} GiB needed, {there} to plan for",
+                remedy=f"Ask for a smaller patch or batch, or plan for more with --gpu-memory {self.enough:.1f}.",
+            )
+        else:
+            super().__init__(
+                "the memory to plan for is too small for any network",
+                found=there,
+                expected=f"at least {self.enough:.1f} GiB, for a patch of {patch} and a batch of {batch_size}",
+                remedy=f"Plan for more with --gpu-memory {self.enough:.1f}.",
+            )
+
+    def in_plan(self, memory_bytes: int, needed: int) -> TooLittleMemoryError:
+        """The same of a whole plan for ``memory_bytes`` that needs more, or was looked at with another budget."""
+        room = msgspec.structs.replace(self.room, memory_bytes=memory_bytes)
+        return TooLittleMemoryError(room, self.topology, self.batch_size, needed)
+
+
 def fit_memory(room: Room, cost: Cost) -> FittedPatch:
     """The largest patch with the image's proportions whose predicted memory fits, and the batch that fills the rest.
 
@@ -76,7 +124,7 @@ def fit_memory(room: Room, cost: Cost) -> FittedPatch:
         cost: predicted bytes.
 
     Raises:
-        InputError: the budget is too small for any network, or for what the user wants; names what it takes.
+        TooLittleMemoryError: the budget is too small for any network, or for what the user wants; names what it takes.
     """
     usable = int(room.memory_bytes / MARGIN)
     if room.patch_size:
@@ -84,16 +132,8 @@ def fit_memory(room: Room, cost: Cost) -> FittedPatch:
     else:
         topology, least = _fitting_patch(room, cost, usable)
     if cost(topology, least) > usable:
-        raise _too_small(room, cost(topology, least), topology, least)
-    by_memory = room.batch_size or _largest_batch(topology, cost, usable, least, room)
-    by_dataset = room.batch_by_dataset(topology)
-    batch_size = room.batch_size or min(by_memory, by_dataset)
-    return FittedPatch(
-        topology=topology,
-        batch_size=batch_size,
-        patch_reason=_patch_reason(room, topology),
-        batch_reason=_batch_reason(room, batch_size, by_memory, by_dataset),
-    )
+        raise TooLittleMemoryError(room, topology, least, math.ceil(cost(topology, least) * MARGIN))
+    return _fitted(room, topology, room.batch_size or _largest_batch(topology, cost, usable, least, room))
 
 
 def _fitting_patch(room: Room, cost: Cost, usable: int) -> tuple[Topology, int]:
@@ -139,28 +179,6 @@ def _largest_batch(topology: Topology, cost: Cost, usable: int, least: int, room
     return low
 
 
-def _too_small(room: Room, needed: int, topology: Topology, batch_size: int) -> InputError:
-    enough = f"{_up(needed * MARGIN):.1f}"
-    patch = " x ".join(map(str, topology.patch_size))
-    if room.patch_size or room.batch_size:
-        return InputError(
-            f"a patch of {patch} with a batch of {batch_size} does not fit the memory",
-            found=f"{enough} GiB needed, {room.memory_bytes / GIBIBYTE:.3g} GiB to plan for",
-            remedy=f"Ask for a smaller patch or batch, or plan for more with --gpu-memory {enough}.",
-        )
-    return InputError(
-        "the memory to plan for is too small for any network",
-        found=f"{room.memory_bytes / GIBIBYTE:.3g} GiB",
-        expected=f"at least {enough} GiB, for a patch of {patch} and a batch of {batch_size}",
-        remedy=f"Plan for more with --gpu-memory {enough}.",
-    )
-
-
-def _up(size: float) -> float:
-    """GiB, rounded up to a tenth, so that it does for the other configurations, too."""
-    return math.ceil(size / GIBIBYTE * 10) / 10
-
-
 def fit_count(room: Room, rule: CountRule, architecture: Architecture, label_count: int) -> FittedPatch:
     """nnU-Net's patch and batch: feature-map elements stand for memory.
 
@@ -185,14 +203,7 @@ def fit_count(room: Room, rule: CountRule, architecture: Architecture, label_cou
     else:
         topology = shrink(largest, room.spacing, room.shape, lambda each: count(each) * factor > reference)
     by_memory = max(SMALLEST_BATCH, round(reference / count(topology) * batch))
-    by_dataset = room.batch_by_dataset(topology)
-    batch_size = room.batch_size or min(by_memory, by_dataset)
-    return FittedPatch(
-        topology=topology,
-        batch_size=batch_size,
-        patch_reason=_patch_reason(room, topology),
-        batch_reason=_batch_reason(room, batch_size, by_memory, by_dataset, " by nnU-Net's count"),
-    )
+    return _fitted(room, topology, by_memory, " by nnU-Net's count")
 
 
 def feature_elements(
@@ -224,6 +235,18 @@ def feature_elements(
     return total + sum((blocks + 1) * each for blocks, each in zip(decoder_blocks, maps[:-1], strict=True))
 
 
+def _fitted(room: Room, topology: Topology, by_memory: int, counted: str = "") -> FittedPatch:
+    """A patch with its batch: as wished, or as many as memory (``counted`` tells how) and data set allow."""
+    by_dataset = room.batch_by_dataset(topology)
+    batch_size = room.batch_size or min(by_memory, by_dataset)
+    return FittedPatch(
+        topology=topology,
+        batch_size=batch_size,
+        patch_reason=_patch_reason(room, topology),
+        batch_reason=_batch_reason(room, batch_size, by_memory, by_dataset, counted),
+    )
+
+
 def _patch_reason(room: Room, topology: Topology) -> str:
     if room.patch_size:
         wanted, legal = (" x ".join(map(str, size)) for size in (room.patch_size, topology.patch_size))
@@ -237,7 +260,7 @@ def _patch_reason(room: Room, topology: Topology) -> str:
     return "the largest with the median image's proportions that fits the memory"
 
 
-def _batch_reason(room: Room, batch_size: int, by_memory: int, by_dataset: int, counted: str = "") -> str:
+def _batch_reason(room: Room, batch_size: int, by_memory: int, by_dataset: int, counted: str) -> str:
     if room.batch_size:
         return "as asked for"
     if batch_size == SMALLEST_BATCH and min(by_memory, by_dataset) <= SMALLEST_BATCH:

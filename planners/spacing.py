@@ -182,10 +182,16 @@ def axis_order(target: Triple, shape: Sequence[float]) -> tuple[int, int, int]:
 
 
 def median_shape(spacings: Sequence[Triple], shapes: Sequence[Sequence[int]], target: Triple) -> Triple:
-    """Per-axis median of the cases' sizes at the target spacing, in voxels; may end in .5."""
+    """Per-axis median of the cases' sizes at the target spacing, in voxels; may end in .5.
+
+    Where all cases are single slices, they stay so: their thicknesses may differ, but none is made into several.
+    """
+    single = [all(shape[axis] == 1 for shape in shapes) for axis in range(3)]
     resampled = [
         [max(1, round(step / wanted * size)) for step, wanted, size in zip(spacing, target, shape, strict=True)]
         for spacing, shape in zip(spacings, shapes, strict=True)
     ]
-    first, second, third = (float(statistics.median(shape[axis] for shape in resampled)) for axis in range(3))
+    first, second, third = (
+        1.0 if single[axis] else float(statistics.median(shape[axis] for shape in resampled)) for axis in range(3)
+    )
     return (first, second, third)

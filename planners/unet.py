@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import math
 from collections.abc import Callable, Sequence
 
+import msgspec
+
 from autoseg import __version__
 from autoseg.errors import InputError, UnknownNameError
-from autoseg.planning import Budget, MemoryCost
+from autoseg.planning import GIBIBYTE, Budget, MemoryCost
 from autoseg.values import (
     AugmentationSpec,
     Configuration,
@@ -23,7 +26,7 @@ from planners.architecture import network_spec
 from planners.augmentation import augmentation
 from planners.intensity import normalization
 from planners.lowres import LowResolution, low_resolution
-from planners.memory import FittedPatch, Room, fit_count, fit_memory
+from planners.memory import FittedPatch, Room, TooLittleMemoryError, fit_count, fit_memory
 from planners.presets import (
     DEFAULT,
     NNUNET,
@@ -69,7 +72,11 @@ class PresetPlanner:
 
     def plan(self, fingerprint: Fingerprint, budget: Budget, cost: MemoryCost, *, name: str) -> Plan:
         """See ``autoseg.planning.Planner``."""
-        return _Planning(self.preset, fingerprint, budget, cost).plan(name)
+        planning = _Planning(self.preset, fingerprint, budget, cost)
+        try:
+            return planning.plan(name)
+        except TooLittleMemoryError as error:
+            raise planning.with_enough_named(error, name) from None
 
 
 DefaultPlanner = functools.partial(PresetPlanner, DEFAULT)
@@ -132,6 +139,20 @@ class _Planning:
             reasons=plan_reasons(preset, self.sides),
             warnings=(*self.sides.warnings, *blown_up, *over_budget(preset, budget, configurations)),
         )
+
+    def with_enough_named(self, error: TooLittleMemoryError, name: str) -> TooLittleMemoryError:
+        """The error that names a budget with which the whole plan can be made, not only what did not fit first."""
+        least = 0.0
+        while True:
+            least = max(error.enough, round(least + 0.1, 1))
+            richer = copy.copy(self)  # that knows the same costs
+            richer.budget = msgspec.structs.replace(self.budget, memory_bytes=int(least * GIBIBYTE))
+            try:
+                richer.plan(name)
+            except TooLittleMemoryError as further:
+                error = further
+            else:
+                return error.in_plan(self.budget.memory_bytes, richer.budget.memory_bytes)
 
     def _views(self) -> dict[str, _View]:
         """The configurations that make sense; one that nobody wants is not looked at, so it cannot stand in the way."""
@@ -276,5 +297,5 @@ def _unknown(name: str, possible: Sequence[str]) -> UnknownNameError:
 
 
 def _rounded(shape: Triple) -> Triple:
-    first, second, third = (float(round(edge)) for edge in shape)
+    first, second, third = (float(max(1, round(edge))) for edge in shape)
     return (first, second, third)

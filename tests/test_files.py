@@ -238,6 +238,22 @@ def test_an_index_notices_another_time_and_another_size(indexed: tuple[Path, Pat
     assert contents.sha256(file) == sha256(b"five")
 
 
+def test_a_folder_has_the_content_of_its_files(tmp_path: Path) -> None:
+    folder = tmp_path / "series"
+    folder.mkdir()
+    (folder / "a.dcm").write_bytes(b"one")
+    (folder / "b.dcm").write_bytes(b"two")
+    index = ContentIndex(tmp_path / "index.json")
+    before = index.sha256(folder)
+    assert before == content_hash(folder)
+    (folder / ".DS_Store").write_bytes(b"x")
+    assert index.sha256(folder) == before
+    (folder / "b.dcm").write_bytes(b"three")
+    changed = index.sha256(folder)
+    (folder / "b.dcm").rename(folder / "c.dcm")
+    assert len({before, changed, content_hash(folder)}) == 3
+
+
 def test_a_file_that_is_gone_keeps_its_last_hash_and_an_unknown_one_is_refused(indexed: tuple[Path, Path]) -> None:
     file, index = indexed
     file.unlink()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from autoseg.errors import InputError
@@ -291,3 +292,30 @@ def test_when_a_table_is_gone_its_patients_are_remembered(workspace: Workspace, 
 
 def test_another_rule_takes_the_place_of_the_remembered_one(workspace: Workspace, table: Path) -> None:
     assert current_patients(workspace, dataset(*VISITS), r"P\d").source == "pattern"
+
+
+def stated(*patients: str | None) -> Dataset:
+    """A data set that names the patients of its cases."""
+    base = dataset(*ids(len(patients)))
+    cases = [msgspec.structs.replace(case, patient=who) for case, who in zip(base.cases, patients, strict=True)]
+    return msgspec.structs.replace(base, cases=tuple(cases), layout="BIDS")
+
+
+def test_patients_that_the_data_set_names_come_before_those_of_the_names(workspace: Workspace) -> None:
+    found = current_patients(workspace, stated("Ada", "Bo", "Ada"))
+    assert (found.source, found.rule, found.stated) == ("dataset", "BIDS", True)
+    assert found.several == {"Ada": ("case_000", "case_002")}
+    remember(workspace, found)
+    assert current_patients(workspace, stated("Ada", "Ada", "Bo")).several == {"Ada": ("case_000", "case_001")}
+    assert current_patients(workspace, dataset(*ids(3))).source == "names"  # it says nothing any more
+
+
+def test_what_the_user_says_overrules_what_the_data_set_names(workspace: Workspace) -> None:
+    found = current_patients(workspace, stated("Ada", "Bo", "Ada"), ".*")
+    assert (found.source, found.several) == ("pattern", {})
+    remember(workspace, found)
+    assert current_patients(workspace, stated("Ada", "Bo", "Ada")).source == "pattern"
+
+
+def test_a_data_set_that_names_some_patients_only_is_refused(workspace: Workspace) -> None:
+    assert "none for 2; found case_001, case_003" in refusal(workspace, stated("Ada", None, "Bo", None), None)

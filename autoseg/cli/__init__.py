@@ -12,6 +12,7 @@ import sys
 import click
 
 from autoseg import __version__
+from autoseg.cli.convert import convert
 from autoseg.cli.data import plan, preprocess
 from autoseg.cli.demo import demo
 from autoseg.cli.models import evaluate, predict, train
@@ -33,7 +34,7 @@ def autoseg() -> None:
     """
 
 
-for command in (plan, preprocess, train, predict, evaluate, demo):
+for command in (plan, preprocess, train, predict, evaluate, convert, demo):
     autoseg.add_command(command)
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from autoseg.cli import options
+from autoseg.cli.confirmation import shown_and_confirmed
 from autoseg.cli.wishes import GibibytesOrAuto, read_names, read_wishes, wish_options
 
 if TYPE_CHECKING:
@@ -66,6 +67,10 @@ __all__ = ["plan", "preprocess"]
 @click.option(
     "--explain", is_flag=True, help="Tell what each configuration is for, what it costs, and what would change."
 )
+@click.option(
+    "--channel-names", help="Names of the channels, in order, with commas; CT has a normalization of its own."
+)
+@click.option("-y", "--yes", is_flag=True, help="Do not ask whether the data was understood rightly.")
 @options.as_json
 def plan(
     dataset: Path,
@@ -82,11 +87,15 @@ def plan(
     seed: int,
     group_by: str | None,
     explain: bool,
+    channel_names: str | None,
+    yes: bool,
     as_json: bool,
 ) -> None:
     """Look at DATASET, check it, and plan how to segment it.
 
-    DATASET is a folder with dataset.json, imagesTr/ and labelsTr/ (nnU-Net's layout). It is never written to.
+    DATASET is a folder of images and labels in any common layout (images/ and labels/, nnU-Net's, the Decathlon's, BIDS, one
+    folder per case), or a table of paths (CSV, JSON). What was understood is shown; where it had to be guessed, and on a
+    terminal, you are asked. DATASET is never written to.
 
     Example: autoseg plan Dataset004_Hippocampus --gpu-memory 11 --explain
     """
@@ -106,6 +115,8 @@ def plan(
             wishes=wishes,
             seed=seed,
             group_by=group_by,
+            channel_names=read_names((channel_names,)) if channel_names else (),
+            understood=shown_and_confirmed(yes=yes, quiet=as_json),
             logger=logger,
         )
         explained = pipeline.explain(planned) if explain else []

@@ -157,7 +157,12 @@ def _choices(rows: Sequence[tuple[str, str, str]]) -> str:
 def patients_text(patients: Patients, split: Split) -> str:
     """Whose cases are whose, in one line; empty where the names suggest nothing, and nobody said anything."""
     several, cases = patients.several, len(patients.patient_of)
-    origin = {"names": "their names", "pattern": f"the pattern {patients.rule!r}", "table": patients.rule}
+    origin = {
+        "names": "their names",
+        "pattern": f"the pattern {patients.rule!r}",
+        "table": patients.rule,
+        "dataset": "the data set",
+    }
     if not several:
         return f"patients: one for each of {cases} cases, by {origin[patients.source]}." if patients.stated else ""
     shown = [f"{patient}: {_listed(', ', each, 4)}" for patient, each in several.items()]

@@ -12,8 +12,9 @@ from autoseg.evaluation.summarize import summarize
 from autoseg.executors import Executor
 from autoseg.files import read_document
 from autoseg.io.cases import grid_conflict, read_labels, undeclared_values
-from autoseg.io.dataset import read_labels_of
+from autoseg.io.colours import on_grid_of
 from autoseg.io.formats import split_ending
+from autoseg.io.layouts import read_labels_of
 from autoseg.logs import Logger
 from autoseg.values import PREDICTION_RECORD, CaseScore, Labels, PredictionRecord, Summary
 from autoseg.workspace import Workspace
@@ -62,7 +63,8 @@ def evaluate_case(case_id: str, prediction: Path, reference: Path, labels: Label
                 expected=", ".join(map(str, labels.allowed_integers)),
                 remedy="Name the data set's labels with -w or a dataset.json beside the references, or correct the file.",
             )
-    problem = grid_conflict(wanted.geometry, predicted.geometry)
+    geometry = on_grid_of(wanted, predicted.geometry).geometry  # a picture may not say how large its pixels are
+    problem = grid_conflict(geometry, on_grid_of(predicted, geometry).geometry)
     if problem:
         raise InputError(
             f"prediction and reference lie on different grids: {problem}",

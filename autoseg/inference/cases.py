@@ -17,7 +17,7 @@ from autoseg.inference.export import label_map
 from autoseg.inference.predict import Predictor
 from autoseg.io.case_store import CaseStore
 from autoseg.io.cases import read_image
-from autoseg.io.formats import format_of, split_ending
+from autoseg.io.formats import format_of, label_ending, parts_of, split_ending
 from autoseg.logs import Logger, reported
 from autoseg.preprocessing.forward import preprocess_image
 from autoseg.values import PREDICTION_RECORD, Case, CasePrediction, CaseScore, Plan, PredictionRecord, Summary, digest
@@ -66,7 +66,7 @@ def validate_cases(
             advance = _advance(logger, "validate", done, len(keys), case_id, check)
             logits = predictor.logits(stored.image, advance)
             prediction = label_map(logits, stored.record, predictor.configuration, plan.labels)
-            file = folder.validation / f"{case_id}{plan.file_ending}"
+            file = folder.validation / f"{case_id}{label_ending(plan.file_ending)}"
             try:
                 format_of(file).write(file, prediction)
             except MissingPartError as error:  # scores need no image library
@@ -119,7 +119,7 @@ def predict_files(
         InputError: files that autoseg did not write stand in the way.
         CasesFailedError: some cases failed; the others are written.
     """
-    files = {case.id: target / f"{case.id}{split_ending(case.images[0])[1]}" for case in cases}
+    files = {case.id: target / f"{case.id}{label_ending(split_ending(case.images[0])[1])}" for case in cases}
     made = _made_before(target, files, plan)
     model = f"{predictor.configuration.name}, weights {model_key[:16]}"
     written: dict[str, Path] = {}
@@ -127,7 +127,7 @@ def predict_files(
     for done, case in enumerate(cases, start=1):
         file, mirroring = files[case.id], bool(predictor.mirror_axes)
         try:
-            inputs = [content_hash(source / name) for name in case.images]
+            inputs = [content_hash(part) for name in case.images for part in parts_of(source / name)]
             key = digest([__version__, plan.id, model_key, str(mirroring), *inputs])
             if made.get(case.id) is None or made[case.id].key != key or not file.is_file():
                 _remove_old(file, made.get(case.id))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 
 from autoseg import plugins
@@ -12,7 +14,7 @@ __all__ = ["label_map", "labels_from_logits"]
 
 
 def label_map(logits: np.ndarray, record: PreprocessRecord, configuration: Configuration, labels: Labels) -> Volume:
-    """The label map ``(1, *spatial)`` on the grid and in the order of the case's files.
+    """The label map ``(1, *spatial)`` on the grid and in the order of the case's files, with the labels' palette.
 
     Args:
         logits: float32 ``(outputs, *spatial)`` on the configuration's grid.
@@ -20,7 +22,8 @@ def label_map(logits: np.ndarray, record: PreprocessRecord, configuration: Confi
         configuration: how to resample.
         labels: what the outputs mean.
     """
-    return restore_labels(labels_from_logits(logits, record, configuration, labels), record)
+    written = restore_labels(labels_from_logits(logits, record, configuration, labels), record)
+    return dataclasses.replace(written, palette=labels.palette)
 
 
 def labels_from_logits(

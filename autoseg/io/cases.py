@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from autoseg.errors import InputError
+from autoseg.io.colours import as_image, as_labels, on_grid_of
 from autoseg.io.formats import format_of
 from autoseg.values import Case, Dataset, Finding, Geometry, Labels, Volume
 
@@ -30,8 +32,10 @@ def read_image(case: Case, root: Path | str, channels: Sequence[str]) -> Volume:
     Raises:
         InputError: unreadable, the wrong number of channels, channels on different grids, or NaN.
     """
-    volumes = [format_of(Path(file)).read(Path(root, file)) for file in case.images]
+    files = [Path(root, file) for file in case.images]
+    volumes = [as_image(format_of(file).read(file)) for file in files]
     first = volumes[0]
+    volumes[1:] = [on_grid_of(volume, first.geometry) for volume in volumes[1:]]
     for file, volume in zip(case.images[1:], volumes[1:], strict=True):
         problem = grid_conflict(first.geometry, volume.geometry)
         if problem:
@@ -50,7 +54,7 @@ def read_image(case: Case, root: Path | str, channels: Sequence[str]) -> Volume:
             expected=f"{len(channels)} ({', '.join(channels)})",
             remedy="Give one file per channel (CASE_0000, CASE_0001, …), or one file that holds all of them.",
         )
-    array = array.astype(np.float32)
+    array = np.ascontiguousarray(array, np.float32)
     if not np.isfinite(array).all():
         raise InputError(
             "the image holds NaN or infinite values",
@@ -68,14 +72,14 @@ def read_labels(file: Path, case: str) -> Volume:
     Raises:
         InputError: unreadable, more than one channel, or values that are no integers.
     """
-    volume = format_of(file).read(file)
+    volume = as_labels(format_of(file).read(file))
     if len(volume.array) != 1:
         raise InputError(
             "a label file must have one channel",
             case=case,
             file=file,
             found=len(volume.array),
-            remedy="Save it as one grey or integer channel; a palette or colour image holds colours, not labels.",
+            remedy="Save it as one grey or integer channel; a colour picture holds colours, not labels.",
         )
     array = volume.array.astype(np.int32, casting="unsafe") if np.isfinite(volume.array).all() else None
     if array is None or not np.array_equal(array, volume.array):
@@ -86,7 +90,7 @@ def read_labels(file: Path, case: str) -> Volume:
             found="NaN or infinite values" if array is None else "fractions",
             remedy="Save the label map without interpolation.",
         )
-    return Volume(array=array, geometry=volume.geometry)
+    return dataclasses.replace(volume, array=array)
 
 
 def check_case(dataset: Dataset, case: Case) -> tuple[Volume | None, Volume | None, list[Finding]]:
@@ -106,6 +110,8 @@ def check_case(dataset: Dataset, case: Case) -> tuple[Volume | None, Volume | No
             labels = read_labels(Path(dataset.root, case.label), case.id)
     except InputError as error:
         findings.append(_finding_of(error, case))
+    if labels is not None and image is not None:
+        labels = on_grid_of(labels, image.geometry)
     if labels is not None:
         findings.extend(_check_values(labels, dataset.labels, case))
         if image is not None:

@@ -1,73 +1,211 @@
-"""NIfTI, NRRD and MetaImage through SimpleITK, with geometry kept exactly."""
+"""NIfTI, NRRD, MetaImage and GIPL through SimpleITK, geometry kept exactly, headers checked before voxels are read."""
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from autoseg.errors import MissingPartError, UnreadableFileError
+from autoseg.errors import InputError, MissingPartError, UnreadableFileError
 from autoseg.files import replacing
-from autoseg.io.nifti import is_nifti, require_whole, with_nonfinite
+from autoseg.io.detached import require_intact, voxel_data
+from autoseg.io.dtypes import smallest_integers
+from autoseg.io.headers import Header, require_within
+from autoseg.io.nifti import is_nifti, placement, raw_header, require_whole, with_nonfinite
 from autoseg.values import Geometry, Volume
 
 if TYPE_CHECKING:
     import SimpleITK
 
-__all__ = ["SimpleITKFormat"]
+__all__ = ["SimpleITKFormat", "itk_header", "simpleitk"]
+
+T = TypeVar("T")
+_READERS = {
+    ".nii.gz": "NiftiImageIO",
+    ".nii": "NiftiImageIO",
+    ".nrrd": "NrrdImageIO",
+    ".nhdr": "NrrdImageIO",
+    ".mha": "MetaImageIO",
+    ".mhd": "MetaImageIO",
+    ".gipl": "GiplImageIO",
+    ".gipl.gz": "GiplImageIO",
+}
+IDENTITY = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
 
 
-def _sitk() -> Any:
+def simpleitk() -> Any:
+    """The library, quiet: what matters is raised, the rest would tear the progress bar."""
     try:
         import SimpleITK
     except ImportError as error:
         raise MissingPartError("SimpleITK is not installed here; install it with: pip install SimpleITK") from error
-    SimpleITK.ProcessObject.GlobalWarningDisplayOff()  # what matters is raised; the rest would tear the progress bar
+    SimpleITK.ProcessObject.GlobalWarningDisplayOff()
     return SimpleITK
 
 
 class SimpleITKFormat:
-    """Medical volumes: one file with its geometry; 4D files and vector pixels are channels."""
+    """Medical volumes: one file with its geometry; 4D files and vector pixels are channels.
 
-    endings = (".nii.gz", ".nii", ".nrrd", ".mha")
+    A header in a file of its own (``.mhd``, ``.nhdr``) is read with the data file beside it; label maps for such images are
+    written as one file.
+    """
+
+    endings = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd", ".gipl", ".gipl.gz")
+    label_endings: Mapping[str, str] = {".mhd": ".mha", ".nhdr": ".nrrd"}
+
+    def parts(self, path: Path) -> tuple[Path, ...]:
+        """The file, and the data file that its header names."""
+        data = None if not path.is_file() else _readable(path, voxel_data)
+        return (path,) if data is None or data.file == path else (path, data.file)
+
+    def header(self, path: Path) -> Header:
+        """What the file promises, if it is large enough for it."""
+        return _readable(path, _header)
 
     def read(self, path: Path) -> Volume:
         """The file's voxels as ``(channels, z, y, x)`` with their LPS geometry; a 2D file is a planar volume."""
-        sitk = _sitk()
-        if not path.is_file():
-            raise UnreadableFileError("there is no such file", file=path)
-        try:
-            require_whole(path)
-            image = sitk.ReadImage(str(path))
-            array = _channels_first(sitk, image)
-            if np.issubdtype(array.dtype, np.floating) and is_nifti(path):
-                array = with_nonfinite(array, path)
-            return Volume(array=array, geometry=_geometry(image))
-        except (RuntimeError, ValueError, OSError, EOFError) as error:
-            raise UnreadableFileError(
-                f"cannot read this as an image: {_reason(error, path)}", file=path, remedy="Restore or remove the file."
-            ) from error
+        return _readable(path, _read)
 
     def write(self, path: Path, volume: Volume) -> None:
         """Writes the label map compressed, with spacing, origin and direction of its geometry."""
-        sitk = _sitk()
+        sitk = simpleitk()
+        ending = _ending(path)
+        if ending in self.label_endings:
+            raise InputError(
+                "a label map is written as one file, with its header",
+                file=path,
+                remedy=f"Write it as {self.label_endings[ending]}.",
+            )
         geometry = volume.geometry
         first = 1 if geometry.planar else 0  # a planar geometry is written as a 2D image
         axes = list(range(first, 3))[::-1]  # file order: x first
         array = volume.array[0, 0] if geometry.planar else volume.array[0]
+        directions = [geometry.directions[axis][world] for world in range(len(axes)) for axis in axes]
+        if _READERS[ending] == "GiplImageIO":
+            array = _for_gipl(array, geometry, path)
         image = sitk.GetImageFromArray(np.ascontiguousarray(array))
         image.SetSpacing([float(geometry.spacing[axis]) for axis in axes])
         image.SetOrigin(geometry.origin[: len(axes)])
-        image.SetDirection([geometry.directions[axis][world] for world in range(len(axes)) for axis in axes])
+        image.SetDirection(directions)
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as beside:
             sitk.WriteImage(image, str(beside), True)
             require_whole(beside)
+            require_intact(beside)
 
 
-def _channels_first(sitk: Any, image: SimpleITK.Image) -> np.ndarray:
-    array = sitk.GetArrayFromImage(image)  # (t, z, y, x, component), those that there are
+def itk_header(reader: SimpleITK.ImageFileReader, *, planar: bool = False, notes: tuple[str, ...] = ()) -> Header:
+    """The header of a reader that has read it.
+
+    Args:
+        reader: after ``ReadImageInformation``.
+        planar: a volume of one slice is to be taken as 2D.
+        notes: to keep with it.
+    """
+    dimension, components = reader.GetDimension(), reader.GetNumberOfComponents()
+    if dimension not in (2, 3, 4) or (dimension == 4 and components > 1):
+        raise ValueError(f"an image with {dimension} dimensions is not supported; 2, 3 or 4 are")
+    size = reader.GetSize()
+    return Header(
+        channels=components * (int(size[3]) if dimension == 4 else 1),
+        dtype=_dtype(reader.GetPixelID()),
+        geometry=_geometry(reader, planar=planar),
+        notes=notes,
+    )
+
+
+def _readable(path: Path, read: Callable[[Path], T]) -> T:
+    """What ``read`` gives, or one error that names the file."""
+    simpleitk()
+    if not path.is_file():
+        raise UnreadableFileError("there is no such file", file=path)
+    try:
+        return read(path)
+    except (RuntimeError, ValueError, OSError, EOFError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise UnreadableFileError(
+            f"cannot read this as an image: {_reason(error, path)}", file=path, remedy="Restore or remove the file."
+        ) from error
+
+
+def _header(path: Path) -> Header:
+    if not is_nifti(path):
+        voxel_data(path)
+        return itk_header(_reader(path), planar=_READERS[_ending(path)] == "GiplImageIO")
+    raw = raw_header(path)
+    placed = placement(raw)
+    if placed.through_nibabel:
+        from autoseg.io.nifti_affine import read_affine_header
+
+        return read_affine_header(path, raw, placed)
+    return itk_header(_reader(path), notes=placed.notes)
+
+
+def _read(path: Path) -> Volume:
+    header = require_within(_header(path))
+    if not is_nifti(path):
+        require_intact(path)
+        return Volume(array=_channels_first(_reader(path).Execute()), geometry=header.geometry)
+    raw = raw_header(path)
+    require_whole(path)
+    placed = placement(raw)
+    if placed.through_nibabel:
+        from autoseg.io.nifti_affine import read_affine
+
+        return read_affine(path, raw, placed)
+    array = _channels_first(_reader(path).Execute())
+    if np.issubdtype(array.dtype, np.floating):
+        array = with_nonfinite(array, path)
+    return Volume(array=array, geometry=header.geometry)
+
+
+def _ending(path: Path) -> str:
+    name = path.name.lower()
+    return next(ending for ending in sorted(_READERS, key=len, reverse=True) if name.endswith(ending))
+
+
+def _reader(path: Path) -> SimpleITK.ImageFileReader:
+    """A reader of the format that the ending says, and no other, that has read the header."""
+    reader = simpleitk().ImageFileReader()
+    reader.SetImageIO(_READERS[_ending(path)])
+    reader.SetFileName(str(path))
+    reader.ReadImageInformation()
+    return reader
+
+
+def _for_gipl(array: np.ndarray, geometry: Geometry, path: Path) -> np.ndarray:
+    directions = tuple(part for axis in (2, 1, 0) for part in geometry.directions[axis])
+    if not np.allclose(directions, IDENTITY, atol=1e-6):
+        raise InputError(
+            "GIPL files hold no directions", file=path, remedy="Write the label map as .nii.gz, .nrrd or .mha."
+        )
+    array = smallest_integers(array)
+    if array.dtype.itemsize > 2:
+        raise InputError("GIPL files hold label maps up to 65535", file=path, found=int(array.max()))
+    return array
+
+
+@functools.cache
+def _dtypes() -> dict[int, str]:
+    sitk = simpleitk()
+    kinds = {"UInt8": "uint8", "Int8": "int8", "UInt16": "uint16", "Int16": "int16", "UInt32": "uint32"}
+    kinds |= {"Int32": "int32", "UInt64": "uint64", "Int64": "int64", "Float32": "float32", "Float64": "float64"}
+    return {getattr(sitk, f"sitk{prefix}{name}"): dtype for name, dtype in kinds.items() for prefix in ("", "Vector")}
+
+
+def _dtype(pixel: int) -> str:
+    if pixel not in _dtypes():
+        kind = simpleitk().GetPixelIDValueAsString(pixel)
+        raise ValueError(f"voxels of type {kind} are not supported; real numbers are")
+    return _dtypes()[pixel]
+
+
+def _channels_first(image: SimpleITK.Image) -> np.ndarray:
+    array = simpleitk().GetArrayFromImage(image)  # (t, z, y, x, component), those that there are
     if image.GetNumberOfComponentsPerPixel() > 1:
         array = np.moveaxis(array, -1, 0)
         if image.GetDimension() == 2:
@@ -76,14 +214,10 @@ def _channels_first(sitk: Any, image: SimpleITK.Image) -> np.ndarray:
         array = array[None, None]
     elif image.GetDimension() == 3:
         array = array[None]
-    if array.ndim != 4:
-        raise ValueError(f"an image with {image.GetDimension()} dimensions is not supported; 2, 3 or 4 are")
-    if not (np.issubdtype(array.dtype, np.integer) or np.issubdtype(array.dtype, np.floating)):
-        raise ValueError(f"voxels of type {array.dtype} are not supported; real numbers are")
     return np.asarray(array)
 
 
-def _geometry(image: SimpleITK.Image) -> Geometry:
+def _geometry(image: SimpleITK.Image | SimpleITK.ImageFileReader, *, planar: bool = False) -> Geometry:
     dimension = image.GetDimension()
     direction = np.array(image.GetDirection()).reshape(dimension, dimension)
     spacing, origin, size = image.GetSpacing(), image.GetOrigin(), image.GetSize()
@@ -92,14 +226,15 @@ def _geometry(image: SimpleITK.Image) -> Geometry:
         plane[:2, :2] = direction
         direction, origin, size = plane, (*origin, 0.0), (*size, 1)
         spacing = (*spacing, max(spacing))
+    flat = dimension == 2 or (planar and dimension == 3 and size[2] == 1)
     # axis i of the array is axis 2 - i of the file, whose direction is that column of the matrix
     columns = [tuple(float(value) for value in direction[:3, 2 - axis]) for axis in range(3)]
     return Geometry(
         shape=(int(size[2]), int(size[1]), int(size[0])),
-        spacing=(float(spacing[2]), float(spacing[1]), float(spacing[0])),
+        spacing=(float(max(spacing[:2]) if flat else spacing[2]), float(spacing[1]), float(spacing[0])),
         origin=(float(origin[0]), float(origin[1]), float(origin[2])),
         directions=(columns[0], columns[1], columns[2]),  # type: ignore[arg-type]
-        planar=dimension == 2,
+        planar=flat,
     )
 
 

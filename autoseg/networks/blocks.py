@@ -49,10 +49,26 @@ class InstanceNorm(nn.Module):
 
 
 class ConvBlock(nn.Module):
-    """Convolution (same padding, bias), instance norm, leaky ReLU."""
+    """Convolution (same padding), instance norm, leaky ReLU.
+
+    Args:
+        input_channels: of the convolution.
+        output_channels: of the convolution.
+        kernel_size: voxels per axis, odd.
+        stride: voxels per axis.
+        bias: of the convolution; the norm takes it away again, but nnU-Net's weights have it.
+        activated: with the leaky ReLU.
+    """
 
     def __init__(
-        self, input_channels: int, output_channels: int, kernel_size: Sequence[int], stride: Sequence[int]
+        self,
+        input_channels: int,
+        output_channels: int,
+        kernel_size: Sequence[int],
+        stride: Sequence[int],
+        *,
+        bias: bool = True,
+        activated: bool = True,
     ) -> None:
         super().__init__()
         self.conv = convolution(len(kernel_size))(
@@ -61,12 +77,15 @@ class ConvBlock(nn.Module):
             tuple(kernel_size),  # type: ignore[arg-type]
             tuple(stride),  # type: ignore[arg-type]
             padding=tuple((edge - 1) // 2 for edge in kernel_size),  # type: ignore[arg-type]
+            bias=bias,
         )
         self.norm = InstanceNorm(output_channels)
+        self.activated = activated
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """``(batch, input_channels, *spatial)`` to ``(batch, output_channels, *spatial / stride)``."""
-        return F.leaky_relu(self.norm(self.conv(x)), NEGATIVE_SLOPE, inplace=True)
+        y = self.norm(self.conv(x))
+        return F.leaky_relu(y, NEGATIVE_SLOPE, inplace=True) if self.activated else y
 
 
 class StackedConvBlocks(nn.Module):

@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from autoseg.networks.blocks import NEGATIVE_SLOPE, StackedConvBlocks, convolution, transposed_convolution
+from autoseg.networks.blocks import StackedConvBlocks, convolution, transposed_convolution
 from autoseg.networks.tape import Tape, Tensor
 from autoseg.values import NetworkSpec
 
-__all__ = ["Decoder", "describe_decoder", "describe_stack", "initialize"]
+__all__ = ["Decoder", "describe_decoder", "describe_stack"]
 
 
 class Decoder(nn.Module):
@@ -87,11 +87,3 @@ def describe_stack(
         tape.release(convolved, *([x] if x is not first else []))
         x = tape.activation(normalized)
     return x
-
-
-def initialize(module: nn.Module) -> None:
-    """He initialization (He et al., ICCV 2015) of convolutions for leaky ReLU, zero biases."""
-    if isinstance(module, nn.Conv2d | nn.Conv3d | nn.ConvTranspose2d | nn.ConvTranspose3d):
-        nn.init.kaiming_normal_(module.weight, a=NEGATIVE_SLOPE)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)

@@ -9,40 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from autoseg.networks.blocks import NEGATIVE_SLOPE, InstanceNorm, StackedConvBlocks, convolution
-from autoseg.networks.decoder import Decoder, describe_decoder, describe_stack, initialize
+from autoseg.networks.base import Encoder, UNet
+from autoseg.networks.blocks import NEGATIVE_SLOPE, ConvBlock, StackedConvBlocks
+from autoseg.networks.decoder import describe_decoder, describe_stack
 from autoseg.networks.tape import Tape, Tensor
 from autoseg.values import NetworkSpec
 
 __all__ = ["ResidualEncoderUNet"]
-
-
-class _ConvNorm(nn.Module):
-    """Convolution and instance norm, without activation."""
-
-    def __init__(
-        self,
-        input_channels: int,
-        output_channels: int,
-        kernel_size: Sequence[int],
-        stride: Sequence[int],
-        *,
-        bias: bool,
-    ) -> None:
-        super().__init__()
-        self.conv = convolution(len(kernel_size))(
-            input_channels,
-            output_channels,
-            tuple(kernel_size),  # type: ignore[arg-type]
-            tuple(stride),  # type: ignore[arg-type]
-            padding=tuple((edge - 1) // 2 for edge in kernel_size),  # type: ignore[arg-type]
-            bias=bias,
-        )
-        self.norm = InstanceNorm(output_channels)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """``(batch, input_channels, *spatial)`` to ``(batch, output_channels, *spatial / stride)``."""
-        return self.norm(self.conv(x))
 
 
 def _is_strided(stride: Sequence[int]) -> bool:
@@ -61,20 +34,20 @@ class ResidualBlock(nn.Module):
     ) -> None:
         super().__init__()
         ones = (1,) * len(kernel_size)
-        self.conv1 = _ConvNorm(input_channels, output_channels, kernel_size, stride, bias=True)
-        self.conv2 = _ConvNorm(output_channels, output_channels, kernel_size, ones, bias=True)
+        self.conv1 = ConvBlock(input_channels, output_channels, kernel_size, stride)
+        self.conv2 = ConvBlock(output_channels, output_channels, kernel_size, ones, activated=False)
         pools: list[nn.Module] = []
         if _is_strided(stride):
             pool: Any = {2: nn.AvgPool2d, 3: nn.AvgPool3d}[len(stride)]
             pools.append(pool(tuple(stride), tuple(stride)))
         if input_channels != output_channels:
-            pools.append(_ConvNorm(input_channels, output_channels, ones, ones, bias=False))
+            pools.append(ConvBlock(input_channels, output_channels, ones, ones, bias=False, activated=False))
         self.skip = nn.Sequential(*pools)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Like a convolution block of the same sizes."""
         shortcut = self.skip(x)
-        y = self.conv2(F.leaky_relu(self.conv1(x), NEGATIVE_SLOPE, inplace=True))
+        y = self.conv2(self.conv1(x))
         y += shortcut
         return F.leaky_relu(y, NEGATIVE_SLOPE, inplace=True)
 
@@ -95,65 +68,20 @@ class _Stage(nn.Module):
         return self.blocks(x)
 
 
-class _Encoder(nn.Module):
-    def __init__(self, spec: NetworkSpec) -> None:
-        super().__init__()
-        channels = (spec.features[0], *spec.features)
-        self.stem = StackedConvBlocks(1, spec.input_channels, spec.features[0], spec.kernel_sizes[0])
-        self.stages = nn.Sequential(
-            *(
-                _Stage(
-                    spec.encoder_blocks[stage],
-                    channels[stage],
-                    channels[stage + 1],
-                    spec.kernel_sizes[stage],
-                    spec.strides[stage],
-                )
-                for stage in range(len(spec.features))
-            )
-        )
-
-    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
-        """Feature maps of every stage, highest resolution first."""
-        x, maps = self.stem(x), []
-        for stage in self.stages:
-            x = stage(x)
-            maps.append(x)
-        return maps
-
-
-class ResidualEncoderUNet(nn.Module):
+class ResidualEncoderUNet(UNet):
     """nnU-Net's residual-encoder U-Net (Isensee et al., MICCAI 2024): module names and parameters are the same.
 
     Args:
         spec: stages, features, kernels and strides; ``encoder_blocks`` counts residual blocks.
-
-    Attributes:
-        deep_supervision: give the logits of all resolutions that training uses, or only the full one.
     """
 
     def __init__(self, spec: NetworkSpec) -> None:
-        super().__init__()
-        self.encoder = _Encoder(spec)
-        self.decoder = Decoder(spec)
-        self.apply(initialize)
+        stem = StackedConvBlocks(1, spec.input_channels, spec.features[0], spec.kernel_sizes[0])
+        super().__init__(spec, Encoder(spec, _Stage, stem))
         for module in self.modules():
             if isinstance(module, ResidualBlock):  # a block begins as its shortcut alone
                 nn.init.zeros_(module.conv2.norm.weight)
                 nn.init.zeros_(module.conv2.norm.bias)
-
-    @property
-    def deep_supervision(self) -> bool:
-        """See the class."""
-        return self.decoder.deep_supervision
-
-    @deep_supervision.setter
-    def deep_supervision(self, wanted: bool) -> None:
-        self.decoder.deep_supervision = wanted
-
-    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
-        """``(batch, channels, *spatial)`` to logits ``(batch, outputs, *spatial)``, highest resolution first."""
-        return self.decoder(self.encoder(x))
 
     @staticmethod
     def describe(spec: NetworkSpec, tape: Tape, patch_size: tuple[int, ...]) -> None:

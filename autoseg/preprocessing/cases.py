@@ -19,6 +19,7 @@ from autoseg.files import ContentIndex, sweep
 from autoseg.io.case_store import CaseStore, StoredCase
 from autoseg.io.cases import check_case
 from autoseg.io.dtypes import smallest_integers
+from autoseg.io.formats import parts_of
 from autoseg.logs import Logger, reported
 from autoseg.preprocessing.forward import case_key, parameters_key, preprocess_case
 from autoseg.values import Case, Configuration, Dataset, Plan
@@ -72,7 +73,7 @@ def preprocess_cases(
     def work(case: Case) -> _Done:
         if case.label is None:
             raise InputError("the case has no label file", case=case.id)
-        files = [Path(dataset.root, name) for name in (*case.images, case.label)]
+        files = [part for name in (*case.images, case.label) for part in parts_of(Path(dataset.root, name))]
         key = case_key(parameters, [contents.sha256(file, again=verify) for file in files])
         damage = None
         if store.has(case.id, key):

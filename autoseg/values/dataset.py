@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from autoseg.values.json_form import Value, require, require_file_name
+from autoseg.values.json_form import Value, require, require_file_name, same_file_name
 
-__all__ = ["Case", "Dataset", "Label", "Labels"]
+__all__ = ["TABLE", "Case", "Dataset", "Label", "Labels"]
+
+#: The layout of data sets that a table lists, whose files may lie anywhere.
+TABLE = "a table of paths"
 
 
 class Label(Value, frozen=True, kw_only=True):
@@ -141,8 +144,11 @@ class Dataset(Value, frozen=True, kw_only=True, tag_field="schema", tag="autoseg
         root: absolute folder that the files are relative to; autoseg never writes there.
         channels: their names, in order; the name decides the normalization.
         labels: names and integers.
-        file_ending: of images, labels and predictions, with its dot.
-        cases: sorted by id.
+        file_ending: of labels and predictions, with its dot.
+        cases: sorted by id; their ids are different files on every system.
+        test: images that are kept apart for tests; nothing is measured on them, and nothing learned from them.
+        layout: how the files are arranged, in words; empty where a program made the data set.
+        inferred: what nobody stated and the files suggest, in words: to be confirmed by a person.
     """
 
     name: str
@@ -151,6 +157,9 @@ class Dataset(Value, frozen=True, kw_only=True, tag_field="schema", tag="autoseg
     labels: Labels
     file_ending: str
     cases: tuple[Case, ...]
+    test: tuple[Case, ...] = ()
+    layout: str = ""
+    inferred: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         require(len(self.channels) > 0, "a data set needs at least one channel")
@@ -160,8 +169,17 @@ class Dataset(Value, frozen=True, kw_only=True, tag_field="schema", tag="autoseg
             require(not unknown, f"case {case.id} is annotated for labels that are not declared: {', '.join(unknown)}")
         ids = [case.id for case in self.cases]
         require(ids == sorted(set(ids)), "cases must be sorted by id, each once")
+        require(len({same_file_name(id_) for id_ in ids}) == len(ids), "case ids differ by letter case only")
 
     @property
     def annotated_cases(self) -> tuple[Case, ...]:
         """The cases that have a label file."""
         return tuple(case for case in self.cases if case.label is not None)
+
+    @property
+    def partly_annotated(self) -> tuple[Case, ...]:
+        """The cases with a label file in which not every label was looked for."""
+        every = {label.name for label in self.labels.foreground}
+        return tuple(
+            case for case in self.annotated_cases if case.annotated is not None and not every <= set(case.annotated)
+        )

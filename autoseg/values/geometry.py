@@ -147,11 +147,13 @@ class Volume:
         array: ``(channels, axis 0, axis 1, axis 2)``.
         geometry: of the three spatial axes.
         palette: of a picture whose voxels are numbers of colours: red, green and blue of every number from 0 on.
+        spaced: False if the file says nothing about millimetres: its spacing is one pixel.
     """
 
     array: Any  # numpy.ndarray; not imported, so that values stay light
     geometry: Geometry
     palette: tuple[tuple[int, int, int], ...] = ()
+    spaced: bool = True
 
     def __post_init__(self) -> None:
         require(

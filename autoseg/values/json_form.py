@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import re
 import threading
+import unicodedata
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,12 +32,18 @@ __all__ = [
     "require",
     "require_each",
     "require_file_name",
+    "same_file_name",
 ]
 
 _PLACE = re.compile(r"(?P<what>.*) - at `(?P<path>\$.*)`", re.DOTALL)
 _UNKNOWN_FIELD = re.compile(r"Object contains unknown field `(?P<field>.*)`", re.DOTALL)
 _STEP = re.compile(r"\.(?P<field>[^.\[]+)|\[[^\]]*\]")
-_FORBIDDEN_IN_NAME = re.compile(r'[\x00-\x1f\x7f/\\:*?"<>|]')
+#: Separators, wildcards, control characters, those that turn the direction of what is shown, and bytes that are no UTF-8.
+_FORBIDDEN_IN_NAME = re.compile(r'[\x00-\x1f\x7f-\x9f/\\:*?"<>|\u2028-\u202e\u2066-\u2069\ud800-\udfff]')
+#: Names of devices on Windows, with any ending.
+_DEVICE = re.compile(
+    r"(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9\u00b9\u00b2\u00b3])\s*(\..*)?", re.IGNORECASE | re.DOTALL
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,12 +104,19 @@ def require_each(sizes: Iterable[float], what: str, least: int, most: int, *, fi
 
 def require_file_name(kind: str, name: str, *, field: str = "") -> None:
     """Raises ``ValueError`` unless the name can be that of a file or folder on every system, within its own folder."""
-    require(bool(name) and len(name.encode()) <= 200, f"{kind} {name!r} is empty or too long", field=field)
+    length = len(name.encode(errors="surrogatepass"))
+    require(0 < length <= 200, f"{kind} {name!r} is empty or too long", field=field)
     require(
         not _FORBIDDEN_IN_NAME.search(name) and name[0] not in ". " and name[-1] not in ". ",
         f'{kind} {name!r} is not usable as a file name (no / \\ : * ? " < > |, no leading or final dot or space)',
         field=field,
     )
+    require(not _DEVICE.fullmatch(name), f"{kind} {name!r} is the name of a device on Windows", field=field)
+
+
+def same_file_name(name: str) -> str:
+    """Equal for two names that some system takes for one: letter case and composed characters do not tell them apart."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
 
 def one_of(choices: Iterable[object]) -> str:

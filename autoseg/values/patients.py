@@ -15,17 +15,17 @@ class Patients(Value, frozen=True, kw_only=True, tag_field="schema", tag="autose
     """The patient of every annotated case.
 
     Attributes:
-        source: the names of the cases alone, or what the user said: a pattern for them, or a table.
-        rule: the pattern, or the absolute path of the table; empty for names.
+        source: the names of the cases alone, or what the user said: a pattern for them, a table, or the data set itself.
+        rule: the pattern, the absolute path of the table, or the data set's layout; empty for names.
         patient_of: case id to patient; a case that shares its patient with no other has one of its own.
     """
 
-    source: Literal["names", "pattern", "table"]
+    source: Literal["names", "pattern", "table", "dataset"]
     rule: str = ""
     patient_of: dict[str, str]
 
     def __post_init__(self) -> None:
-        require((self.source == "names") == (not self.rule), "a pattern or table, and nothing else, has a rule")
+        require((self.source == "names") == (not self.rule), "what the user said, and nothing else, has a rule")
         nameless = sorted(case for case, patient in self.patient_of.items() if not patient)
         require(not nameless, f"cases without a patient: {', '.join(nameless[:5])}")
 

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import SimpleITK
 
-from autoseg.cli import main
 from autoseg.phantom import write_phantom_dataset
+from tests.command_line import failure, invoke
 from tests.conftest import TINY_PRESET
 
 
@@ -31,27 +31,6 @@ def planned(phantoms, tmp_path_factory) -> Path:
     return workspace
 
 
-def invoke(arguments, monkeypatch=None) -> int:
-    """Runs the command line as the console script does; returns the exit code."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sys.argv", ["autoseg", *map(str, arguments)])
-        try:
-            main()
-        except SystemExit as end:
-            return int(end.code or 0)
-    return 0
-
-
-def failure(capsys, *arguments) -> str:
-    """The error text of a command that must fail with exit code 2."""
-    capsys.readouterr()
-    code = invoke(arguments)
-    text = capsys.readouterr().err
-    assert code == 2, text
-    assert "Traceback" not in text
-    return text
-
-
 def edit(path: Path, **changes) -> None:
     description = json.loads(path.read_text())
     path.write_text(json.dumps({**description, **changes}))
@@ -62,11 +41,13 @@ def replace_image(path: Path, change) -> None:
     SimpleITK.WriteImage(change(SimpleITK.ReadImage(str(path))), str(path))
 
 
-def test_missing_dataset_json(dataset, tmp_path, capsys):
+def test_a_folder_that_tells_nothing(dataset, tmp_path, capsys):
+    shutil.rmtree(dataset / "labelsTr")
     (dataset / "dataset.json").unlink()
     text = failure(capsys, "plan", dataset, "-w", tmp_path / "workspace")
-    assert "no dataset.json" in text
-    assert '"channel_names"' in text  # the remedy shows a minimal one
+    assert "not clear what in this folder is an image" in text
+    assert "the columns image and label" in text
+    assert '"channel_names"' in text  # the remedy shows a minimal description
     assert not (tmp_path / "workspace").exists()
 
 

@@ -19,7 +19,7 @@ from autoseg.errors import (
     MissingPartError,
     UnknownNameError,
 )
-from tests.cli.test_bad_input import invoke
+from tests.command_line import invoke
 
 BAD_CASE = {"a": InputError("broken")}
 

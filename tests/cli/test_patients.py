@@ -11,7 +11,7 @@ import pytest
 from autoseg.files import read_document
 from autoseg.values import Fold, Patients, Split, encode
 from autoseg.workspace import Workspace
-from tests.cli.test_bad_input import failure, invoke
+from tests.command_line import failure, invoke
 from tests.conftest import TINY_PRESET
 
 #: Names that tell of three patients with two visits each.

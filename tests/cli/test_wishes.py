@@ -7,20 +7,9 @@ import json
 import click
 import pytest
 
-from autoseg.cli import main
 from autoseg.cli.wishes import read_names, read_wishes
 from autoseg.planning import Wishes
-
-
-def invoke(arguments) -> int:
-    """Runs the command line as the console script does; returns the exit code."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sys.argv", ["autoseg", *map(str, arguments)])
-        try:
-            main()
-        except SystemExit as end:
-            return int(end.code or 0)
-    return 0
+from tests.command_line import invoke
 
 
 def test_texts_are_read() -> None:

@@ -7,9 +7,12 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
+import tifffile
 import torch
+from PIL import Image
 from torch import nn
 
 from autoseg.errors import CasesFailedError, DamagedCaseError, InterruptedRunError
@@ -39,6 +42,7 @@ from autoseg.values import (
 )
 from autoseg.volume.axes import reorder
 from autoseg.workspace import FoldFolder
+from tests.io.dicom_phantoms import grid, write_series
 from tests.small_plans import small_configuration, small_plan
 
 LABELS = Labels(foreground=(Label(name="bright", values=(1,)),))
@@ -182,6 +186,64 @@ def test_label_maps_have_the_ending_of_their_images(tmp_path: Path, ending: str)
     written = predict(make_predictor(plan), plan, (tmp_path / "in", [case]), tmp_path / "out")
     assert written["case_0"] == tmp_path / "out" / f"case_0{ending}"
     np.testing.assert_array_equal(read(written["case_0"]).array, scan(0).array > THRESHOLD)
+
+
+PALETTE = ((0, 0, 0), (0, 200, 40))
+
+
+def with_palette(plan: Plan) -> Plan:
+    return msgspec.structs.replace(plan, labels=msgspec.structs.replace(plan.labels, palette=PALETTE))
+
+
+@pytest.mark.parametrize(
+    ("ending", "expected"), [(".jpg", ".png"), (".bmp", ".png"), (".png", ".png"), (".tif", ".tif")]
+)
+def test_label_maps_of_pictures_are_exact_and_have_their_palette(tmp_path: Path, ending: str, expected: str) -> None:
+    pixels = np.full((24, 20), 40, np.uint8)
+    pixels[5:15, 4:12] = 220
+    (tmp_path / "in").mkdir()
+    Image.fromarray(pixels).save(tmp_path / "in" / f"case_0{ending}", quality=95)
+    case = Case(id="case_0", images=(f"case_0{ending}",))
+    plan = with_palette(make_plan(patch=(8, 8)))
+    written = predict(make_predictor(plan), plan, (tmp_path / "in", [case]), tmp_path / "out")
+    assert written["case_0"] == tmp_path / "out" / f"case_0{expected}"
+    with Image.open(written["case_0"]) as picture:
+        assert picture.mode == "P"
+        np.testing.assert_array_equal(np.asarray(picture), pixels > THRESHOLD)
+        assert np.asarray(picture.convert("RGB"))[10, 10].tolist() == [0, 200, 40]
+
+
+def test_a_stack_of_pages_gets_a_stack_with_its_spacing(tmp_path: Path) -> None:
+    pixels = np.full((6, 16, 14), 40, np.uint8)
+    pixels[2:5, 5:12, 4:10] = 220
+    (tmp_path / "in").mkdir()
+    metadata = {"axes": "ZYX", "spacing": 3.0, "unit": "mm"}
+    tifffile.imwrite(tmp_path / "in" / "case_0.tif", pixels, imagej=True, resolution=(2.0, 4.0), metadata=metadata)
+    plan, case = with_palette(make_plan()), Case(id="case_0", images=("case_0.tif",))
+    written = predict(make_predictor(plan), plan, (tmp_path / "in", [case]), tmp_path / "out")
+    volume = read(written["case_0"])
+    np.testing.assert_array_equal(volume.array[0], pixels > THRESHOLD)
+    assert volume.geometry.spacing == pytest.approx((3.0, 0.25, 0.5))
+    assert volume.palette[:2] == PALETTE
+
+
+@pytest.mark.parametrize("named", ["scan", "scan/IM0003.dcm"])
+def test_a_dicom_series_gets_a_nifti_label_map_on_its_grid(tmp_path: Path, named: str) -> None:
+    geometry = grid("oblique", (8, 16, 14))
+    array = np.where(np.random.default_rng(0).random(geometry.shape) < 0.5, 220, 40).astype(np.int16)
+    write_series(tmp_path / "in" / "scan", array, geometry, order=[3, 1, 5, 0, 2, 4, 7, 6])
+    plan, network = make_plan(), Threshold()
+    case = Case(id="scan", images=(named,))
+    written = predict(make_predictor(plan, network), plan, (tmp_path / "in", [case]), tmp_path / "out")
+    assert written["scan"] == tmp_path / "out" / "scan.nii.gz"
+    np.testing.assert_array_equal(read(written["scan"]).array[0], array > THRESHOLD)
+    assert read(written["scan"]).geometry.displacement_from(geometry) < 1e-3
+    network.calls = 0
+    predict(make_predictor(plan, network), plan, (tmp_path / "in", [case]), tmp_path / "out")
+    assert network.calls == 0
+    write_series(tmp_path / "in" / "scan", array[:, ::-1], geometry, order=[3, 1, 5, 0, 2, 4, 7, 6])
+    predict(make_predictor(plan, network), plan, (tmp_path / "in", [case]), tmp_path / "out")
+    np.testing.assert_array_equal(read(written["scan"]).array[0], array[:, ::-1] > THRESHOLD)
 
 
 def test_what_is_done_is_not_done_again(tmp_path: Path, scans) -> None:

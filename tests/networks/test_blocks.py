@@ -96,6 +96,14 @@ def test_a_block_is_convolution_then_norm_then_leaky_relu() -> None:
     torch.testing.assert_close(block(x), torch.where(values > 0, values, 0.01 * values), rtol=1e-4, atol=1e-5)
 
 
+def test_a_block_can_do_without_its_activation_and_its_bias() -> None:
+    torch.manual_seed(0)
+    block, x = ConvBlock(2, 3, (3, 3), (1, 1), bias=False, activated=False), torch.randn(2, 2, 6, 6)
+    assert list(block.state_dict()) == ["conv.weight", "norm.weight", "norm.bias"]
+    expected = nn.functional.instance_norm(nn.functional.conv2d(x, block.conv.weight, padding=1))
+    torch.testing.assert_close(block(x), expected, rtol=1e-4, atol=1e-5)
+
+
 def test_only_the_first_of_stacked_blocks_changes_channels_and_resolution() -> None:
     stack = StackedConvBlocks(3, 2, 5, (3, 3), (2, 2))
     assert [block.conv.in_channels for block in stack.convs] == [2, 5, 5]

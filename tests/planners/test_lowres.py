@@ -12,7 +12,7 @@ from planners.memory import FittedPatch, Room, fit_count
 from planners.presets import NNUNET
 from planners.topology import network_topology
 from planners.unet import DefaultPlanner, ResidualPlanner
-from tests.planners.synthetic import GPU_COST, fingerprint
+from tests.planners.synthetic import CPU_COST, GPU_COST, fingerprint
 
 Triple = tuple[float, float, float]
 ONES = (1.0, 1.0, 1.0)
@@ -93,6 +93,14 @@ def test_a_plan_has_a_cascade_exactly_where_full_resolution_covers_less_than_a_q
         else:
             assert covered > 0.125  # a grid of half the voxels would not have been worth it
         assert plan.configuration("3d_fullres").training.batch_dice is ("3d_lowres" in plan.names)
+
+
+def test_an_axis_of_few_voxels_keeps_one_at_low_resolution() -> None:
+    """Little memory and three slices: a patch covers a quarter only where the slices have become one."""
+    data = fingerprint([(ONES, (3, 151, 557), 1)])
+    plan = ResidualPlanner().plan(data, Budget(memory_bytes=GIBIBYTE // 2), CPU_COST, name="thin")
+    assert plan.configuration("3d_lowres").median_shape[0] == 1
+    assert plan.configuration("3d_lowres").patch_size[0] == 1
 
 
 def test_a_cascade_is_fitted_with_its_own_inputs_and_wishes() -> None:

@@ -59,9 +59,10 @@ def test_median_shape_rounds_each_case_before_the_median():
     assert median_shape(spacings, shapes, (0.8, 1.0, 1.0)) == (round((125 + 62) / 2, 1), 70.5, (50 + 31) / 2)
 
 
-def test_single_slices_of_mixed_thickness_stay_single():
+@pytest.mark.parametrize("thicknesses", [(3.0, 6.0, 12.0), (0.2, 3.3), (1.0, 5.0, 5.0, 9.0)])
+def test_single_slices_of_mixed_thickness_stay_single(thicknesses):
     """Their thickness is not that of a grid: thin slices cannot be made from thick ones."""
-    data = fingerprint([((thickness, 0.5, 0.5), (1, 200, 200), 10) for thickness in (3.0, 6.0, 12.0)])
+    data = fingerprint([((thickness, 0.5, 0.5), (1, 200, 200), 10) for thickness in thicknesses])
     grid = common_grid(data, "canonical")
     assert (grid.order, grid.shape) == ((0, 1, 2), (1.0, 200.0, 200.0))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 from pathlib import Path
 
 import msgspec
@@ -181,6 +182,26 @@ def test_what_is_not_wanted_need_not_fit():
     assert DefaultPlanner().plan(data, budget, dear_in_3d, name="flat").names == ("2d",)
     with pytest.raises(InputError, match="too small for any network"):
         DefaultPlanner().plan(data, Budget(), dear_in_3d, name="all")
+
+
+@pytest.mark.parametrize("wishes", [Wishes(), Wishes(patch_sizes=(("", (128, 128, 128)),))], ids=["none", "a patch"])
+def test_the_budget_that_is_named_does_for_what_did_not_fit_first_and_for_the_rest(wishes):
+    """Slices come first; volumes need more, and a cascade with its sixty further inputs most."""
+    data = fingerprint(LARGE, labels=61)
+
+    def dear_in_3d(network, patch_size, batch_size, training):
+        return CPU_COST(network, patch_size, batch_size, training) * (4 if len(patch_size) == 3 else 1)
+
+    def planned(gibibytes: float) -> Plan:
+        budget = Budget(memory_bytes=int(gibibytes * GIBIBYTE), wishes=wishes)
+        return DefaultPlanner().plan(data, budget, dear_in_3d, name="all")
+
+    with pytest.raises(InputError, match=r"\b0\.3 GiB") as refused:
+        planned(0.3)
+    enough = float(re.search(r"--gpu-memory ([0-9.]+)\.$", str(refused.value))[1])
+    assert "3d_cascade_fullres" in planned(enough).names
+    with pytest.raises(InputError, match=f"--gpu-memory {enough}"):
+        planned(enough - 0.11)
 
 
 @pytest.mark.parametrize(

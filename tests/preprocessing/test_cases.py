@@ -17,7 +17,7 @@ from autoseg.errors import CasesFailedError, DiskFullError, InterruptedRunError
 from autoseg.executors import SerialExecutor, ThreadExecutor
 from autoseg.files import ContentIndex
 from autoseg.io.case_store import CaseStore
-from autoseg.io.dataset import read_dataset
+from autoseg.io.layouts import read_dataset
 from autoseg.phantom import write_phantom_dataset
 from autoseg.preprocessing.cases import preprocess_cases
 from autoseg.values import Dataset, Plan

@@ -93,13 +93,19 @@ def test_the_integers_written_for_regions_are_held_to_the_range_of_label_files(w
         Labels(foreground=(Label(name="a", values=(1, 2)),), region_values=(written,))
 
 
-@pytest.mark.parametrize("id_", ["hippocampus_001", "Zoë 7", "患者1", "a.b", "a-0123456789abcdef", "x" * 200])
+@pytest.mark.parametrize(
+    "id_", ["hippocampus_001", "Zoë 7", "患者1", "a.b", "a-0123456789abcdef", "x" * 200, "console", "com10", "nul_1"]
+)
 def test_ordinary_case_ids_are_accepted(id_: str) -> None:
     assert Case(id=id_, images=("a.nii.gz",)).id == id_
 
 
 @pytest.mark.parametrize(
-    "id_", ["", "a/b", "a\\b", "..", ".hidden", " a", "a ", "a.", "a\n", "a:b", "a*", "a?", "é" * 101, "\x7f"]
+    "id_",
+    [
+        *("", "a/b", "a\\b", "..", ".hidden", " a", "a ", "a.", "a\n", "a:b", "a*", "a?", "é" * 101, "\x7f"),
+        *("CON", "nul", "Aux.nii", "com1", "LPT9.x.y", "com¹", "conin$", "a\u202eb", "a\u2028", "\x85a", "a\udcff"),
+    ],
 )
 def test_a_case_id_that_is_no_file_name_is_refused(id_: str) -> None:
     with pytest.raises(ValueError, match="case id"):
@@ -125,6 +131,29 @@ def test_cases_out_of_order_or_twice_are_refused() -> None:
     for cases in ((other, one), (one, one)):
         with pytest.raises(ValueError, match="sorted"):
             dataset(*cases)
+
+
+@pytest.mark.parametrize("pair", [("A", "a"), ("Z\u006f\u0308", "Z\u00f6"), ("STRASSE", "stra\u00dfe")])
+def test_ids_that_some_system_takes_for_one_are_refused(pair: tuple[str, str]) -> None:
+    cases = tuple(Case(id=id_, images=(f"{number}.nii.gz",)) for number, id_ in enumerate(sorted(pair)))
+    with pytest.raises(ValueError, match="letter case"):
+        dataset(*cases)
+
+
+def test_a_case_is_partly_annotated_if_any_label_was_not_looked_for() -> None:
+    labels = plain(1, 2)
+    cases = tuple(
+        Case(id=id_, images=("x",), label=label, annotated=annotated)
+        for id_, label, annotated in [
+            ("all", "y", None),
+            ("both", "y", ("label 2", "label 1")),
+            ("none", "y", ()),
+            ("one", "y", ("label 2",)),
+            ("unlabelled", None, ("label 1",)),
+        ]
+    )
+    found = Dataset(name="D", root="/d", channels=("MRI",), labels=labels, file_ending=".nii.gz", cases=cases)
+    assert [case.id for case in found.partly_annotated] == ["none", "one"]
 
 
 def test_a_data_set_without_channels_is_refused() -> None:

@@ -1,4 +1,4 @@
-"""Understanding the user's folders: whatever is wrong is named, and nothing is silently left out."""
+"""nnU-Net's layout and folds: whatever is wrong is named, and nothing is silently left out."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from autoseg.errors import DocumentError, FindingsError, InputError
-from autoseg.io.dataset import read_dataset, read_inputs, read_labels_of, read_split
+from autoseg.errors import DocumentError, InputError
+from autoseg.io.layouts import read_dataset, read_labels_of, read_split
 from autoseg.values import Fold, Label
 
 DESCRIPTION = {
@@ -76,7 +76,9 @@ def test_the_old_name_modality_and_free_fields_are_read_and_numtraining_may_be_m
 
 def test_a_missing_folder_and_a_missing_description_are_named(tmp_path: Path) -> None:
     assert "no such folder" in refusal(tmp_path / "nowhere")
-    assert "no dataset.json" in refusal(tmp_path)
+    text = refusal(tmp_path)
+    assert "not clear what in this folder is an image" in text
+    assert '"channel_names"' in text  # the remedy shows a minimal description
 
 
 @pytest.mark.parametrize("name", ["imagesTr", "labelsTr"])
@@ -85,27 +87,18 @@ def test_a_missing_images_or_labels_folder_is_named(name: str, tmp_path: Path) -
     assert name in refusal(tmp_path)
 
 
-@pytest.mark.parametrize("key", ["labels", "file_ending", "channel_names"])
-def test_a_missing_key_is_named(key: str, tmp_path: Path) -> None:
-    text = refusal(make(tmp_path, **{key: None}))
-    assert key in text
-    assert "dataset.json" in text
-
-
 @pytest.mark.parametrize(
     "broken",
     [
-        {"file_ending": ".tiff"},
+        {"file_ending": ".docx"},
         {"file_ending": "nii.gz"},
         {"file_ending": ""},
         {"file_ending": 3},
-        {"channel_names": {}},
         {"channel_names": {"1": "MRI"}},
         {"channel_names": {"0": "T1", "2": "T2"}},
         {"channel_names": {"T1": "0"}},
         {"channel_names": {"00": "T1"}},
         {"channel_names": ["MRI"]},
-        {"labels": {"liver": 1}},
         {"labels": {"background": 1, "liver": 2}},
         {"labels": {"background": [0, 3], "liver": 1}},
         {"labels": {"background": 0}},
@@ -120,8 +113,11 @@ def test_a_missing_key_is_named(key: str, tmp_path: Path) -> None:
         {"labels": {"background": 0, "liver": 1, "ignore": 1}},
         {"labels": {"background": 0, "liver": 1, "ignore": [2, 3]}},
         {"labels": {"background": 0, "liver": 1, "ignore": -1}},
-        {"labels": {"0": "background", "1": "liver"}},
-        {"labels": {"background": 0, "whole": [1, 2], "core": 2}},
+        {"labels": {"background": 0, "left": [1, 2], "right": [2, 3]}},
+        {"labels": {"background": 0, "whole": [1, 2], "first": 1, "second": 2}},
+        {"labels": {"0": "background", "1": 1}},
+        {"labels": {"0": "background", "one": "liver"}},
+        {"labels": {"0": "background", "1": "liver", "2": "liver"}},
         {"labels": {"background": 0, "whole": [1, 2], "core": 2}, "regions_class_order": [1]},
         {"labels": {"background": 0, "whole": [1, 2], "core": 2}, "regions_class_order": [1, 2, 3]},
         {"numTraining": "2"},
@@ -247,8 +243,9 @@ def test_an_explicit_table_replaces_looking_at_folders(tmp_path: Path) -> None:
         "z": {"images": ["scans/z-t1.nii.gz", "scans/z-t2.nii.gz"], "label": "truth/z.nii.gz"},
         "a": {"images": ["scans/a.nii.gz"]},
     }
-    dataset, findings = read_dataset(make(tmp_path, BOTH, dataset=table, numTraining=1))
-    assert findings == []
+    names = {"0": "T1", "1": "T2"}
+    dataset, findings = read_dataset(make(tmp_path, BOTH, dataset=table, numTraining=1, channel_names=names))
+    assert [(finding.severity, finding.case) for finding in findings] == [("note", "a")]
     assert [(case.id, case.images, case.label) for case in dataset.cases] == [
         ("a", ("scans/a.nii.gz",), None),
         ("z", ("scans/z-t1.nii.gz", "scans/z-t2.nii.gz"), "truth/z.nii.gz"),
@@ -257,7 +254,7 @@ def test_an_explicit_table_replaces_looking_at_folders(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("table", [{"a/b": {"images": ["x.nii.gz"]}}, {"a": {"images": []}}], ids=str)
 def test_an_impossible_case_in_the_table_is_found_beside_the_others(table: dict[str, Any], tmp_path: Path) -> None:
-    good = {"good": {"images": ["x.nii.gz", "y.nii.gz"], "label": "z.nii.gz"}}
+    good = {"good": {"images": ["x.nii.gz"], "label": "z.nii.gz"}}
     dataset, findings = read_dataset(make(tmp_path, dataset={**table, **good}))
     assert [case.id for case in dataset.cases] == ["good"]
     assert "error" in [finding.severity for finding in findings]
@@ -266,7 +263,7 @@ def test_an_impossible_case_in_the_table_is_found_beside_the_others(table: dict[
 def test_environment_variables_in_the_table_are_filled_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("SCANS", "/archive")
     table = {"a": {"images": ["$SCANS/a_t1.nii.gz", "${SCANS}/a_t2.nii.gz"], "label": "$SCANS/a.nii.gz"}}
-    dataset, _ = read_dataset(make(tmp_path, dataset=table))
+    dataset, _ = read_dataset(make(tmp_path, dataset=table, channel_names={"0": "T1", "1": "T2"}))
     assert dataset.cases[0].images == ("/archive/a_t1.nii.gz", "/archive/a_t2.nii.gz")
     assert dataset.cases[0].label == "/archive/a.nii.gz"
 
@@ -282,76 +279,6 @@ def test_links_that_lead_nowhere_and_folders_named_like_files_are_no_missing_lab
     assert {case.id: case.label for case in dataset.cases}["gone"] == "labelsTr/gone.nii.gz"  # reading it will tell
     assert "folder" in {case.id for case in dataset.cases}
     assert not [finding for finding in findings if finding.severity == "error"]
-
-
-def inputs(folder: Path, *names: str, channels: Sequence[str] = ("MRI",)) -> dict[str, tuple[str, ...]]:
-    for name in names:
-        (folder / name).touch()
-    return {case.id: case.images for case in read_inputs(folder, channels)}
-
-
-def test_inputs_with_and_without_channel_number(tmp_path: Path) -> None:
-    found = inputs(tmp_path, "b_0000.nii.gz", "a.nii.gz", "c.nrrd", ".hidden.nii.gz", "notes.txt")
-    assert found == {"a": ("a.nii.gz",), "b": ("b_0000.nii.gz",), "c": ("c.nrrd",)}
-    assert list(found) == sorted(found)
-
-
-@pytest.mark.parametrize("name", ["scan_2024.nii.gz", "scan_0001.nii.gz", "scan_0000_2024.nii.gz"])
-def test_a_number_without_channel_0_beside_it_belongs_to_the_name(name: str, tmp_path: Path) -> None:
-    assert inputs(tmp_path, name) == {name.removesuffix(".nii.gz"): (name,)}
-
-
-def test_years_of_several_scans_are_names_too(tmp_path: Path) -> None:
-    assert list(inputs(tmp_path, "scan_2023.nii.gz", "scan_2024.nii.gz")) == ["scan_2023", "scan_2024"]
-
-
-def test_several_channels_are_put_in_order(tmp_path: Path) -> None:
-    found = inputs(tmp_path, "a_0001.nii.gz", "a_0000.nii.gz", channels=("T1", "T2"))
-    assert found == {"a": ("a_0000.nii.gz", "a_0001.nii.gz")}
-
-
-def test_all_incomplete_inputs_are_listed_together(tmp_path: Path) -> None:
-    with pytest.raises(FindingsError) as caught:
-        inputs(
-            tmp_path,
-            *("good_0000.mha", "good_0001.mha", "b_0001.mha"),
-            *(f"c_000{channel}.mha" for channel in (0, 1, 2)),
-            channels=("T1", "T2"),
-        )
-    assert [finding.case for finding in caught.value.findings] == ["b", "c"]
-
-
-def test_files_that_do_not_say_their_channel_are_listed(tmp_path: Path) -> None:
-    with pytest.raises(FindingsError, match=r"(?s)2 channels .*\(T1, T2\).*x\.mha.*y\.mha"):
-        inputs(tmp_path, "x.mha", "y.mha", channels=("T1", "T2"))
-
-
-def test_a_second_channel_of_a_one_channel_model_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(FindingsError, match="too many"):
-        inputs(tmp_path, "a_0000.mha", "a_0001.mha")
-
-
-@pytest.mark.parametrize(
-    "names", [("a.nii.gz", "a.nrrd"), ("a.nii.gz", "a_0000.nii.gz"), ("a_0000.mha", "a_0000.nrrd")]
-)
-def test_two_inputs_of_one_name_do_not_silently_become_one(names: tuple[str, str], tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=names[1]):
-        inputs(tmp_path, *names)
-
-
-def test_a_single_file_is_one_case_relative_to_its_folder(tmp_path: Path) -> None:
-    for name in ("a_0000.nii.gz", "b_0000.nii.gz"):
-        (tmp_path / name).touch()
-    (case,) = read_inputs(tmp_path / "a_0000.nii.gz", ("MRI",))
-    assert (case.id, case.images) == ("a", ("a_0000.nii.gz",))
-
-
-def test_nothing_to_predict_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "notes.txt").touch()
-    with pytest.raises(InputError, match="no image here"):
-        read_inputs(tmp_path, ("MRI",))
-    with pytest.raises(InputError, match="no such file or folder"):
-        read_inputs(tmp_path / "nowhere", ("MRI",))
 
 
 def write_split(folder: Path, folds: object) -> Path:

@@ -1,0 +1,116 @@
+"""Understanding the user's folders: data sets in any common layout, inputs for prediction, and folds that came along.
+
+One module per layout; ``LAYOUTS`` is the order in which they are asked "is this one of yours?". A layout gives an
+``Understanding``; names of channels and labels that nobody stated are then found in the files, and told as inferred.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from autoseg.errors import InputError
+from autoseg.io.layouts.bids import is_bids, read_bids
+from autoseg.io.layouts.decathlon import is_decathlon, read_decathlon
+from autoseg.io.layouts.describe import describe_dataset
+from autoseg.io.layouts.description import DESCRIPTIONS, Description, labels_of, read_description
+from autoseg.io.layouts.folders import is_mixed, is_paired, read_mixed, read_paired
+from autoseg.io.layouts.inputs import read_inputs
+from autoseg.io.layouts.integers import IntegerCache
+from autoseg.io.layouts.nnunet import is_nnunet, read_nnunet
+from autoseg.io.layouts.splits import read_split
+from autoseg.io.layouts.table import TABLE_ENDINGS, read_table
+from autoseg.io.layouts.understanding import Understanding, complete
+from autoseg.values import Dataset, Finding, Labels, decode
+from autoseg.workspace import Workspace
+
+__all__ = ["LAYOUTS", "Layout", "describe_dataset", "read_dataset", "read_inputs", "read_labels_of", "read_split"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """A way to arrange a data set.
+
+    Attributes:
+        name: for messages.
+        recognises: whether a folder, with what its descriptions state, is arranged so.
+        read: its cases; the last argument is the names of channels that are asked for.
+    """
+
+    name: str
+    recognises: Callable[[Path, Description], bool]
+    read: Callable[[Path, Description, Sequence[str]], Understanding]
+
+
+#: What is stated comes before what is told by names; the first that recognises a folder reads it.
+LAYOUTS = (
+    Layout(name="dataset.json with imagesTr/ and labelsTr/ (nnU-Net)", recognises=is_nnunet, read=read_nnunet),
+    Layout(name="dataset.json with training pairs (Decathlon)", recognises=is_decathlon, read=read_decathlon),
+    Layout(name="sub-*/ and derivatives/ (BIDS)", recognises=is_bids, read=read_bids),
+    Layout(name="images/ and labels/", recognises=is_paired, read=read_paired),
+    Layout(name="CASE_img and CASE_seg in one folder or one per case", recognises=is_mixed, read=read_mixed),
+)
+
+
+def read_dataset(
+    source: Path, *, channel_names: Sequence[str] = (), workspace: Workspace | None = None
+) -> tuple[Dataset, list[Finding]]:
+    """The data set in a folder, or in a table of paths (CSV, TSV, JSON).
+
+    Args:
+        source: the folder, its ``dataset.json``, or the table.
+        channel_names: that the user asks for; overrule those stated or found.
+        workspace: remembers what was found in label files.
+
+    Returns:
+        The data set with the cases that are complete, and findings about the others.
+
+    Raises:
+        InputError: it cannot be understood at all.
+    """
+    source = source.resolve()
+    if source.is_file():
+        understood = _of_file(source, channel_names)
+    elif source.is_dir():
+        understood = _of_folder(source, read_description(source), channel_names)
+    else:
+        raise InputError("there is no such folder", file=source, remedy="Name the folder or table of your data set.")
+    known = IntegerCache(workspace) if workspace else None
+    return complete(understood, channel_names=channel_names, known=known)
+
+
+def _of_file(source: Path, channel_names: Sequence[str]) -> Understanding:
+    if source.name in DESCRIPTIONS:
+        return _of_folder(source.parent, read_description(source.parent), channel_names)
+    if source.suffix.casefold() not in TABLE_ENDINGS:
+        raise InputError(
+            "a file is not a data set", file=source, expected=f"a folder, or a table ({', '.join(TABLE_ENDINGS)})"
+        )
+    return read_table(source, channel_names)
+
+
+def _of_folder(folder: Path, stated: Description, channel_names: Sequence[str]) -> Understanding:
+    for layout in LAYOUTS:
+        if layout.recognises(folder, stated):
+            return layout.read(folder, stated, channel_names)
+    here = sorted(path.name + "/" * path.is_dir() for path in folder.iterdir() if not path.name.startswith("."))
+    raise InputError(
+        "it is not clear what in this folder is an image and what a label",
+        file=folder,
+        found=(", ".join(here[:8]) + (" …" if len(here) > 8 else "")) or "nothing",
+        expected="; or ".join(layout.name for layout in LAYOUTS) + "; or a table of paths instead of the folder",
+        remedy="A table always does: a CSV file with the columns image and label, one row per case. Or "
+        'dataset.json: {"channel_names": {"0": "MRI"}, "labels": {"background": 0, "liver": 1}, "file_ending": ".nii.gz"}',
+    )
+
+
+def read_labels_of(description: Path) -> Labels:
+    """The labels that a ``dataset.json`` declares.
+
+    Raises:
+        DocumentError: it cannot be understood.
+    """
+    stated = decode(Description, description.read_bytes(), source=description)
+    stated.source = str(description)
+    return labels_of(stated)[0]

@@ -1,0 +1,49 @@
+"""The spacing of pictures, which say nothing about millimetres: a file beside them, ``NAME.json``."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import msgspec
+
+from autoseg.errors import DocumentError
+
+__all__ = ["spacing_beside"]
+
+Triple = tuple[float, float, float]
+
+
+def spacing_beside(path: Path, stem: str) -> Triple | None:
+    """The spacing in millimetres ``(z, y, x)`` that ``STEM.json`` beside a picture gives, or None.
+
+    A file without the field ``spacing`` is somebody else's and says nothing.
+
+    Args:
+        path: of the picture.
+        stem: its name without ending.
+
+    Raises:
+        DocumentError: there is such a file, and its spacing is not two or three positive numbers.
+    """
+    beside = path.with_name(f"{stem}.json")
+    if not beside.is_file():
+        return None
+    try:
+        stated = msgspec.json.decode(beside.read_bytes(), type=dict[str, msgspec.Raw])
+    except msgspec.DecodeError:
+        return None
+    if "spacing" not in stated:
+        return None
+    try:
+        steps = msgspec.json.decode(stated["spacing"], type=list[float])
+    except msgspec.DecodeError:
+        steps = []
+    if len(steps) not in (2, 3) or not all(math.isfinite(step) and step > 0 for step in steps):
+        raise DocumentError(
+            "the spacing must be two or three positive numbers",
+            file=beside,
+            found=bytes(stated["spacing"]).decode(),
+            expected='{"spacing": [z, y, x]} in millimetres, or [y, x]',
+        )
+    return (max(steps), steps[0], steps[1]) if len(steps) == 2 else (steps[0], steps[1], steps[2])

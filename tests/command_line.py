@@ -1,0 +1,30 @@
+"""The command line as the console script runs it, within the test's own process."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+
+from autoseg.cli import main
+
+
+def invoke(arguments: Sequence[object]) -> int:
+    """Runs a command; returns the exit code."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.argv", ["autoseg", *map(str, arguments)])
+        try:
+            main()
+        except SystemExit as end:
+            return int(end.code or 0)
+    return 0
+
+
+def failure(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    """The error text of a command that must fail with exit code 2."""
+    capsys.readouterr()
+    code = invoke(arguments)
+    text = capsys.readouterr().err
+    assert code == 2, text
+    assert "Traceback" not in text
+    return text
