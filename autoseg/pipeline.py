@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from autoseg.check_stage import Checked, check_dataset
-from autoseg.disk import check_room
 from autoseg.errors import InputError
 from autoseg.executors import Executor, SerialExecutor, ThreadExecutor
 from autoseg.files import content_hash, read_document, sweep, write_document
@@ -110,6 +109,7 @@ def preprocess(
         CasesFailedError: some cases failed; the others are stored.
         DiskFullError: there is too little room; what is stored stays.
     """
+    from autoseg.disk import check_room
     from autoseg.integrity.fixes import require_current_fixes
     from autoseg.preprocessing.cases import preprocess_cases
 
