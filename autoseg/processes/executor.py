@@ -35,8 +35,8 @@ Result = TypeVar("Result")
 
 #: What a worker holds before any case: Python, NumPy, SciPy and an image library.
 WORKER_BYTES = 160 * 2**20
-#: One more worker pays from so many bytes of work: starting one takes a second.
-WORK_PER_WORKER = 32 * 2**20
+#: One more worker pays from so many bytes that its cases need in all: starting one takes a second.
+WORK_PER_WORKER = 256 * 2**20
 #: Cases below this size are handed out two at a time, so that a worker never waits for the next.
 SMALL_BYTES = 64 * 2**20
 #: An item may take so much more than predicted before it is taken for a runaway; alone, all that there is.
