@@ -83,13 +83,13 @@ class PreprocessCase(Value, frozen=True, kw_only=True):
             CompressedStoreError: it is stored compressed, and blosc2 is not installed.
         """
         hashes, read = item.look()
-        key, store = case_key(self.parameters, hashes), CaseStore(Path(self.store))
-        damage = None
+        configuration = self.plan.configuration(self.configuration)
+        key = case_key(self.parameters, hashes)
+        store, damage = CaseStore(Path(self.store), patch_size=configuration.patch_size), None
         if store.has(item.id, key):
             damage = _damage(store, item.id, key, verify=self.verify)
             if damage is None:
                 return Made(key=key, read=read)
-        configuration = self.plan.configuration(self.configuration)
         ready = _preprocessed(self.dataset, item.case, self.plan, configuration, key, damage)
         if damage:
             store.discard(item.id, key)

@@ -32,7 +32,7 @@ __all__ = [
 ]
 
 #: Raise this when the arrays change for equal parameters: cached cases are then made anew.
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 MOST_LOCATIONS, LEAST_SHARE = 10_000, 0.01
 #: Bytes of small arrays, and of what allocators do not give back.
 SLACK = 4 * 2**20
