@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import math
 import shutil
 import tokenize
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -35,6 +36,8 @@ ARRAYS = ("image", "segmentation", "locations", "reference")
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 #: Entries of a compressed one-dimensional array that are compressed together.
 FLAT_CHUNK = 2**16
+#: Compressed arrays of no more voxels are one chunk, or one per channel.
+WHOLE_VOXELS = 2**17
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,7 +185,8 @@ class CaseStore:
         write_document(folder / "verified.json", _times(folder, document))
 
     def _chunk(self, shape: Sequence[int]) -> tuple[int, ...]:
-        return chunk_shape(shape, self._patch_size or shape)
+        small = math.prod(shape) <= WHOLE_VOXELS  # reading all of it takes less than finding pieces
+        return tuple(shape) if small else chunk_shape(shape, self._patch_size or shape)
 
     def open(self, case_id: str, key: str, *, verify: bool = False) -> StoredCase:
         """A stored case; its large arrays are read when they are sliced.

@@ -18,7 +18,7 @@ import numpy as np
 from autoseg.errors import InputError, UnreadableFileError
 from autoseg.io.dicom_files import dicom_files, file_meta
 from autoseg.io.headers import LARGEST_RATIO, Header, require_room, require_within
-from autoseg.io.simpleitk_format import itk_header, simpleitk
+from autoseg.io.simpleitk_format import ONE_AT_A_TIME, itk_header, simpleitk
 from autoseg.values import Geometry, Volume
 
 __all__ = ["DicomFormat"]
@@ -139,7 +139,8 @@ def _slice(path: Path) -> Slice:
     reader.SetImageIO("GDCMImageIO")
     reader.SetFileName(str(path))
     reader.LoadPrivateTagsOff()
-    reader.ReadImageInformation()
+    with ONE_AT_A_TIME:
+        reader.ReadImageInformation()
     header = itk_header(reader)
 
     def tag(name: str) -> str:
@@ -320,7 +321,9 @@ def _pixels(part: Slice) -> np.ndarray:
     """The pixels ``(y, x)`` of one slice, rescaled as its file says."""
     sitk = simpleitk()
     try:
-        array: np.ndarray = sitk.GetArrayFromImage(sitk.ReadImage(str(part.path), imageIO="GDCMImageIO"))
+        with ONE_AT_A_TIME:
+            image = sitk.ReadImage(str(part.path), imageIO="GDCMImageIO")
+        array: np.ndarray = sitk.GetArrayFromImage(image)
     except RuntimeError as error:
         reason = [line.strip() for line in str(error).splitlines() if line.strip()][-1]
         raise UnreadableFileError(f"cannot read this DICOM file: {reason}", file=part.path) from error

@@ -250,10 +250,12 @@ def _is_deep(path: Path) -> bool:
 
 
 def _deep_pixels(path: Path) -> np.ndarray:
-    from autoseg.io.simpleitk_format import simpleitk
+    from autoseg.io.simpleitk_format import ONE_AT_A_TIME, simpleitk
 
     sitk = simpleitk()
-    pixels: np.ndarray = sitk.GetArrayFromImage(sitk.ReadImage(str(path), imageIO="PNGImageIO"))
+    with ONE_AT_A_TIME:
+        image = sitk.ReadImage(str(path), imageIO="PNGImageIO")
+    pixels: np.ndarray = sitk.GetArrayFromImage(image)
     return pixels
 
 

@@ -1,7 +1,7 @@
-"""Voxels of plain NIfTI files straight from their bytes: the file is read once, unpacked once, and not copied.
+"""Headers and voxels of plain NIfTI files straight from their bytes: the file is unpacked once, and not copied.
 
 ITK takes several times as long for a small file, and twice the memory for a large one. Whatever is not plain (scaled
-intensities, more than three axes, rare types, extensions of the format, damage) is left to it.
+intensities, other than three axes, oblique ones, rare types, extensions of the format, damage) is left to it.
 """
 
 from __future__ import annotations
@@ -12,12 +12,51 @@ from pathlib import Path
 
 import numpy as np
 
-__all__ = ["plain_voxels"]
+from autoseg.io.headers import Header
+from autoseg.io.nifti import RawHeader
+from autoseg.values import Geometry
+
+__all__ = ["plain_header", "plain_voxels"]
 
 HEADER_BYTES = 348
 #: NIfTI's codes of number types, as NumPy names them.
 TYPES = {2: "u1", 4: "i2", 8: "i4", 16: "f4", 64: "f8", 256: "i1", 512: "u2", 768: "u4"}
 GZIP = 16 + zlib.MAX_WBITS
+#: Codes of the unit of length: unknown, which is taken for millimetres, and millimetres.
+MILLIMETRES = (0, 2)
+
+
+def plain_header(raw: RawHeader, notes: tuple[str, ...]) -> Header | None:
+    """What ITK makes of the header of a volume whose axes run exactly along those of the world; None for any other.
+
+    Args:
+        raw: the header.
+        notes: to keep with it.
+    """
+    plain = (
+        raw.version == 1
+        and len(raw.sizes) == 3
+        and min(raw.sizes) > 1
+        and raw.code in TYPES
+        and raw.scale[0] in (0, 1)
+        and raw.scale[1] == 0
+        and raw.units in MILLIMETRES
+        and raw.qform_code > 0
+    )
+    if not plain:
+        return None
+    steps, form = np.abs(raw.steps[1:4]), raw.qform * np.array([[-1.0], [-1.0], [1.0]])  # RAS to LPS
+    columns = form[:, :3] / steps + 0.0  # no negative zeros
+    if not np.isin(np.abs(columns), (0.0, 1.0)).all():
+        return None
+    directions = [tuple(map(float, columns[:, axis])) for axis in (2, 1, 0)]
+    geometry = Geometry(
+        shape=(raw.sizes[2], raw.sizes[1], raw.sizes[0]),
+        spacing=(float(steps[2]), float(steps[1]), float(steps[0])),
+        origin=(float(form[0, 3]), float(form[1, 3]), float(form[2, 3])),
+        directions=(directions[0], directions[1], directions[2]),  # type: ignore[arg-type]
+    )
+    return Header(channels=1, dtype=np.dtype(TYPES[raw.code]).name, geometry=geometry, notes=notes)
 
 
 def plain_voxels(path: Path) -> np.ndarray | None:

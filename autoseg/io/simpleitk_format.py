@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import threading
 import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -16,13 +17,13 @@ from autoseg.io.detached import require_intact, voxel_data
 from autoseg.io.dtypes import smallest_integers
 from autoseg.io.headers import Header, require_stream, require_within
 from autoseg.io.nifti import Placement, RawHeader, is_nifti, placement, raw_header, require_whole, with_nonfinite
-from autoseg.io.nifti_voxels import plain_voxels
+from autoseg.io.nifti_voxels import plain_header, plain_voxels
 from autoseg.values import Geometry, Volume
 
 if TYPE_CHECKING:
     import SimpleITK
 
-__all__ = ["SimpleITKFormat", "itk_header", "simpleitk"]
+__all__ = ["ONE_AT_A_TIME", "SimpleITKFormat", "itk_header", "simpleitk"]
 
 T = TypeVar("T")
 _READERS = {
@@ -36,6 +37,11 @@ _READERS = {
     ".gipl.gz": "GiplImageIO",
 }
 IDENTITY = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
+
+
+#: Held while ITK reads or writes a file: it keeps some state for all threads, such as the locale, and was seen to crash when
+#: two threads read headers at once, in one of a hundred thousand readings or so.
+ONE_AT_A_TIME = threading.Lock()
 
 
 def simpleitk() -> Any:
@@ -65,12 +71,10 @@ class SimpleITKFormat:
 
     def header(self, path: Path) -> Header:
         """What the file promises, if it is large enough for it."""
-        simpleitk()
         return _readable(path, lambda file: _seen(file).header)
 
     def read(self, path: Path) -> Volume:
         """The file's voxels as ``(channels, z, y, x)`` with their LPS geometry; a 2D file is a planar volume."""
-        simpleitk()
         return _readable(path, _read)
 
     def write(self, path: Path, volume: Volume) -> None:
@@ -96,7 +100,8 @@ class SimpleITKFormat:
         image.SetDirection(directions)
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as beside:
-            sitk.WriteImage(image, str(beside), True)
+            with ONE_AT_A_TIME:
+                sitk.WriteImage(image, str(beside), True)
             require_whole(beside)
             require_intact(beside)
 
@@ -136,7 +141,7 @@ def _readable(path: Path, read: Callable[[Path], T]) -> T:
 
 
 class _Seen(NamedTuple):
-    """A file whose header was read: by ITK, whose reader is kept, or else for nibabel."""
+    """A file whose header was read: by ITK, whose reader is kept, or else here, where it is plain, or for nibabel."""
 
     header: Header
     reader: SimpleITK.ImageFileReader | None
@@ -156,6 +161,9 @@ def _seen(path: Path) -> _Seen:
         from autoseg.io.nifti_affine import read_affine_header
 
         return _Seen(read_affine_header(path, raw, placed), None, raw, placed)
+    plain = plain_header(raw, placed.notes)
+    if plain is not None:
+        return _Seen(plain, None, raw, placed)
     reader = _reader(path)
     return _Seen(itk_header(reader, notes=placed.notes), reader, raw, placed)
 
@@ -166,15 +174,18 @@ def _read(path: Path) -> Volume:
     if raw is None:
         require_intact(path)
     else:
-        if reader is not None and (voxels := plain_voxels(path)) is not None and voxels.shape == header.geometry.shape:
+        voxels = None if placed.through_nibabel else plain_voxels(path)
+        if voxels is not None and voxels.shape == header.geometry.shape:
             return Volume(array=voxels[None], geometry=header.geometry)
         require_stream(path, raw.file_bytes)
-    if reader is None:
-        from autoseg.io.nifti_affine import read_affine
+        if placed.through_nibabel:
+            from autoseg.io.nifti_affine import read_affine
 
-        assert raw is not None
-        return read_affine(path, raw, placed)
-    array = _channels_first(reader.Execute())
+            return read_affine(path, raw, placed)
+    reader = reader or _reader(path)
+    with ONE_AT_A_TIME:
+        image = reader.Execute()
+    array = _channels_first(image)
     if raw is not None and np.issubdtype(array.dtype, np.floating):
         array = with_nonfinite(array, path)
     return Volume(array=array, geometry=header.geometry)
@@ -190,7 +201,8 @@ def _reader(path: Path) -> SimpleITK.ImageFileReader:
     reader = simpleitk().ImageFileReader()
     reader.SetImageIO(_READERS[_ending(path)])
     reader.SetFileName(str(path))
-    reader.ReadImageInformation()
+    with ONE_AT_A_TIME:
+        reader.ReadImageInformation()
     return reader
 
 

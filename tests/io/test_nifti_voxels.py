@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gzip
+import itertools
+import math
 from pathlib import Path
 
 import nibabel
@@ -10,7 +12,10 @@ import numpy as np
 import pytest
 import SimpleITK
 
-from autoseg.io.nifti_voxels import plain_voxels
+from autoseg.io.headers import Header
+from autoseg.io.nifti import raw_header
+from autoseg.io.nifti_voxels import plain_header, plain_voxels
+from autoseg.io.simpleitk_format import itk_header
 
 TYPES = [np.uint8, np.int8, np.int16, np.uint16, np.int32, np.uint32, np.float32, np.float64]
 
@@ -91,3 +96,64 @@ def test_bytes_beyond_what_the_header_says_give_nothing(tmp_path: Path) -> None:
     assert plain_voxels(tmp_path / "b.nii.gz") is None
     (tmp_path / "c.nii.gz").write_bytes(gzip.compress(whole) + b"more")
     assert plain_voxels(tmp_path / "c.nii.gz") is None
+
+
+def itk_reads(path: Path) -> Header:
+    reader = SimpleITK.ImageFileReader()
+    reader.SetImageIO("NiftiImageIO")
+    reader.SetFileName(str(path))
+    reader.ReadImageInformation()
+    return itk_header(reader)
+
+
+SIGNED_AXES = [
+    np.array(signs)[:, None] * np.eye(3)[list(order)]
+    for order in itertools.permutations(range(3))
+    for signs in itertools.product((1.0, -1.0), repeat=3)
+]
+
+
+@pytest.mark.parametrize("axes", SIGNED_AXES, ids=lambda axes: " ".join(map(str, axes.ravel().astype(int))))
+@pytest.mark.parametrize("sform", [True, False])
+def test_plain_headers_are_what_itk_makes_of_them(axes: np.ndarray, sform: bool, tmp_path: Path) -> None:
+    """Where axes run along those of the world; the quaternion of some such turns is not exact, and left to ITK."""
+    affine = np.eye(4)
+    affine[:3, :3] = axes * np.array([0.7, 1.3, 2.9])
+    affine[:3, 3] = (-12.3, 45.6, 0.1)
+    image = nibabel.Nifti1Image(np.zeros((5, 4, 3), np.int16), affine)
+    image.set_qform(affine, code=1)
+    image.set_sform(affine if sform else None, code=int(sform))
+    nibabel.save(image, tmp_path / "a.nii")
+    found = plain_header(raw_header(tmp_path / "a.nii"), ())
+    if np.array_equal(np.abs(axes), np.eye(3)):
+        assert found is not None
+    if found is not None:
+        assert found == itk_reads(tmp_path / "a.nii")
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+def test_types_of_plain_headers_are_those_of_itk(dtype: type, tmp_path: Path) -> None:
+    written(tmp_path / "a.nii.gz", dtype)
+    image = nibabel.load(tmp_path / "a.nii.gz")
+    image.set_qform(image.affine, code=1)
+    nibabel.save(image, tmp_path / "b.nii.gz")
+    found = plain_header(raw_header(tmp_path / "b.nii.gz"), ())
+    assert found is not None
+    assert found == itk_reads(tmp_path / "b.nii.gz")
+
+
+def test_what_is_not_plain_is_left_to_itk(tmp_path: Path) -> None:
+    affine = np.diag([1.0, 2.0, 3.0, 1.0])
+    turned = affine.copy()
+    turned[:2, :2] = [[math.cos(0.1), -math.sin(0.1)], [math.sin(0.1), math.cos(0.1)]]
+    for name, shape, how, unit in (
+        ("four axes", (5, 4, 3, 2), affine, "mm"),
+        ("one slice", (5, 4, 1), affine, "mm"),
+        ("oblique", (5, 4, 3), turned, "mm"),
+        ("micrometres", (5, 4, 3), affine, "micron"),
+    ):
+        image = nibabel.Nifti1Image(np.zeros(shape, np.int16), how)
+        image.header.set_xyzt_units(unit)
+        image.set_qform(how, code=1)
+        nibabel.save(image, tmp_path / f"{name}.nii")
+        assert plain_header(raw_header(tmp_path / f"{name}.nii"), ()) is None, name
