@@ -48,7 +48,7 @@ def write_atomically(path: Path, data: bytes) -> None:
 def replacing(path: Path) -> Iterator[Path]:
     """Yields a path beside ``path`` to write to, with the same ending; on success it takes the place of ``path``."""
     beside = path.with_name(f".{secrets.token_hex(6)}-{path.name}")
-    whole = not _BESIDE.match(path.parent.name)  # a folder that is being written itself is synchronised at its end
+    whole = not _BESIDE.match(path.parent.name)  # see ``written_folder``
     try:
         yield beside
         if whole:
@@ -62,20 +62,20 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def written_folder(target: Path) -> Iterator[Path]:
-    """Yields a new folder to fill; on success it becomes ``target``. If another process was faster, its result stays."""
+    """Yields a new folder to fill; on success it becomes ``target``. If another process was faster, its result stays.
+
+    For what can be made anew and tells by itself whether it is whole: nothing is synchronised with the disk, which would
+    take longer than writing. A kill leaves all of it or nothing; what a power failure takes is found damaged.
+    """
     beside = target.with_name(f".{secrets.token_hex(6)}-{target.name}")
     beside.mkdir(parents=True)
     try:
         yield beside
-        for path in beside.iterdir():
-            _sync_file(path)
-        _sync_folder(beside)
         try:
             beside.rename(target)
         except OSError:
             if not target.is_dir():
                 raise
-        _sync_folder(target.parent)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import math
+import os
 import shutil
 import tokenize
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -122,10 +123,7 @@ class CaseStore:
 
     def case_ids(self) -> set[str]:
         """The cases of which something is stored, from whatever content."""
-        return {path.name[:-17] for path in self._entries()}
-
-    def _entries(self) -> list[Path]:
-        return list(self.folder.glob("[!.]*-" + "[0-9a-f]" * 16))
+        return {path.name[:-17] for path in self.folder.glob("[!.]*-" + "[0-9a-f]" * 16)}
 
     def save(self, case: StoredCase, *, spared: Collection[str] = ()) -> None:
         """Stores a case atomically, then drops what was stored of it from older content.
@@ -149,9 +147,11 @@ class CaseStore:
                 raise DiskFullError(self.folder, what) from error
             raise
         kept = {target, *(self._path(case.record.case_id, key) for key in spared)}
-        for older in self._entries():
-            if older.name[:-17] == case.record.case_id and older not in kept:
-                discard(older)
+        name = f"{case.record.case_id}-"
+        # by names alone: with thousands of cases, each of which looks here, more would take longer than the work
+        for other in os.listdir(self.folder):
+            if other.startswith(name) and len(other) == len(target.name) and self.folder / other not in kept:
+                discard(self.folder / other)
 
     def _write(self, folder: Path, case: StoredCase) -> None:
         compressed = self.compressed
