@@ -5,7 +5,7 @@ Headers are read before the work begins, in the same workers, for they tell how 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -127,7 +127,7 @@ def run_admitted(
     task: Callable[[Item], Result],
     items: Sequence[Item],
     cost: Callable[[Item, tuple[Header | None, ...]], int],
-) -> Iterator[Outcome[Item, Result]]:
+) -> Generator[Outcome[Item, Result]]:
     """Runs a task on items of which only so many run at once as fit into memory.
 
     Args:

@@ -121,15 +121,16 @@ def integers_in(
     if not items:
         return found
     task = FindIntegers(remembered=known is not None)
-    for outcome in run_admitted(executor or ThreadExecutor(), task, items, task.bytes):
-        if isinstance(outcome.error, InputError | WorkerLostError | TooLargeError):
-            continue
-        if outcome.error is not None:
-            raise outcome.error
-        if outcome.result is not None:
-            found.append(list(outcome.result.integers))
-            if known:
-                known.add(outcome.result)
+    with contextlib.closing(run_admitted(executor or ThreadExecutor(), task, items, task.bytes)) as outcomes:
+        for outcome in outcomes:
+            if isinstance(outcome.error, InputError | WorkerLostError | TooLargeError):
+                continue
+            if outcome.error is not None:
+                raise outcome.error
+            if outcome.result is not None:
+                found.append(list(outcome.result.integers))
+                if known:
+                    known.add(outcome.result)
     if known and any(found):
         known.save()
     return found
