@@ -15,8 +15,10 @@ import SimpleITK
 
 from autoseg.conversion import Conversion, convert_dataset
 from autoseg.errors import CasesFailedError, FindingsError, InputError
+from autoseg.executors import ThreadExecutor
 from autoseg.files import read_document
 from autoseg.io.layouts import read_dataset
+from autoseg.processes.executor import ProcessExecutor
 from tests.io.layouts.trees import write_dicom, write_image, write_label, write_tree
 
 
@@ -203,6 +205,28 @@ def test_a_killed_conversion_leaves_whole_files_only_and_goes_on(tmp_path: Path)
     convert_dataset(source, tmp_path / "T")
     assert len(check_rules(tmp_path / "T")["labels"]) == 2  # type: ignore[arg-type]
     assert not list((tmp_path / "T").glob("*/.*"))
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_worker_processes_make_the_same_bytes_as_threads(tmp_path: Path) -> None:
+    source = write_tree(tmp_path / "D", ["images/a.nrrd", "images/b.mha", "images/lonely.nrrd", "test/t.nrrd"])
+    for name, values in {"a": (3, 300), "b": (3,)}.items():
+        write_label(source / "labels" / f"{name}.nii.gz", values)
+    write_dicom(source / "images" / "c")
+    label = SimpleITK.ReadImage(str(write_label(source / "labels" / "c.nrrd", (300,))))
+    label.CopyInformation(
+        SimpleITK.ReadImage(SimpleITK.ImageSeriesReader.GetGDCMSeriesFileNames(str(source / "images" / "c")))
+    )
+    SimpleITK.WriteImage(label, str(source / "labels" / "c.nrrd"))
+    convert_dataset(source, tmp_path / "threads", executor=ThreadExecutor(2))
+    with ProcessExecutor(2) as executor:
+        converted = convert_dataset(source, tmp_path / "processes", executor=executor)
+        assert (converted.made, converted.integers) == (5, {0: 0, 3: 1, 300: 2})
+        assert contents(tmp_path / "processes") == contents(tmp_path / "threads")
+        assert convert_dataset(source, tmp_path / "threads", executor=executor).made == 0
 
 
 def test_a_folder_that_is_not_its_own_is_left_alone(tmp_path: Path) -> None:

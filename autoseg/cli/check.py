@@ -28,20 +28,26 @@ fix_option: Callable[[F], F] = click.option(
 @click.argument("dataset", type=click.Path(path_type=Path))
 @options.workspace
 @fix_option
+@options.workers
 @options.as_json
-def check(dataset: Path, workspace_path: Path, fix: bool | None, as_json: bool) -> None:
+def check(dataset: Path, workspace_path: Path, fix: bool | None, workers: int | None, as_json: bool) -> None:
     """Read all of DATASET and tell everything that is wrong with it.
 
     Exit code 2 if anything is an error, else 0. DATASET is never written to. `plan` checks likewise.
 
     Example: autoseg check Dataset004_Hippocampus --fix
     """
-    from autoseg import pipeline
-    from autoseg.cli.session import session
+    from autoseg.cli.session import case_executor, session
+
+    with (
+        session(workspace_path, "check", quiet=as_json) as (workspace, logger),
+        case_executor(workers, logger, preload=["autoseg.fingerprinting"]) as executor,
+    ):
+        from autoseg import pipeline  # while the first worker is starting
+
+        report = pipeline.check_dataset(dataset, workspace, fix=fix, executor=executor, logger=logger).report
     from autoseg.values import findings_text
 
-    with session(workspace_path, "check", quiet=as_json) as (workspace, logger):
-        report = pipeline.check_dataset(dataset, workspace, fix=fix, logger=logger).report
     if as_json:
         options.print_json(report)
     else:

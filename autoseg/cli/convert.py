@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from autoseg.cli import options
 from autoseg.cli.confirmation import shown_and_confirmed
 from autoseg.cli.wishes import read_names
 
@@ -23,7 +24,8 @@ __all__ = ["convert"]
 @click.option("--to", "layout", type=click.Choice(["nnunet"]), default="nnunet", show_default=True, help="The layout.")
 @click.option("--channel-names", help="Names of the channels, in order, with commas.")
 @click.option("-y", "--yes", is_flag=True, help="Do not ask whether the data was understood rightly.")
-def convert(source: Path, target: Path, layout: str, channel_names: str | None, yes: bool) -> None:
+@options.workers
+def convert(source: Path, target: Path, layout: str, channel_names: str | None, yes: bool, workers: int | None) -> None:
     """Write SOURCE, a data set in any layout, as TARGET in nnU-Net's.
 
     Files with several channels are divided, DICOM series become .nii.gz, labels with gaps become 1, 2, 3, … (which became
@@ -31,18 +33,22 @@ def convert(source: Path, target: Path, layout: str, channel_names: str | None, 
 
     Example: autoseg convert my_scans Dataset042_Liver
     """
+    from autoseg.cli.session import case_executor
     from autoseg.cli.terminal import TerminalLogger
-    from autoseg.conversion import convert_dataset
 
     logger = TerminalLogger()
     try:
-        converted = convert_dataset(
-            source,
-            target,
-            channel_names=read_names((channel_names,)) if channel_names else (),
-            understood=shown_and_confirmed(yes=yes, quiet=False),
-            logger=logger,
-        )
+        with case_executor(workers, logger, preload=["autoseg.case_conversion"]) as executor:
+            from autoseg.conversion import convert_dataset  # while the first worker is starting
+
+            converted = convert_dataset(
+                source,
+                target,
+                channel_names=read_names((channel_names,)) if channel_names else (),
+                understood=shown_and_confirmed(yes=yes, quiet=False),
+                executor=executor,
+                logger=logger,
+            )
     finally:
         logger.close()
     _show(converted)

@@ -5,7 +5,7 @@ Headers are read before the work begins, in the same workers, for they tell how 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -17,7 +17,13 @@ from autoseg.io.headers import Header
 from autoseg.values import Case
 from autoseg.values.json_form import Value
 
-__all__ = ["CaseFiles", "FileList", "ReadHeaders", "WithFiles", "remember", "run_admitted"]
+__all__ = ["READER_COPIES", "SLACK", "CaseFiles", "FileList", "ReadHeaders", "WithFiles", "remember", "run_admitted"]
+
+#: What a reader holds of a file while it reads, in arrays of the file's own number type: the library's image, the array made
+#: from it, and for floating-point NIfTI the file's bytes, looked at again for NaN.
+READER_COPIES = 3
+#: Small arrays, and what allocators do not give back.
+SLACK = 16 * 2**20
 
 
 class WithFiles(Protocol):
@@ -121,7 +127,7 @@ def run_admitted(
     task: Callable[[Item], Result],
     items: Sequence[Item],
     cost: Callable[[Item, tuple[Header | None, ...]], int],
-) -> Iterator[Outcome[Item, Result]]:
+) -> Generator[Outcome[Item, Result]]:
     """Runs a task on items of which only so many run at once as fit into memory.
 
     Args:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from autoseg.io.case_work import READER_COPIES, SLACK
 from autoseg.io.headers import Header
 from autoseg.preprocessing.forward import peak_bytes, working_axes
 from autoseg.values import Configuration, Plan
@@ -19,12 +20,7 @@ from autoseg.volume.resample import target_shape
 __all__ = ["checking_bytes", "measuring_bytes", "preparing_bytes", "preprocessing_bytes"]
 
 Headers = Sequence[Header | None]
-#: What a reader holds of a file while it reads, in arrays of the file's own number type: the library's image, the array made
-#: from it, and for floating-point NIfTI the file's bytes, looked at again for NaN.
-READER_COPIES = 3
 FLOAT, INTEGER = 4, 4
-#: Small arrays, and what allocators do not give back.
-SLACK = 16 * 2**20
 
 
 def _voxels(headers: Headers) -> tuple[int, int]:

@@ -58,7 +58,10 @@ def test_without_workers_the_command_works_in_its_own_process(phantoms: Path, tm
     for workers in ("0", "1"):
         assert plan(phantoms, tmp_path / workers, "--workers", workers) == 0, capsys.readouterr().err
         assert invoke(["preprocess", "-w", tmp_path / workers, "--workers", workers]) == 0
-    alone, apart = (sorted((tmp_path / workers).glob("preprocessed/*/*/*.npy")) for workers in "01")
+    alone, apart = (
+        sorted(path for path in (tmp_path / workers).glob("preprocessed/*/*/*") if path.suffix in (".npy", ".chunks"))
+        for workers in "01"
+    )
     assert len(alone) == len(apart) == 24
     assert [file.read_bytes() for file in alone] == [file.read_bytes() for file in apart]
     fingerprints = [(tmp_path / workers / "fingerprint.json").read_bytes() for workers in "01"]

@@ -11,7 +11,7 @@ import pytest
 
 from autoseg.files import ContentIndex
 from autoseg.io.case_store import CaseStore
-from autoseg.io.dataset import read_dataset
+from autoseg.io.layouts import read_dataset
 from autoseg.logs import SilentLogger
 from autoseg.phantom import write_phantom_dataset
 from autoseg.preprocessing.cases import preprocess_cases

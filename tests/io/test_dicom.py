@@ -10,9 +10,9 @@ import SimpleITK
 
 from autoseg.errors import InputError, UnreadableFileError
 from autoseg.io.cases import check_case, read_image
-from autoseg.io.dataset import read_inputs
 from autoseg.io.dicom_files import file_meta
 from autoseg.io.formats import format_of, is_series, label_ending, parts_of, read_header, split_ending
+from autoseg.io.layouts import read_inputs
 from autoseg.values import Case, Dataset, Label, Labels, Volume
 from tests.io.dicom_phantoms import DIRECTIONS, grid, noise, tilt, write_series
 

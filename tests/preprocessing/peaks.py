@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from autoseg.case_conversion import CaseToConvert, ConvertCase
 from autoseg.fingerprinting import MeasureCase
 from autoseg.inference.inputs import PrepareInput
-from autoseg.io.case_work import CaseFiles
+from autoseg.io.case_work import CaseFiles, FileList
+from autoseg.io.layouts.integers import FindIntegers
 from autoseg.machine import process_memory
 from autoseg.preprocessing.cases import PreprocessCase
 from autoseg.values import Value
@@ -21,6 +23,30 @@ class Peak(Value, frozen=True, kw_only=True):
         for task in (self.measure, self.preprocess, self.prepare):
             if task is not None:
                 task(item)
-        memory = process_memory()
-        assert memory is not None
-        return memory[1]
+        return _most()
+
+
+class PeakOfConversion(Value, frozen=True, kw_only=True):
+    """Converting a case."""
+
+    task: ConvertCase
+
+    def __call__(self, item: CaseToConvert) -> int:
+        self.task(item)
+        return _most()
+
+
+class PeakOfLook(Value, frozen=True, kw_only=True):
+    """Looking into a label file."""
+
+    task: FindIntegers
+
+    def __call__(self, item: FileList) -> int:
+        self.task(item)
+        return _most()
+
+
+def _most() -> int:
+    memory = process_memory()
+    assert memory is not None
+    return memory[1]

@@ -5,19 +5,22 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import SimpleITK
 
+from autoseg.case_conversion import CaseToConvert, ConvertCase
 from autoseg.fingerprinting import MeasureCase
 from autoseg.inference.inputs import PrepareInput
 from autoseg.io.case_work import CaseFiles, FileList, ReadHeaders
+from autoseg.io.layouts.integers import FindIntegers
 from autoseg.preprocessing.cases import PreprocessCase
 from autoseg.preprocessing.forward import parameters_key
 from autoseg.processes.executor import WORKER_BYTES, ProcessExecutor
 from autoseg.values import Case, Dataset, Label, Labels, NormalizationSpec
-from tests.preprocessing.peaks import Peak
+from tests.preprocessing.peaks import Peak, PeakOfConversion, PeakOfLook
 from tests.small_plans import small_configuration, small_plan
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the system does not tell what a process held")
@@ -89,13 +92,18 @@ def check(folder: Path, scan: Scan, stages: str) -> None:
         "prepare": (Peak(prepare=prepare), prepare, bare),
     }
     for stage in stages.split():
-        peak, task, files = works[stage]
-        headers = ReadHeaders()(FileList(id="case", paths=files.paths))
-        predicted = WORKER_BYTES + task.bytes(files, headers)
-        with ProcessExecutor(1) as executor:
-            (outcome,) = executor.run(peak, [files])
-        assert outcome.error is None, outcome.error
-        assert outcome.result <= predicted <= 1.6 * outcome.result, (stage, outcome.result / 2**20, predicted / 2**20)
+        compare(*works[stage])
+
+
+def compare(peak: Any, task: Any, item: Any) -> None:
+    """What a new worker has held after the work on the item is at most what the task tells, and not much less."""
+    headers = ReadHeaders()(FileList(id="case", paths=item.paths))
+    predicted = WORKER_BYTES + task.bytes(item, headers)
+    with ProcessExecutor(1) as executor:
+        (outcome,) = executor.run(peak, [item])
+    assert outcome.error is None, outcome.error
+    told = (type(task).__name__, outcome.result / 2**20, predicted / 2**20)
+    assert outcome.result <= predicted <= 1.6 * outcome.result, told
 
 
 def test_an_enlarged_case(tmp_path: Path) -> None:
@@ -106,6 +114,21 @@ def test_an_enlarged_case(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", SCANS)
 def test_cases_of_all_kinds(tmp_path: Path, name: str) -> None:
     check(tmp_path, SCANS[name], "measure preprocess prepare")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["own grid, masked", "four channels", "many labels", "double"])
+@pytest.mark.parametrize("ending", [".nii.gz", ".nrrd"])
+def test_conversion_and_the_look_into_label_files(tmp_path: Path, name: str, ending: str) -> None:
+    dataset = write(tmp_path, SCANS[name])
+    integers = {value: value + (value > 1) for value in dataset.labels.integers}
+    convert = ConvertCase(dataset=dataset, ending=ending, integers=integers)
+    (tmp_path / "labelsTr").mkdir()
+    item = CaseToConvert.of(dataset.cases[0], tmp_path, tmp_path / "imagesTr", tmp_path / "labelsTr")
+    compare(PeakOfConversion(task=convert), convert, item)
+    for file in (dataset.cases[0].label, dataset.cases[0].images[0]):
+        look = FindIntegers(remembered=True)
+        compare(PeakOfLook(task=look), look, FileList(id="case", paths=(str(tmp_path / str(file)),)))
 
 
 def test_files_that_cannot_be_read_count_nothing_and_fail_later(tmp_path: Path) -> None:

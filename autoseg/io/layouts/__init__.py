@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from autoseg.errors import InputError
+from autoseg.executors import Executor
 from autoseg.io.layouts.bids import is_bids, read_bids
 from autoseg.io.layouts.decathlon import is_decathlon, read_decathlon
 from autoseg.io.layouts.describe import describe_dataset
@@ -54,7 +55,11 @@ LAYOUTS = (
 
 
 def read_dataset(
-    source: Path, *, channel_names: Sequence[str] = (), workspace: Workspace | None = None
+    source: Path,
+    *,
+    channel_names: Sequence[str] = (),
+    workspace: Workspace | None = None,
+    executor: Executor | None = None,
 ) -> tuple[Dataset, list[Finding]]:
     """The data set in a folder, or in a table of paths (CSV, TSV, JSON).
 
@@ -62,6 +67,7 @@ def read_dataset(
         source: the folder, its ``dataset.json``, or the table.
         channel_names: that the user asks for; overrule those stated or found.
         workspace: remembers what was found in label files.
+        executor: looks into label files, where the labels are not declared; threads by default.
 
     Returns:
         The data set with the cases that are complete, and findings about the others.
@@ -77,7 +83,7 @@ def read_dataset(
     else:
         raise InputError("there is no such folder", file=source, remedy="Name the folder or table of your data set.")
     known = IntegerCache(workspace) if workspace else None
-    return complete(understood, channel_names=channel_names, known=known)
+    return complete(understood, channel_names=channel_names, known=known, executor=executor)
 
 
 def _of_file(source: Path, channel_names: Sequence[str]) -> Understanding:

@@ -8,14 +8,20 @@ from pathlib import Path
 
 import numpy as np
 
-from autoseg.errors import DocumentError, InputError
-from autoseg.executors import ThreadExecutor
-from autoseg.files import read_document, write_document
+from autoseg.errors import DocumentError, InputError, TooLargeError, WorkerLostError
+from autoseg.executors import Executor, ThreadExecutor
+from autoseg.files import Content, content_of, read_document, write_document
+from autoseg.io.case_work import READER_COPIES, SLACK, FileList, remember, run_admitted
 from autoseg.io.colours import as_labels
-from autoseg.io.formats import format_of
+from autoseg.io.formats import format_of, parts_of
+from autoseg.io.headers import Header
+from autoseg.values.json_form import Value
 from autoseg.workspace import Workspace
 
-__all__ = ["IntegerCache", "integers_in"]
+__all__ = ["FindIntegers", "FoundIntegers", "IntegerCache", "integers_in"]
+
+#: Sorting the values of a slice, or counting them.
+BYTES_OF_SLICE = 32
 
 
 class IntegerCache:
@@ -33,15 +39,16 @@ class IntegerCache:
             with contextlib.suppress(DocumentError):  # a damaged cache is as good as none
                 self._known = read_document(dict[str, list[int]], self._path)
 
-    def integers(self, file: Path) -> list[int]:
-        """The integers of a file, looked into only if that was not done before."""
-        if not file.is_file():
-            return _look(file)
-        key = self._contents.sha256(file)
-        known = self._known.get(key)
-        if known is None:
-            self._known[key] = known = _look(file)
-        return known
+    def integers(self, file: Path) -> list[int] | None:
+        """The integers of a file that has not changed since it was looked into; None for any other."""
+        key = self._contents.known(file) if file.is_file() else None
+        return None if key is None else self._known.get(key)
+
+    def add(self, found: FoundIntegers) -> None:
+        """Takes what a worker has found."""
+        remember(self._contents, found.read)
+        for content in found.read.values():
+            self._known[content.sha256] = list(found.integers)
 
     def save(self) -> None:
         """Keeps what was found."""
@@ -49,20 +56,81 @@ class IntegerCache:
         write_document(self._path, dict(sorted(self._known.items())))
 
 
-def integers_in(files: Sequence[Path], known: IntegerCache | None = None) -> list[list[int]]:
-    """The integers of each label file, in no order; nothing for a file that cannot be read, which reading the cases tells.
+class FoundIntegers(Value, frozen=True, kw_only=True):
+    """What a label file holds.
+
+    Attributes:
+        integers: different ones.
+        read: the file's content, for which they hold; empty if it need not be known, or other files belong to it.
+    """
+
+    integers: tuple[int, ...]
+    read: dict[str, Content] = {}
+
+
+class FindIntegers(Value, frozen=True, kw_only=True):
+    """Looks into a label file; a task for any executor.
+
+    Attributes:
+        remembered: somebody wants to know the file's content, too.
+    """
+
+    remembered: bool = False
+
+    @property
+    def stage(self) -> str:
+        """For messages."""
+        return "look for labels"
+
+    def __call__(self, item: FileList) -> FoundIntegers:
+        """The integers of the one file.
+
+        Raises:
+            InputError: it cannot be read.
+        """
+        (file,) = map(Path, item.paths)
+        alone = self.remembered and file.is_file() and parts_of(file) == (file,)
+        read = {str(file): content_of(file)} if alone else {}  # before it is looked into: it may change meanwhile
+        return FoundIntegers(integers=tuple(_look(file)), read=read)
+
+    def bytes(self, item: FileList, headers: tuple[Header | None, ...]) -> int:
+        """Memory that the work on a file takes at most."""
+        known = [header for header in headers if header is not None]
+        slices = max((header.voxels // header.geometry.shape[0] for header in known), default=0)
+        return READER_COPIES * sum(header.bytes for header in known) + BYTES_OF_SLICE * slices + SLACK
+
+
+def integers_in(
+    files: Sequence[Path], known: IntegerCache | None = None, executor: Executor | None = None
+) -> list[list[int]]:
+    """The integers of each label file, in no order; nothing for a file that cannot be read, or that ends whoever reads it:
+    reading the cases tells of it.
 
     Args:
-        files: of label maps.
+        files: of label maps; one that is named twice is looked into once.
         known: from an earlier pass; keeps what is found now.
+        executor: looks into the files; threads by default.
     """
-    found = []
-    for outcome in ThreadExecutor().run(known.integers if known else _look, files):
-        if isinstance(outcome.error, InputError):
-            continue
-        if outcome.error is not None:
-            raise outcome.error
-        found.append(outcome.result or [])
+    found, items = [], []
+    for file in dict.fromkeys(files):
+        integers = known.integers(file) if known else None
+        if integers is None:
+            items.append(FileList(id=str(file), paths=(str(file),)))
+        else:
+            found.append(integers)
+    if not items:
+        return found
+    task = FindIntegers(remembered=known is not None)
+    with contextlib.closing(run_admitted(executor or ThreadExecutor(), task, items, task.bytes)) as outcomes:
+        for outcome in outcomes:
+            if isinstance(outcome.error, InputError | WorkerLostError | TooLargeError):
+                continue
+            if outcome.error is not None:
+                raise outcome.error
+            if outcome.result is not None:
+                found.append(list(outcome.result.integers))
+                if known:
+                    known.add(outcome.result)
     if known and any(found):
         known.save()
     return found
@@ -71,8 +139,6 @@ def integers_in(files: Sequence[Path], known: IntegerCache | None = None) -> lis
 def _look(file: Path) -> list[int]:
     """Whole numbers in the first channel; fractions and infinite values are no labels, and are told of elsewhere."""
     array = as_labels(format_of(file).read(file)).array[0]
-    if array.dtype == bool or array.dtype == np.uint8:
-        return [int(value) for value in np.flatnonzero(np.bincount(array.reshape(-1), minlength=1))]
     values = _distinct(array)
     with np.errstate(invalid="ignore"):
         return [
@@ -81,10 +147,13 @@ def _look(file: Path) -> list[int]:
 
 
 def _distinct(array: np.ndarray) -> np.ndarray:
-    """Distinct values, slab by slab; without sorting whole volumes where the values are small integers."""
+    """Distinct values, slab by slab; without sorting where the values are small integers."""
     low, high = array.min(), array.max()
-    if np.issubdtype(array.dtype, np.integer) and low >= 0 and high < 2**16:
-        return np.flatnonzero(np.bincount(array.reshape(-1)))
+    if array.dtype == bool or (np.issubdtype(array.dtype, np.integer) and low >= 0 and high < 2**16):
+        counts = np.zeros(int(high) + 1, np.int64)
+        for slab in array:
+            counts += np.bincount(slab.reshape(-1).astype(np.int64), minlength=len(counts))
+        return np.flatnonzero(counts)
     found = np.empty(0, array.dtype)
     for slab in array:
         found = np.union1d(found, np.unique(slab))

@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 
 from autoseg.errors import DocumentError, FindingsError, InputError
+from autoseg.executors import Executor
 from autoseg.io.formats import known_endings, label_ending, read_header, split_ending
 from autoseg.io.layouts.description import Description, labels_of, stated_channels
 from autoseg.io.layouts.integers import IntegerCache, integers_in
@@ -58,7 +59,11 @@ class Understanding:
 
 
 def complete(
-    understood: Understanding, *, channel_names: Sequence[str] = (), known: IntegerCache | None = None
+    understood: Understanding,
+    *,
+    channel_names: Sequence[str] = (),
+    known: IntegerCache | None = None,
+    executor: Executor | None = None,
 ) -> tuple[Dataset, list[Finding]]:
     """The data set, and all findings.
 
@@ -66,6 +71,7 @@ def complete(
         understood: by a layout.
         channel_names: that the user asks for; overrule what is stated and found.
         known: integers of label files, from an earlier pass.
+        executor: looks into label files.
 
     Raises:
         InputError: there is nothing to learn from, or the number of channels is not clear.
@@ -85,7 +91,7 @@ def complete(
         )
     channels, guess = _channels(understood, cases, channel_names)
     inferred += guess
-    labels, guess, more = _labels(understood, cases, known)
+    labels, guess, more = _labels(understood, cases, known, executor)
     labels = _with_palette(labels, understood.root, cases)
     inferred += guess
     findings += more
@@ -190,7 +196,7 @@ def _with_palette(labels: Labels, root: Path, cases: Sequence[Case]) -> Labels:
 
 
 def _labels(
-    understood: Understanding, cases: Sequence[Case], known: IntegerCache | None
+    understood: Understanding, cases: Sequence[Case], known: IntegerCache | None, executor: Executor | None
 ) -> tuple[Labels, list[str], list[Finding]]:
     stated = understood.stated
     if stated.labels:
@@ -199,7 +205,8 @@ def _labels(
     names, inferred = dict(understood.label_names), []
     if not names:
         files = [understood.root / case.label for case in cases if case.label]
-        integers = sorted({value for values in integers_in(files, known) for value in values if 0 < value < 2**15})
+        found = integers_in(files, known, executor)
+        integers = sorted({value for values in found for value in values if 0 < value < 2**15})
         if not integers:
             _check_there(files, understood.root)
             raise InputError(
