@@ -13,7 +13,7 @@ from autoseg.values import CheckReport, Dataset, Finding, Fingerprint
 from autoseg.workspace import Workspace
 
 if TYPE_CHECKING:
-    from autoseg.fingerprinting import CaseMeasurement
+    from autoseg.measuring import CaseMeasurement
 
 __all__ = ["Checked", "check_cases", "check_dataset"]
 

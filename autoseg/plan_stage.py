@@ -117,23 +117,12 @@ def plan_dataset(
     dataset, fingerprint = checked.dataset, checked.fingerprint()
     patients = joined(patients, equal_images(fingerprint.cases))
     split = current_split(workspace, dataset, patients)
-    from autoseg.networks.execution import training_backend
-    from autoseg.networks.memory import process_bytes
-
     budget = budget or budgeted()
-    cost = functools.partial(process_bytes, backend=training_backend(budget.device))
-
-    before = _plan_before(workspace, name)
-
-    def plan_for(memory_bytes: int, budget: Budget = budget) -> Plan:
-        plan = planner.plan(fingerprint, msgspec.structs.replace(budget, memory_bytes=memory_bytes), cost, name=name)
-        return with_training_grids(_with_kept_statistics(plan, before), fingerprint)
-
+    plan_for = _replanner(planner, fingerprint, budget, name, before=_plan_before(workspace, name))
     plan = plan_for(budget.memory_bytes)
     model = workspace.save(dataset, fingerprint, split, plan, patients)
     remove_unused(workspace)
     logger.event("planned", plan=plan.id, file=str(model.path / "plan.json"))
-    seen = (*checked.findings, *division_findings(split, patients))
     return Planned(
         plan=plan,
         folder=model,
@@ -141,9 +130,25 @@ def plan_dataset(
         split=split,
         patients=patients,
         fingerprint=fingerprint,
-        findings=seen,
+        findings=(*checked.findings, *division_findings(split, patients)),
         replan=plan_for,
     )
+
+
+def _replanner(
+    planner: Planner, fingerprint: Fingerprint, budget: Budget, name: str, *, before: Plan | None
+) -> Callable[[int], Plan]:
+    """The plan for any memory in bytes; ``before`` is the one that it follows."""
+    from autoseg.networks.execution import training_backend
+    from autoseg.networks.memory import process_bytes
+
+    cost = functools.partial(process_bytes, backend=training_backend(budget.device))
+
+    def plan_for(memory_bytes: int) -> Plan:
+        plan = planner.plan(fingerprint, msgspec.structs.replace(budget, memory_bytes=memory_bytes), cost, name=name)
+        return with_training_grids(_with_kept_statistics(plan, before), fingerprint)
+
+    return plan_for
 
 
 def with_training_grids(plan: Plan, fingerprint: Fingerprint) -> Plan:

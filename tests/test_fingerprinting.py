@@ -14,8 +14,9 @@ from scipy import ndimage
 
 from autoseg.errors import FindingsError, InputError
 from autoseg.executors import SerialExecutor, ThreadExecutor
-from autoseg.fingerprinting import fingerprint_dataset, measure_case
+from autoseg.fingerprinting import fingerprint_dataset
 from autoseg.logs import SilentLogger
+from autoseg.measuring import measure_case
 from autoseg.values import AxisMap, Case, Dataset, Finding, Fingerprint, IntensityProperties, Label, Labels
 from autoseg.workspace import Workspace
 
@@ -186,7 +187,7 @@ def test_how_many_voxels_are_looked_at_together_does_not_matter(
 ) -> None:
     dataset = make_dataset(tmp_path / "D", {"a": scan(0)})
     whole, _ = measure_case(dataset, dataset.cases[0])
-    monkeypatch.setattr("autoseg.fingerprinting.VOXELS_AT_ONCE", at_once)
+    monkeypatch.setattr("autoseg.measuring.VOXELS_AT_ONCE", at_once)
     assert measure_case(dataset, dataset.cases[0])[0].case == whole.case
 
 

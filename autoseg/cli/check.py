@@ -41,7 +41,7 @@ def check(dataset: Path, workspace_path: Path, fix: bool | None, workers: int | 
 
     with (
         session(workspace_path, "check", quiet=as_json) as (workspace, logger),
-        case_executor(workers, logger, preload=["autoseg.fingerprinting"]) as executor,
+        case_executor(workers, logger, preload=["autoseg.measuring"]) as executor,
     ):
         from autoseg import pipeline  # while the first worker is starting
 

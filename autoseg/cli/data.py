@@ -109,7 +109,7 @@ def plan(
     wishes = read_wishes(patch_sizes, batch_sizes, spacing, normalizations)
     with (
         session(workspace_path, "plan", quiet=as_json) as (workspace, logger),
-        case_executor(workers, logger, preload=["autoseg.fingerprinting"]) as executor,
+        case_executor(workers, logger, preload=["autoseg.measuring"]) as executor,
     ):
         from autoseg import pipeline  # while the first worker is starting
 

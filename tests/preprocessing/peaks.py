@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from autoseg.case_conversion import CaseToConvert, ConvertCase
-from autoseg.fingerprinting import MeasureCase
 from autoseg.inference.inputs import PrepareInput
 from autoseg.io.case_work import CaseFiles, FileList
 from autoseg.io.layouts.integers import FindIntegers
 from autoseg.machine import process_memory
+from autoseg.measuring import MeasureCase
 from autoseg.preprocessing.cases import PreprocessCase
 from autoseg.values import Value
 

@@ -12,10 +12,10 @@ import pytest
 import SimpleITK
 
 from autoseg.case_conversion import CaseToConvert, ConvertCase
-from autoseg.fingerprinting import MeasureCase
 from autoseg.inference.inputs import PrepareInput
 from autoseg.io.case_work import CaseFiles, FileList, ReadHeaders
 from autoseg.io.layouts.integers import FindIntegers
+from autoseg.measuring import MeasureCase
 from autoseg.preprocessing.cases import PreprocessCase
 from autoseg.preprocessing.forward import parameters_key
 from autoseg.processes.executor import WORKER_BYTES, ProcessExecutor
