@@ -16,11 +16,14 @@ from autoseg.io.headers import Header
 from autoseg.preprocessing.forward import peak_bytes, working_axes
 from autoseg.values import Configuration, Plan
 from autoseg.volume.resample import target_shape
+from autoseg.volume.spline import between_bytes
 
 __all__ = ["checking_bytes", "measuring_bytes", "preparing_bytes", "preprocessing_bytes"]
 
 Headers = Sequence[Header | None]
 FLOAT, INTEGER = 4, 4
+#: Voxels whose labels are located at once, and what that holds of each: places and their coordinates in 64 bits.
+PLACES_AT_ONCE, BYTES_OF_PLACE = 2**20, 56
 
 
 def _voxels(headers: Headers) -> tuple[int, int]:
@@ -42,61 +45,60 @@ def reading_bytes(headers: Headers) -> int:
 
 
 def checking_bytes(images: Headers, label: Header | None) -> int:
-    """Reading a case and checking it: the image, then the label map beside it and its sorted copy."""
+    """Reading a case and checking it: the image, then the label map beside it, with masks of both."""
     voxels, channels = _voxels(images)
-    image = FLOAT * voxels * channels
     if label is None:
         return reading_bytes(images)
-    reading = READER_COPIES * label.bytes + (INTEGER + 1) * voxels
-    checking = label.bytes + 4 * INTEGER * voxels
-    return max(reading_bytes(images), image + max(reading, checking))
+    reading = max(READER_COPIES * label.bytes, label.bytes + INTEGER * voxels)
+    checking = label.bytes + (INTEGER + 2) * voxels
+    return max(reading_bytes(images), FLOAT * voxels * channels + max(reading, checking))
 
 
 def measuring_bytes(images: Headers, label: Header | None) -> int:
-    """Checking a case and measuring it, if all of it is foreground: intensities are sorted in float64."""
+    """Checking a case and measuring it, if all of it is foreground: labels are located, and each channel is sorted."""
     voxels, channels = _voxels(images)
     held = (FLOAT * channels + INTEGER) * voxels
-    measuring = (FLOAT + 3 * 8) * voxels * channels + 3 * voxels
-    return max(checking_bytes(images, label), held + measuring) + SLACK
+    locating = BYTES_OF_PLACE * min(voxels, PLACES_AT_ONCE)
+    return max(checking_bytes(images, label), held + max((FLOAT + 2) * voxels, locating)) + SLACK
 
 
-def _resampled(images: Headers, plan: Plan, configuration: Configuration) -> tuple[int, int]:
-    """Voxels of the target grid if nothing is cropped, and the most that a grid between has."""
-    first = next((header for header in images if header is not None), None)
-    if first is None:
-        return 0, 0
-    axes = working_axes(first.geometry, plan)
-    shape, spacing = axes.reorder(first.geometry.shape), axes.reorder(first.geometry.spacing)
-    target = target_shape(shape, spacing, configuration.spacing)
-    return math.prod(target), max(math.prod(target), math.prod(max(a, b) for a, b in zip(shape, target, strict=True)))
-
-
-def preparing_bytes(images: Headers, plan: Plan, configuration: Configuration, *, beside: int = 0) -> int:
-    """Reading an image and bringing it to the network's grid; ``beside``: bytes held all the while."""
+def preparing_bytes(images: Headers, plan: Plan, configuration: Configuration) -> int:
+    """Reading an image and bringing it to the network's grid."""
+    known = [header for header in images if header is not None]
+    if not known:
+        return SLACK
+    shape, target = _shapes(known[0], plan, configuration)
     voxels, channels = _voxels(images)
-    target, between = _resampled(images, plan, configuration)
-    array = FLOAT * voxels * channels
-    normalizing = 4 * array + 2 * voxels * channels + 2 * FLOAT * voxels
-    resampling = 3 * array + FLOAT * channels * target + 3 * FLOAT * between
-    return max(reading_bytes(images), beside + max(normalizing, resampling)) + SLACK
+    masking = 6 * voxels if any(spec.use_mask for spec in plan.normalization) else 0
+    between = 0 if shape == target else between_bytes(shape, target)
+    # one channel is normalized and resampled at a time
+    resampled = 0 if shape == target and channels == 1 else FLOAT * (channels + (shape != target)) * math.prod(target)
+    making = (FLOAT + 1) * voxels + resampled + between
+    return max(reading_bytes(images), FLOAT * voxels * channels + max(masking, making)) + SLACK
 
 
 def preprocessing_bytes(images: Headers, label: Header | None, plan: Plan, configuration: Configuration) -> int:
     """Reading and checking a case, bringing image and label map to the configuration's grid, and storing both."""
+    count = len(plan.labels.allowed_integers)
+    return max(checking_bytes(images, label), _on_grid_bytes(images, plan, configuration, label_count=count)) + SLACK
+
+
+def _on_grid_bytes(images: Headers, plan: Plan, configuration: Configuration, *, label_count: int) -> int:
     known = [header for header in images if header is not None]
     if not known:
-        return SLACK
-    first = known[0].geometry
-    axes = working_axes(first, plan)
-    shape = axes.reorder(first.shape)
-    return max(
-        checking_bytes(images, label) + SLACK,
-        peak_bytes(
-            shape,
-            sum(header.channels for header in known),
-            max((header.dtype for header in known), key=lambda name: np.dtype(name).itemsize),
-            target_shape(shape, axes.reorder(first.spacing), configuration.spacing),
-            len(plan.labels.allowed_integers),
-        )
-        + SLACK,
+        return 0
+    shape, target = _shapes(known[0], plan, configuration)
+    return peak_bytes(
+        shape,
+        sum(header.channels for header in known),
+        max((header.dtype for header in known), key=lambda name: np.dtype(name).itemsize),
+        target,
+        label_count,
     )
+
+
+def _shapes(header: Header, plan: Plan, configuration: Configuration) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Voxels per axis before and after resampling, if nothing is cropped."""
+    axes, grid = working_axes(header.geometry, plan), header.geometry
+    shape = axes.reorder(grid.shape)
+    return shape, target_shape(shape, axes.reorder(grid.spacing), configuration.spacing)
