@@ -97,7 +97,13 @@ def parameters_key(plan: Plan, configuration: Configuration) -> str:
 
 
 def peak_bytes(
-    header_shape: Sequence[int], channels: int, dtype: str, target_shape: Sequence[int], label_count: int
+    header_shape: Sequence[int],
+    channels: int,
+    dtype: str,
+    target_shape: Sequence[int],
+    label_count: int,
+    *,
+    apart: int | None = None,
 ) -> int:
     """The most memory that preprocessing one case holds at a time, image and label map included, the process not.
 
@@ -111,6 +117,7 @@ def peak_bytes(
         dtype: of its file, by NumPy's name.
         target_shape: voxels per axis of the configuration's grid.
         label_count: entries of ``Labels.integers`` and the ignore label.
+        apart: the axis that is resampled apart, of thick slices; None if there is none.
     """
     voxels, new = math.prod(header_shape), math.prod(target_shape)
     index = np.dtype(_index_type(label_count)).itemsize
@@ -129,6 +136,12 @@ def peak_bytes(
         between = between_bytes(header_shape, target_shape)
     imaging = held + voxels + index * new + making
     locating = held + (floats + index + 1) * new
+    if apart is not None and between:
+        # slices on the new grid's plane, then what lies between them: intensities, and depths of labels with their copies
+        slices = new // target_shape[apart] * header_shape[apart]
+        imaging += 4 * slices + 4 * new
+        if target_shape[apart] > header_shape[apart]:
+            voting += 8 * slices + 13 * new
     most = max(reading, checking, masking, indexing, voting + between, imaging + between, locating)
     return most + most // 100 + SLACK
 

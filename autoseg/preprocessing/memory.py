@@ -15,7 +15,7 @@ from autoseg.io.case_work import READER_COPIES, SLACK
 from autoseg.io.headers import Header
 from autoseg.preprocessing.forward import peak_bytes, working_axes
 from autoseg.values import Configuration, Plan
-from autoseg.volume.resample import target_shape
+from autoseg.volume.resample import separate_axis, target_shape
 from autoseg.volume.spline import between_bytes
 
 __all__ = ["checking_bytes", "measuring_bytes", "preparing_bytes", "preprocessing_bytes"]
@@ -67,13 +67,14 @@ def preparing_bytes(images: Headers, plan: Plan, configuration: Configuration) -
     known = [header for header in images if header is not None]
     if not known:
         return SLACK
-    shape, target = _shapes(known[0], plan, configuration)
+    shape, target, apart = _shapes(known[0], plan, configuration)
     voxels, channels = _voxels(images)
     masking = 6 * voxels if any(spec.use_mask for spec in plan.normalization) else 0
     between = 0 if shape == target else between_bytes(shape, target)
     # one channel is normalized and resampled at a time
+    slices = 0 if apart is None else math.prod(target) // target[apart] * shape[apart] + math.prod(target)
     resampled = 0 if shape == target and channels == 1 else FLOAT * (channels + (shape != target)) * math.prod(target)
-    making = (FLOAT + 1) * voxels + resampled + between
+    making = (FLOAT + 1) * voxels + resampled + between + FLOAT * slices
     return max(reading_bytes(images), FLOAT * voxels * channels + max(masking, making)) + SLACK
 
 
@@ -87,18 +88,23 @@ def _on_grid_bytes(images: Headers, plan: Plan, configuration: Configuration, *,
     known = [header for header in images if header is not None]
     if not known:
         return 0
-    shape, target = _shapes(known[0], plan, configuration)
+    shape, target, apart = _shapes(known[0], plan, configuration)
     return peak_bytes(
         shape,
         sum(header.channels for header in known),
         max((header.dtype for header in known), key=lambda name: np.dtype(name).itemsize),
         target,
         label_count,
+        apart=apart,
     )
 
 
-def _shapes(header: Header, plan: Plan, configuration: Configuration) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Voxels per axis before and after resampling, if nothing is cropped."""
+def _shapes(
+    header: Header, plan: Plan, configuration: Configuration
+) -> tuple[tuple[int, ...], tuple[int, ...], int | None]:
+    """Voxels per axis before and after resampling, if nothing is cropped, and the axis that is resampled apart."""
     axes, grid = working_axes(header.geometry, plan), header.geometry
-    shape = axes.reorder(grid.shape)
-    return shape, target_shape(shape, axes.reorder(grid.spacing), configuration.spacing)
+    shape, spacing = axes.reorder(grid.shape), axes.reorder(grid.spacing)
+    wanted = [own if new is None else new for own, new in zip(spacing, configuration.spacing, strict=True)]
+    apart = separate_axis(spacing, wanted, configuration.resampling.anisotropy_threshold)
+    return shape, target_shape(shape, spacing, configuration.spacing), apart
