@@ -20,11 +20,12 @@ from typing import Any, TypeVar
 import msgspec
 
 from autoseg.admission import Admission
-from autoseg.errors import AutosegError, TooLargeError, WorkerLostError
+from autoseg.errors import AutosegError, TooLargeError
 from autoseg.executors import Outcome, announce, name_of, stage_of, usable_cpus
 from autoseg.logs import Logger, SilentLogger
-from autoseg.machine import Memory, gibibytes, machine_memory
+from autoseg.machine import Memory, machine_memory
 from autoseg.processes.child import Child, Ended, Inbox, Limits
+from autoseg.processes.losses import FALSE_STARTS, RETRIES, case_lost, not_started
 from autoseg.processes.wire import Begin, Done, Ready, Work, rebuilt, task_name, types_of
 from autoseg.values.json_form import decode
 
@@ -43,10 +44,6 @@ SMALL_BYTES = 64 * 2**20
 MEMORY_FACTOR, MEMORY_SLACK = 1.5, 256 * 2**20
 #: Seconds that an item may take, and more for every so many bytes of its cost.
 SECONDS, BYTES_PER_SECOND = 900.0, 2**20
-#: How often an item is tried again, by what became of its worker.
-RETRIES = {"killed": 5, "crashed": 1, "memory": 1, "time": 0}
-#: Workers in a row that end before they can work; then something is wrong with the installation.
-FALSE_STARTS = 3
 #: How often workers are looked at, how often the machine; how long a worker may idle.
 WATCH_SECONDS, ROOM_SECONDS, IDLE_SECONDS = 0.1, 0.5, 60.0
 
@@ -122,14 +119,11 @@ class ProcessExecutor:
 
     def take(self, inbox: Inbox) -> Child:
         """A worker that has nothing in hand: one that is there, or a new one."""
+        while (idle := self._pop_idle()) is not None:
+            if idle.adopt(inbox):
+                return idle
+            self.lost(idle)
         with self._lock:
-            while self._idle:
-                child = self._idle.pop()
-                if child.process.poll() is None:
-                    child.inbox = inbox
-                    return child
-                self._children.remove(child)
-                child.end()
             if self._closed.is_set():
                 raise AutosegError("the executor is closed")
             child = Child(max(1, usable_cpus() // self.workers), self._preload, inbox)
@@ -139,6 +133,10 @@ class ProcessExecutor:
             self._watcher = threading.Thread(target=_watch, args=(this, self._closed), daemon=True)
             self._watcher.start()
         return child
+
+    def _pop_idle(self) -> Child | None:
+        with self._lock:
+            return self._idle.pop() if self._idle else None
 
     def give_back(self, child: Child) -> None:
         """The worker has nothing in hand any more."""
@@ -178,8 +176,12 @@ def _watch(executor: weakref.ref[ProcessExecutor], closed: threading.Event) -> N
 def _end_all(children: list[Child], lock: threading.Lock, closed: threading.Event) -> None:
     closed.set()
     with lock:
-        while children:
-            children.pop().end()
+        taken = list(children)
+        children.clear()
+    for child in taken:  # all of them first, so that they end at the same time
+        child.process.kill()
+    for child in taken:
+        child.end()
 
 
 class _Run:
@@ -208,7 +210,7 @@ class _Run:
         self.children: list[Child] = []
         self.left = len(items)
         self.failures: Counter[tuple[int, str]] = Counter()
-        self.false_starts = 0
+        self.false_starts: Counter[str] = Counter()
         self._room, self._asked = self.budget, time.monotonic()
 
     def outcomes(self) -> Iterator[Outcome[Any, Any]]:
@@ -236,9 +238,9 @@ class _Run:
         announce(told, self.stage, self.admission, wished, self.budget, needed=self.worth)
 
     def close(self) -> None:
-        """Workers that still have something in hand are ended; the others are kept."""
+        """Workers that still have something in hand, or load the task, are ended; the others are kept."""
         for child in self.children:
-            if child.in_hand:
+            if child.in_hand or not child.ready:  # what it answers yet is no answer to the next run
                 self.executor.lost(child)
             else:
                 self.executor.give_back(child)
@@ -297,7 +299,7 @@ class _Run:
         if isinstance(message, Ready):
             if message.error is not None:
                 raise rebuilt(message.error)
-            self.false_starts = 0
+            self.false_starts.clear()
             return None
         if isinstance(message, Done):
             child.done(message.index, message.peak)
@@ -323,10 +325,11 @@ class _Run:
         for index in reversed(hand):
             self.admission.again(index)
         if blamed is None:
-            self._false_start(ended)
+            if not child.ready:
+                self._false_start(ended)
             return None
         self.failures[blamed, ended.reason] += 1
-        error = _lost(name_of(self.items[blamed]), self.stage, ended, self.admission.cost(blamed))
+        error = case_lost(name_of(self.items[blamed]), self.stage, ended, self.admission.cost(blamed))
         if self.failures[blamed, ended.reason] > RETRIES[ended.reason]:
             self.admission.finished(blamed)
             return Outcome(item=self.items[blamed], error=error)
@@ -339,34 +342,6 @@ class _Run:
         return None
 
     def _false_start(self, ended: Ended) -> None:
-        if ended.reason == "killed":
-            return
-        self.false_starts += 1
-        if self.false_starts >= FALSE_STARTS:
-            raise AutosegError(f"worker processes cannot be started (exit code {ended.code}): {ended.output}")
-
-
-def _lost(case: str, stage: str, ended: Ended, cost: int) -> WorkerLostError:
-    by = ended.signal or f"exit code {ended.code}"
-    what, remedy = {
-        "killed": (
-            f"the worker process was killed ({by}), probably by the system because memory ran out",
-            "End other programs, or use fewer workers at once.",
-        ),
-        "crashed": (
-            f"the worker process crashed ({by}), probably in a native library that read the case's files",
-            "Check its files: write them anew with another program, or remove the case.",
-        ),
-        "memory": (
-            f"the worker process was ended: it took much more memory than the {gibibytes(cost)} that the case's size "
-            "explains",
-            "Check its files, or remove the case.",
-        ),
-        "time": (
-            "the worker process was ended: it took much longer than the case's size explains",
-            "Check its files, or remove the case.",
-        ),
-    }[ended.reason]
-    return WorkerLostError(
-        what, case=case, stage=stage, signal=ended.signal, memory=ended.peak, remedy=remedy, output=ended.output
-    )
+        self.false_starts[ended.reason] += 1
+        if self.false_starts[ended.reason] >= FALSE_STARTS[ended.reason]:
+            raise not_started(ended)

@@ -23,6 +23,7 @@ from autoseg.values.finding import Finding
 from autoseg.values.json_form import Value, decode
 
 __all__ = [
+    "GREETING",
     "Begin",
     "Done",
     "ForeignError",
@@ -32,6 +33,7 @@ __all__ = [
     "SentError",
     "Setup",
     "Work",
+    "greeted",
     "rebuilt",
     "receive",
     "send",
@@ -42,6 +44,12 @@ __all__ = [
 ]
 
 LENGTH = struct.Struct(">Q")
+#: A longer message is none of ours.
+LONGEST = 2**36
+#: The first word of a worker; what comes before it was printed while its interpreter started.
+GREETING = b"\x00\xffautoseg worker\xff\x00"
+#: Bytes of such noise that are heard before a worker is given up.
+MOST_NOISE = 2**17
 #: Frames of the last calls that are kept of a foreign error's way.
 TRACEBACK_CHARACTERS = 4000
 
@@ -97,6 +105,10 @@ Request = Setup | Begin | Work
 Reply = Ready | Done
 
 
+class ProtocolError(Exception):
+    """The other side does not speak as we do."""
+
+
 def send(stream: IO[bytes], message: Request | Reply) -> None:
     """Writes one message.
 
@@ -109,14 +121,43 @@ def send(stream: IO[bytes], message: Request | Reply) -> None:
 
 
 def receive(stream: IO[bytes], kind: Any) -> Any:
-    """The next message of a kind, or None at the end; a message that a death cut short is the end, too."""
+    """The next message of a kind, or None at the end; a message that a death cut short is the end, too.
+
+    Raises:
+        ProtocolError: no message is so long.
+        DocumentError: it is no message of the kind.
+    """
     try:
         head = stream.read(LENGTH.size)
-        size = LENGTH.unpack(head)[0] if len(head) == LENGTH.size else 0
-        data = stream.read(size)
+        if len(head) < LENGTH.size:
+            return None
+        size = LENGTH.unpack(head)[0]
+        data = stream.read(size) if 0 < size <= LONGEST else None
     except (OSError, ValueError):  # the pipe was closed under us
         return None
-    return decode(kind, data) if size and len(data) == size else None
+    if data is None:
+        raise ProtocolError(f"a message cannot be {size} bytes long")
+    return decode(kind, data) if len(data) == size else None
+
+
+def greeted(stream: IO[bytes]) -> bytes | None:
+    """Skips what stands before a worker's greeting, and returns it; None if the stream ends without a greeting.
+
+    Raises:
+        ProtocolError: too much stands before it.
+    """
+    heard = bytearray()
+    try:
+        while not heard.endswith(GREETING):
+            byte = stream.read(1)
+            if not byte:
+                return None
+            heard += byte
+            if len(heard) > MOST_NOISE + len(GREETING):
+                raise ProtocolError("a worker prints without end before it greets")
+    except (OSError, ValueError):  # the pipe was closed under us
+        return None
+    return bytes(heard[: -len(GREETING)])
 
 
 def task_name(task: object) -> str:

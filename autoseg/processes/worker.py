@@ -25,6 +25,7 @@ if sys.platform != "win32":
 
 from autoseg.machine import process_memory
 from autoseg.processes.wire import (
+    GREETING,
     Begin,
     Done,
     Ready,
@@ -50,6 +51,8 @@ def main() -> None:
     """Works until the pipe ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the command's to answer
     requests, replies = _own_pipes()
+    replies.write(GREETING)
+    replies.flush()
     setup = receive(requests, Request)
     if not isinstance(setup, Setup):
         return

@@ -17,7 +17,8 @@ import pytest
 
 from autoseg.errors import AutosegError, FindingsError, TooLargeError, WorkerLostError
 from autoseg.machine import Memory, process_memory
-from autoseg.processes.executor import RETRIES, WORKER_BYTES, ProcessExecutor
+from autoseg.processes.executor import WORKER_BYTES, ProcessExecutor
+from autoseg.processes.losses import RETRIES
 from autoseg.values import Finding, Value
 from tests.processes.ends_at_once import Never
 from tests.processes.tasks import Act, Work
