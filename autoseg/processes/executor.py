@@ -1,8 +1,9 @@
 """ProcessExecutor: every case in a worker process, so that whatever happens to one costs that case, named, and no other.
 
 Workers are kept from case to case and from run to run. Which cases run together is decided by what memory they need. A
-worker that dies is noticed by the end of its pipe. A case whose worker was killed (by the system, because memory ran out,
-or by somebody) is tried again a few times, one whose worker crashed once; alone both times. Then it fails, by name.
+worker that dies is noticed by the end of its pipe. A case whose worker was killed because memory ran out, as it seems, is
+tried again a few times, one whose worker crashed once; alone both times. Then it fails, by name. A kill while memory was
+plenty says nothing about the case: it is tried again among the others, very often.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from autoseg.executors import Outcome, announce, name_of, stage_of, usable_cpus
 from autoseg.logs import Logger, SilentLogger
 from autoseg.machine import Memory, machine_memory
 from autoseg.processes.child import Child, Ended, Inbox, Limits
-from autoseg.processes.losses import FALSE_STARTS, RETRIES, case_lost, not_started
+from autoseg.processes.losses import FALSE_STARTS, RETRIES, TOGETHER, case_lost, not_started
 from autoseg.processes.wire import Begin, Done, Ready, Work, rebuilt, task_name, types_of
 from autoseg.values.json_form import decode
 
@@ -184,6 +185,11 @@ def _end_all(children: list[Child], lock: threading.Lock, closed: threading.Even
         child.end()
 
 
+def _explained(cost: int) -> int:
+    """Bytes up to which a worker is no runaway."""
+    return int(MEMORY_FACTOR * (cost or WORKER_BYTES)) + MEMORY_SLACK
+
+
 class _Run:
     """One task on its items."""
 
@@ -279,7 +285,7 @@ class _Run:
     def _give(self, child: Child, index: int) -> None:
         cost, allowed = self.admission.cost(index), self.budget
         if allowed is not None:
-            explained = int(MEMORY_FACTOR * (cost or WORKER_BYTES)) + MEMORY_SLACK
+            explained = _explained(cost)
             free = not self.priced or self.failures[index, "memory"]
             allowed = max(allowed, explained) if free else explained
         limits = Limits(seconds=self.executor.seconds + cost / BYTES_PER_SECOND, memory=allowed)
@@ -328,18 +334,33 @@ class _Run:
             if not child.ready:
                 self._false_start(ended)
             return None
-        self.failures[blamed, ended.reason] += 1
-        error = case_lost(name_of(self.items[blamed]), self.stage, ended, self.admission.cost(blamed))
-        if self.failures[blamed, ended.reason] > RETRIES[ended.reason]:
+        return self._blame(blamed, child, ended)
+
+    def _blame(self, blamed: int, child: Child, ended: Ended) -> Outcome[Any, Any] | None:
+        """The item is tried again, or has failed."""
+        way = "outside" if ended.reason == "killed" and self._plenty(blamed, child.memory) else ended.reason
+        self.failures[blamed, way] += 1
+        error = case_lost(name_of(self.items[blamed]), self.stage, ended, way, self.admission.cost(blamed))
+        if self.failures[blamed, way] > RETRIES[way]:
             self.admission.finished(blamed)
             return Outcome(item=self.items[blamed], error=error)
-        self.admission.again(blamed, alone=True)
+        alone = way != "outside" or self.failures[blamed, way] > TOGETHER
+        self.admission.again(blamed, alone=alone)
         self.executor.logger.event(
             "worker_lost",
             **{"case": error.case, "stage": self.stage, "signal": ended.signal, "memory": ended.peak},
-            text=f"{error.what}; the case is tried again, alone",
+            text=f"{error.what}; the case is tried again{', alone' if alone else ''}",
         )
         return None
+
+    def _plenty(self, index: int, held: int) -> bool:
+        """Whether the system had no reason to kill a worker: it held no more than foreseen, and that would fit again.
+
+        Had memory run out, then all that is free now would be what the worker held, less the tenth that is never used.
+        """
+        known = self.executor.memory()
+        share = self.admission.cost(index) or _explained(0)
+        return known is not None and 0 < held <= share <= known.room
 
     def _false_start(self, ended: Ended) -> None:
         self.false_starts[ended.reason] += 1

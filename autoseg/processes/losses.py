@@ -6,10 +6,12 @@ from autoseg.errors import AutosegError, WorkerLostError
 from autoseg.machine import gibibytes
 from autoseg.processes.child import SECONDS_TO_START, Ended
 
-__all__ = ["FALSE_STARTS", "RETRIES", "case_lost", "not_started"]
+__all__ = ["FALSE_STARTS", "RETRIES", "TOGETHER", "case_lost", "not_started"]
 
-#: How often an item is tried again, by what became of its worker.
-RETRIES = {"killed": 5, "crashed": 1, "memory": 1, "time": 0, "start": 1, "protocol": 1}
+#: How often an item is tried again, by what became of its worker; "outside": killed, although memory was not short.
+RETRIES = {"killed": 5, "outside": 100, "crashed": 1, "memory": 1, "time": 0, "start": 1, "protocol": 1}
+#: An item that was killed from outside more often is tried alone: there may be a limit on memory that nobody tells.
+TOGETHER = 50
 #: Workers in a row that end before they can work; then something is wrong with the installation. One that is killed says
 #: little: somebody may kill workers at random.
 FALSE_STARTS = {"killed": 60, "crashed": 3, "memory": 3, "time": 3, "start": 3, "protocol": 3}
@@ -29,13 +31,25 @@ def not_started(ended: Ended) -> AutosegError:
     )
 
 
-def case_lost(case: str, stage: str, ended: Ended, cost: int) -> WorkerLostError:
-    """The error of a case whose worker was lost; ``cost``: bytes that the case needs by its size."""
+def case_lost(case: str, stage: str, ended: Ended, way: str, cost: int) -> WorkerLostError:
+    """The error of a case whose worker was lost.
+
+    Args:
+        case: its id.
+        stage: what was being done.
+        ended: how the worker ended.
+        way: one of those that ``RETRIES`` knows.
+        cost: bytes that the case needs by its size.
+    """
     by = ended.signal or f"exit code {ended.code}"
     what, remedy = {
         "killed": (
             f"the worker process was killed ({by}), probably by the system because memory ran out",
             "End other programs, or use fewer workers at once.",
+        ),
+        "outside": (
+            f"the worker process was killed ({by}) by somebody or another program: memory was not short",
+            "Find out what ends it, a limit on processor time for example, and repeat the command.",
         ),
         "crashed": (
             f"the worker process crashed ({by}), probably in a native library that read the case's files",
@@ -56,7 +70,7 @@ def case_lost(case: str, stage: str, ended: Ended, cost: int) -> WorkerLostError
             "wrote into what it had not opened",
             "Check its files, or remove the case.",
         ),
-    }[ended.reason]
+    }[way]
     return WorkerLostError(
         what, case=case, stage=stage, signal=ended.signal, memory=ended.peak, remedy=remedy, output=ended.output
     )

@@ -108,11 +108,38 @@ def test_a_worker_that_ends_itself_is_named_with_its_exit_code(executor) -> None
 
 
 @linux
-def test_a_case_whose_worker_is_always_killed_is_given_up_after_some_times(executor) -> None:
+def test_a_case_whose_worker_is_always_killed_while_memory_is_short_is_given_up_after_some_times(executor) -> None:
+    executor.memory = lambda: Memory(limit=2**30, used=2**30)
     error = lost(executor, Work(id="bad", do="kill"))
     assert error.signal == "SIGKILL"
-    assert "memory" in str(error)
-    assert len(executor.logger.of("worker_lost")) == RETRIES["killed"]
+    assert "memory ran out" in str(error)
+    told = executor.logger.of("worker_lost")
+    assert len(told) == RETRIES["killed"]
+    assert all(event["text"].endswith("tried again, alone") for event in told)
+
+
+@linux
+def test_a_case_whose_worker_is_always_killed_while_memory_is_plenty_is_given_up_much_later(
+    executor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert RETRIES["outside"] >= 50
+    monkeypatch.setitem(RETRIES, "outside", RETRIES["killed"] + 3)
+    executor.memory = lambda: Memory(limit=2**36, used=0)
+    error = lost(executor, Work(id="bad", do="kill_soon"))
+    assert "memory was not short" in str(error)
+    told = executor.logger.of("worker_lost")
+    assert len(told) == RETRIES["killed"] + 3
+    assert all(event["text"].endswith("tried again") for event in told)
+
+
+@linux
+def test_kills_so_often_that_hardly_a_case_can_end_lose_none() -> None:
+    items = [Work(id=f"p{index}", do="pid", number=0.4) for index in range(4)]
+    with ProcessExecutor(2, memory=lambda: Memory(limit=2**36, used=0)) as executor:
+        finish = kill_at_random(executor, 50, 0.12, threading.Event())
+        told = run(executor, *items, costs=[2**28] * 4)
+        assert finish() >= 10
+    assert all(isinstance(result, float) for result in told.values()), told
 
 
 @linux
@@ -143,6 +170,7 @@ def test_time_without_end_costs_one_case_which_is_named() -> None:
 
 @linux
 def test_a_death_is_noticed_at_once(executor, tmp_path: Path) -> None:
+    executor.memory = lambda: Memory(limit=2**30, used=2**30)
     sleeper = Work(id="sleeper", do="sleep", number=600, path=str(tmp_path / "pid"))
     noticed: list[float] = []
 
