@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import autoseg
+from autoseg.errors import AutosegError
 from autoseg.machine import process_memory
-from autoseg.processes.wire import Begin, Ready, Reply, Request, Setup, Work, greeted, receive, send
+from autoseg.processes.wire import Begin, Ready, Reply, Request, Setup, Work, cleaned, greeted, receive, send
 
 __all__ = ["Child", "Ended", "Inbox", "Limits"]
 
@@ -77,14 +78,7 @@ class Child:
 
     def __init__(self, threads: int, preload: tuple[str, ...], inbox: Inbox) -> None:
         self.inbox = inbox
-        self.process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "autoseg.processes.worker"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env=_environment(os.environ, threads),
-            creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),  # Windows: Ctrl-C is the command's
-        )
+        self.process = _started(threads)
         self.in_hand: collections.deque[int] = collections.deque()
         self._begun, self._begun_at = 0, time.monotonic()
         self.memory, self.peak, self.idle_since = 0, 0, time.monotonic()
@@ -96,7 +90,7 @@ class Child:
         self._lock = threading.Lock()
         # the kernel takes the end of the thread that started a process for the parent's end
         lasting = threading.current_thread() is threading.main_thread()
-        path = tuple(os.path.abspath(entry) for entry in sys.path)
+        path = tuple(os.path.abspath(entry) for entry in sys.path if cleaned(entry) == entry)
         self._send(Setup(path=path, preload=preload, parent=os.getpid() if lasting else None))
         self._threads = [threading.Thread(target=each, daemon=True) for each in (self._listen, self._overhear)]
         for thread in self._threads:
@@ -235,9 +229,37 @@ class Child:
         return code
 
 
+def _started(threads: int) -> subprocess.Popen[bytes]:
+    try:
+        if not sys.executable:
+            raise OSError("Python does not know its own program (sys.executable is empty)")
+        return subprocess.Popen(
+            [sys.executable, "-P", "-m", "autoseg.processes.worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=_environment(os.environ, threads),
+            creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),  # Windows: Ctrl-C is the command's
+        )
+    except (OSError, ValueError) as error:
+        raise AutosegError(
+            f"a worker process cannot be started: {error}. End other programs or use fewer workers if processes, open files "
+            "or memory are short; else start autoseg with an installed Python"
+        ) from error
+
+
+def _fewer(wished: str | None, threads: int) -> str:
+    """The user's number of threads, if that is smaller."""
+    number = (wished or "").split(",")[0].strip()
+    return str(min(threads, int(number))) if number.isdecimal() and int(number) else str(threads)
+
+
 def _environment(inherited: Mapping[str, str], threads: int) -> dict[str, str]:
     """The command's environment with libraries' threads limited, in which this very autoseg is found."""
-    environment: dict[str, Any] = {**inherited, **dict.fromkeys(THREAD_VARIABLES, str(threads))}
+    environment: dict[str, Any] = {
+        **inherited,
+        **{name: _fewer(inherited.get(name), threads) for name in THREAD_VARIABLES},
+    }
     home = Path(autoseg.__file__).parent.parent
     if home.name not in ("site-packages", "dist-packages"):  # a checkout, perhaps found by the current folder alone
         others = [inherited["PYTHONPATH"]] if inherited.get("PYTHONPATH") else []

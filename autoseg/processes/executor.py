@@ -18,16 +18,14 @@ from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, TypeVar
 
-import msgspec
-
 from autoseg.admission import Admission
 from autoseg.errors import AutosegError, TooLargeError
-from autoseg.executors import Outcome, announce, name_of, stage_of, usable_cpus
+from autoseg.executors import Outcome, announce, bounded, name_of, stage_of, usable_cpus
 from autoseg.logs import Logger, SilentLogger
 from autoseg.machine import Memory, machine_memory
 from autoseg.processes.child import Child, Ended, Inbox, Limits
 from autoseg.processes.losses import FALSE_STARTS, RETRIES, TOGETHER, case_lost, not_started
-from autoseg.processes.wire import Begin, Done, Ready, Work, rebuilt, task_name, types_of
+from autoseg.processes.wire import Begin, Done, Ready, Work, encoded, rebuilt, task_name, types_of
 from autoseg.values.json_form import decode
 
 __all__ = ["ProcessExecutor"]
@@ -197,7 +195,7 @@ class _Run:
         self, executor: ProcessExecutor, task: Callable[[Any], Any], items: list[Any], costs: Sequence[int] | None
     ) -> None:
         self.executor, self.task, self.items = executor, task, items
-        self.begin = Begin(name=task_name(task), task=msgspec.Raw(msgspec.json.encode(task)))
+        self.begin = Begin(name=task_name(task), task=encoded(task, stage_of(task)))
         _, self.result = types_of(task)
         self.stage = stage_of(task)
         self.known = executor.memory()
@@ -208,6 +206,7 @@ class _Run:
             self.worth = len(items)
             most = len(items) if self.budget is None else self.budget // WORKER_BYTES
         else:
+            costs = [bounded(cost) for cost in costs]
             self.admission = Admission([WORKER_BYTES + cost for cost in costs], self.budget)
             self.worth = max(1, min(len(items), math.ceil(sum(costs) / WORK_PER_WORKER)))
             most = self.admission.at_once(smallest=True)
@@ -217,6 +216,7 @@ class _Run:
         self.left = len(items)
         self.failures: Counter[tuple[int, str]] = Counter()
         self.false_starts: Counter[str] = Counter()
+        self._unsent: list[Outcome[Any, Any]] = []
         self._room, self._asked = self.budget, time.monotonic()
 
     def outcomes(self) -> Iterator[Outcome[Any, Any]]:
@@ -230,6 +230,11 @@ class _Run:
             self._announce()
         while self.left:
             self._hand_out()
+            while self._unsent:
+                self.left -= 1
+                yield self._unsent.pop()
+            if not self.left:
+                return
             try:
                 child, message = self.inbox.get(timeout=ROOM_SECONDS)
             except queue.Empty:
@@ -283,13 +288,20 @@ class _Run:
         return None
 
     def _give(self, child: Child, index: int) -> None:
+        item = self.items[index]
+        try:
+            work = Work(index=index, item=encoded(item, name_of(item)))
+        except AutosegError as error:
+            self.admission.finished(index)
+            self._unsent.append(Outcome(item=item, error=error))
+            return
         cost, allowed = self.admission.cost(index), self.budget
         if allowed is not None:
             explained = _explained(cost)
             free = not self.priced or self.failures[index, "memory"]
             allowed = max(allowed, explained) if free else explained
         limits = Limits(seconds=self.executor.seconds + cost / BYTES_PER_SECOND, memory=allowed)
-        child.give(Work(index=index, item=msgspec.Raw(msgspec.json.encode(self.items[index]))), limits)
+        child.give(work, limits)
 
     def _room_now(self) -> int | None:
         """Bytes for all workers at work, as other programs leave it now."""

@@ -18,7 +18,7 @@ from typing import IO, Any
 import msgspec
 
 from autoseg import errors
-from autoseg.errors import FindingsError
+from autoseg.errors import CasesFailedError, FindingsError, InputError
 from autoseg.values.finding import Finding
 from autoseg.values.json_form import Value, decode
 
@@ -27,12 +27,15 @@ __all__ = [
     "Begin",
     "Done",
     "ForeignError",
+    "ProtocolError",
     "Ready",
     "Reply",
     "Request",
     "SentError",
     "Setup",
     "Work",
+    "cleaned",
+    "encoded",
     "greeted",
     "rebuilt",
     "receive",
@@ -84,6 +87,7 @@ class SentError(Value, frozen=True, kw_only=True):
     fields: dict[str, Any] = {}
     findings: tuple[Finding, ...] = ()
     origin: str = ""
+    failures: dict[str, SentError] = {}
 
 
 class Ready(Value, frozen=True, kw_only=True, tag="ready"):
@@ -197,26 +201,73 @@ class ForeignError(Exception):
     """An error of a worker whose type is neither ours nor Python's; a subclass carries that type's name."""
 
 
+def cleaned(text: str) -> str:
+    """The text with bytes that are no UTF-8, of a file's name for example, as escapes."""
+    return text.encode(errors="backslashreplace").decode()
+
+
+def encoded(value: object, name: str) -> msgspec.Raw:
+    """The JSON form of a task or an item, for a worker.
+
+    Raises:
+        InputError: it has none: a path is no UTF-8, or a number too large.
+    """
+    try:
+        return msgspec.Raw(msgspec.json.encode(value))
+    except (ValueError, OverflowError, TypeError, RecursionError, msgspec.MsgspecError) as error:
+        raise InputError(
+            f"{cleaned(name)} cannot be handed to a worker process: {cleaned(str(error))}",
+            remedy="Give its files and folders names that are UTF-8.",
+        ) from error
+
+
+def _plain(value: object, *kinds: type) -> Any:
+    """What JSON can hold of a value; a text of what it cannot."""
+    if value is None or (isinstance(value, kinds) and not isinstance(value, str | int)):
+        return value
+    if isinstance(value, int) and -(2**63) <= value < 2**63:
+        return value
+    return _text(value)
+
+
+def _text(value: object) -> str:
+    try:
+        return cleaned(str(value))
+    except Exception:  # an error whose own text fails
+        return type(value).__name__
+
+
+def _plain_finding(finding: Finding) -> Finding:
+    fields = msgspec.structs.asdict(finding)
+    return msgspec.structs.replace(
+        finding, **{name: cleaned(text) for name, text in fields.items() if isinstance(text, str)}
+    )
+
+
 def sent(error: BaseException) -> SentError:
-    """An error as data."""
-    origin = "".join(traceback.format_exception(error))[-TRACEBACK_CHARACTERS:]
+    """An error as data that can always be encoded."""
+    origin = cleaned("".join(traceback.format_exception(error))[-TRACEBACK_CHARACTERS:])
     for kind in type(error).__mro__:
         if kind.__name__ in errors.__all__ and kind.__module__ == errors.__name__:
             fields = {
-                name: value if isinstance(value, int | str | None) else str(value)
-                for name, value in vars(error).items()
-                if name not in ("findings", "failures")
+                name: _plain(value) for name, value in vars(error).items() if name not in ("findings", "failures")
             }
             findings = tuple(error.findings) if isinstance(error, FindingsError) else ()
-            given = tuple(each for each in findings if isinstance(each, Finding))
-            return SentError(kind=f"autoseg:{kind.__name__}", text=str(error), fields=fields, findings=given)
-    arguments = [each if isinstance(each, int | float | str | None) else str(each) for each in error.args]
+            failures = error.failures if isinstance(error, CasesFailedError) else {}
+            return SentError(
+                kind=f"autoseg:{kind.__name__}",
+                text=_text(error),
+                fields=fields,
+                findings=tuple(_plain_finding(each) for each in findings if isinstance(each, Finding)),
+                failures={_text(case): sent(each) for case, each in failures.items()},
+            )
+    arguments = [_plain(each, float) for each in error.args]
     if isinstance(error, OSError) and error.filename is not None:
-        arguments = [error.errno, error.strerror, str(error.filename)]
+        arguments = [error.errno, _plain(error.strerror), _text(error.filename)]
     module = "builtins" if type(error).__module__ == "builtins" else "foreign"
     return SentError(
         kind=f"{module}:{type(error).__name__}",
-        text=str(error),
+        text=_text(error),
         fields={"arguments": arguments},
         origin=origin,
     )
@@ -232,6 +283,8 @@ def rebuilt(error: SentError) -> Exception:
         vars(ours).update(error.fields)
         if isinstance(ours, FindingsError):
             ours.findings = error.findings
+        if isinstance(ours, CasesFailedError):
+            ours.failures = {case: rebuilt(each) for case, each in error.failures.items()}
         return ours
     again: Exception | None = None
     kind = getattr(builtins, name, Exception)

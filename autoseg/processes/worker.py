@@ -118,9 +118,17 @@ def _work(inbox: queue.SimpleQueue[Begin | Work], replies: IO[bytes]) -> None:
             assert task is not None, "an item came before its task"
             reply = _done(task, kind, message)
         try:
-            send(replies, reply)
+            _answer(replies, reply)
         except OSError:  # the command is gone
             os._exit(1)
+
+
+def _answer(replies: IO[bytes], reply: Reply) -> None:
+    try:
+        send(replies, reply)
+    except (ValueError, TypeError, OverflowError, RecursionError, msgspec.MsgspecError) as error:  # it has no JSON form
+        told = sent(error)
+        send(replies, Ready(error=told) if isinstance(reply, Ready) else Done(index=reply.index, error=told))
 
 
 def _done(task: Callable[[Any], Any], kind: Any, work: Work) -> Done:

@@ -132,6 +132,14 @@ def foreign(item: Work) -> float:
     raise NotOursError("nobody knows me")
 
 
+def huge(item: Work) -> float:
+    raise ValueError(10**30)
+
+
+def undecoded(item: Work) -> float:
+    raise ValueError("bad file \udcff")
+
+
 def findings(item: Work) -> float:
     raise FindingsError("two things", [Finding(severity="note", what="one"), Finding(severity="error", what="two")])
 
