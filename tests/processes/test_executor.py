@@ -17,7 +17,6 @@ import pytest
 
 from autoseg.errors import AutosegError, FindingsError, InputError, TooLargeError, WorkerLostError
 from autoseg.machine import Memory, process_memory
-from autoseg.processes import child as child_module
 from autoseg.processes.executor import WORKER_BYTES, ProcessExecutor
 from autoseg.processes.losses import RETRIES
 from autoseg.values import Finding, Value
@@ -394,31 +393,3 @@ def test_errors_that_have_no_json_form_end_no_worker(executor) -> None:
     told = run(executor, Work(id="huge", do="huge"), Work(id="text", do="undecoded"), *numbers(3))
     assert (str(told["huge"]), str(told["text"])) == (str(10**30), r"bad file \udcff")
     assert not executor.logger.of("worker_lost")
-
-
-def test_a_users_smaller_number_of_threads_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    environment = child_module._environment({"OMP_NUM_THREADS": "2,1", "MKL_NUM_THREADS": "64", "X": "y"}, 8)
-    assert [environment[name] for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "X")] == ["2", "8", "y"]
-    for senseless in ("", "0", "-1", "many"):
-        assert child_module._environment({"OMP_NUM_THREADS": senseless}, 8)["OMP_NUM_THREADS"] == "8"
-
-
-@pytest.mark.parametrize("program", ["", "/nowhere/python"])
-def test_a_worker_that_cannot_be_started_is_one_error_that_says_what_to_do(program, monkeypatch) -> None:
-    monkeypatch.setattr(sys, "executable", program)
-    with ProcessExecutor(1) as executor, pytest.raises(AutosegError, match=r"cannot be started: .*installed Python"):
-        run(executor, *numbers(2))
-
-
-def test_nobody_waits_for_a_process_that_the_system_does_not_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(child_module, "SECONDS_TO_END", 0.2)
-    with ProcessExecutor(1) as executor:
-        assert run(executor, *numbers(1)) == {"n0": 0}
-        process = executor._idle[0].process
-        kill = process.kill
-        process.kill = lambda: None
-        begin = time.monotonic()
-        executor.close()
-        assert time.monotonic() - begin < 5
-        kill()
-        process.wait(10)

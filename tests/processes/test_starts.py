@@ -108,3 +108,31 @@ def test_a_task_that_cannot_be_loaded_does_not_fail_the_next_run(monkeypatch) ->
         with pytest.raises(ModuleNotFoundError):
             in_time(executor, Ghost(), list(range(6)))
         assert sorted(in_time(executor, Act(), NUMBERS)) == [0, 2, 4]
+
+
+def test_a_users_smaller_number_of_threads_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    environment = child_module._environment({"OMP_NUM_THREADS": "2,1", "MKL_NUM_THREADS": "64", "X": "y"}, 8)
+    assert [environment[name] for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "X")] == ["2", "8", "y"]
+    for senseless in ("", "0", "-1", "many"):
+        assert child_module._environment({"OMP_NUM_THREADS": senseless}, 8)["OMP_NUM_THREADS"] == "8"
+
+
+@pytest.mark.parametrize("program", ["", "/nowhere/python"])
+def test_a_worker_that_cannot_be_started_is_one_error_that_says_what_to_do(program, monkeypatch) -> None:
+    monkeypatch.setattr(sys, "executable", program)
+    with ProcessExecutor(1) as executor, pytest.raises(AutosegError, match=r"cannot be started: .*installed Python"):
+        in_time(executor, Act(), NUMBERS)
+
+
+def test_nobody_waits_for_a_process_that_the_system_does_not_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(child_module, "SECONDS_TO_END", 0.2)
+    with ProcessExecutor(1) as executor:
+        assert in_time(executor, Act(), NUMBERS[:1]) == [0]
+        process = executor._idle[0].process
+        kill = process.kill
+        process.kill = lambda: None
+        begin = time.monotonic()
+        executor.close()
+        assert time.monotonic() - begin < 5
+        kill()
+        process.wait(10)
