@@ -22,10 +22,14 @@ __all__ = [
     "SerialExecutor",
     "ThreadExecutor",
     "announce",
+    "bounded",
     "name_of",
     "stage_of",
     "usable_cpus",
 ]
+
+#: A cost from here on is only "more than there is".
+MOST_BYTES = 2**60
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -71,6 +75,11 @@ def name_of(item: object) -> str:
 def stage_of(task: object) -> str:
     """What a task is called in messages: its stage, if it tells one."""
     return str(getattr(task, "stage", None) or getattr(task, "__name__", type(task).__name__))
+
+
+def bounded(cost: float) -> int:
+    """Bytes that can be counted with, however large or senseless the number is that a file's header led to."""
+    return max(0, int(cost)) if cost < MOST_BYTES else MOST_BYTES
 
 
 def announce(
@@ -170,6 +179,7 @@ class ThreadExecutor:
     def _admitted(
         self, pool: ThreadPoolExecutor, task: Callable[[Item], Result], items: Sequence[Item], costs: Sequence[int]
     ) -> Iterator[Outcome[Item, Result]]:
+        costs = [bounded(cost) for cost in costs]
         known = self.memory()
         budget = None if known is None else known.room
         admission = Admission(costs, budget)

@@ -7,7 +7,9 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from autoseg.errors import TooLargeError
 from autoseg.executors import Executor, SerialExecutor, ThreadExecutor, usable_cpus
+from autoseg.machine import Memory
 
 EXECUTORS = [SerialExecutor, lambda: ThreadExecutor(1), lambda: ThreadExecutor(4)]
 every_executor = pytest.mark.parametrize("make", EXECUTORS, ids=["serial", "one thread", "four threads"])
@@ -107,3 +109,11 @@ def test_what_is_no_ordinary_error_is_not_swallowed(make: Callable[[], Executor]
 
 def test_threads_are_as_many_as_processors_by_default() -> None:
     assert ThreadExecutor().workers == usable_cpus() >= 1
+
+
+def test_costs_beyond_every_number_are_refused_by_name() -> None:
+    executor = ThreadExecutor(2, memory=lambda: Memory(limit=2**32, used=0))
+    costs = [1.0, 1e300, float("inf"), float("nan"), 10**400]
+    told = {outcome.item: outcome for outcome in executor.run(abs, list(range(5)), costs=costs)}
+    assert told.pop(0).result == 0
+    assert {type(outcome.error) for outcome in told.values()} == {TooLargeError}

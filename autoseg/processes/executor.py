@@ -1,8 +1,9 @@
 """ProcessExecutor: every case in a worker process, so that whatever happens to one costs that case, named, and no other.
 
 Workers are kept from case to case and from run to run. Which cases run together is decided by what memory they need. A
-worker that dies is noticed by the end of its pipe. A case whose worker was killed (by the system, because memory ran out,
-or by somebody) is tried again a few times, one whose worker crashed once; alone both times. Then it fails, by name.
+worker that dies is noticed by the end of its pipe. A case whose worker was killed because memory ran out, as it seems, is
+tried again a few times, one whose worker crashed once; alone both times. Then it fails, by name. A kill while memory was
+plenty says nothing about the case: it is tried again among the others, very often.
 """
 
 from __future__ import annotations
@@ -17,15 +18,14 @@ from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, TypeVar
 
-import msgspec
-
 from autoseg.admission import Admission
-from autoseg.errors import AutosegError, TooLargeError, WorkerLostError
-from autoseg.executors import Outcome, announce, name_of, stage_of, usable_cpus
+from autoseg.errors import AutosegError, TooLargeError
+from autoseg.executors import Outcome, announce, bounded, name_of, stage_of, usable_cpus
 from autoseg.logs import Logger, SilentLogger
-from autoseg.machine import Memory, gibibytes, machine_memory
+from autoseg.machine import Memory, machine_memory
 from autoseg.processes.child import Child, Ended, Inbox, Limits
-from autoseg.processes.wire import Begin, Done, Ready, Work, rebuilt, task_name, types_of
+from autoseg.processes.losses import FALSE_STARTS, RETRIES, TOGETHER, case_lost, not_started
+from autoseg.processes.wire import Begin, Done, Ready, Work, encoded, rebuilt, task_name, types_of
 from autoseg.values.json_form import decode
 
 __all__ = ["ProcessExecutor"]
@@ -43,10 +43,6 @@ SMALL_BYTES = 64 * 2**20
 MEMORY_FACTOR, MEMORY_SLACK = 1.5, 256 * 2**20
 #: Seconds that an item may take, and more for every so many bytes of its cost.
 SECONDS, BYTES_PER_SECOND = 900.0, 2**20
-#: How often an item is tried again, by what became of its worker.
-RETRIES = {"killed": 5, "crashed": 1, "memory": 1, "time": 0}
-#: Workers in a row that end before they can work; then something is wrong with the installation.
-FALSE_STARTS = 3
 #: How often workers are looked at, how often the machine; how long a worker may idle.
 WATCH_SECONDS, ROOM_SECONDS, IDLE_SECONDS = 0.1, 0.5, 60.0
 
@@ -122,14 +118,11 @@ class ProcessExecutor:
 
     def take(self, inbox: Inbox) -> Child:
         """A worker that has nothing in hand: one that is there, or a new one."""
+        while (idle := self._pop_idle()) is not None:
+            if idle.adopt(inbox):
+                return idle
+            self.lost(idle)
         with self._lock:
-            while self._idle:
-                child = self._idle.pop()
-                if child.process.poll() is None:
-                    child.inbox = inbox
-                    return child
-                self._children.remove(child)
-                child.end()
             if self._closed.is_set():
                 raise AutosegError("the executor is closed")
             child = Child(max(1, usable_cpus() // self.workers), self._preload, inbox)
@@ -139,6 +132,10 @@ class ProcessExecutor:
             self._watcher = threading.Thread(target=_watch, args=(this, self._closed), daemon=True)
             self._watcher.start()
         return child
+
+    def _pop_idle(self) -> Child | None:
+        with self._lock:
+            return self._idle.pop() if self._idle else None
 
     def give_back(self, child: Child) -> None:
         """The worker has nothing in hand any more."""
@@ -178,8 +175,17 @@ def _watch(executor: weakref.ref[ProcessExecutor], closed: threading.Event) -> N
 def _end_all(children: list[Child], lock: threading.Lock, closed: threading.Event) -> None:
     closed.set()
     with lock:
-        while children:
-            children.pop().end()
+        taken = list(children)
+        children.clear()
+    for child in taken:  # all of them first, so that they end at the same time
+        child.process.kill()
+    for child in taken:
+        child.end()
+
+
+def _explained(cost: int) -> int:
+    """Bytes up to which a worker is no runaway."""
+    return int(MEMORY_FACTOR * (cost or WORKER_BYTES)) + MEMORY_SLACK
 
 
 class _Run:
@@ -189,7 +195,7 @@ class _Run:
         self, executor: ProcessExecutor, task: Callable[[Any], Any], items: list[Any], costs: Sequence[int] | None
     ) -> None:
         self.executor, self.task, self.items = executor, task, items
-        self.begin = Begin(name=task_name(task), task=msgspec.Raw(msgspec.json.encode(task)))
+        self.begin = Begin(name=task_name(task), task=encoded(task, stage_of(task)))
         _, self.result = types_of(task)
         self.stage = stage_of(task)
         self.known = executor.memory()
@@ -200,6 +206,7 @@ class _Run:
             self.worth = len(items)
             most = len(items) if self.budget is None else self.budget // WORKER_BYTES
         else:
+            costs = [bounded(cost) for cost in costs]
             self.admission = Admission([WORKER_BYTES + cost for cost in costs], self.budget)
             self.worth = max(1, min(len(items), math.ceil(sum(costs) / WORK_PER_WORKER)))
             most = self.admission.at_once(smallest=True)
@@ -208,7 +215,8 @@ class _Run:
         self.children: list[Child] = []
         self.left = len(items)
         self.failures: Counter[tuple[int, str]] = Counter()
-        self.false_starts = 0
+        self.false_starts: Counter[str] = Counter()
+        self._unsent: list[Outcome[Any, Any]] = []
         self._room, self._asked = self.budget, time.monotonic()
 
     def outcomes(self) -> Iterator[Outcome[Any, Any]]:
@@ -222,6 +230,11 @@ class _Run:
             self._announce()
         while self.left:
             self._hand_out()
+            while self._unsent:
+                self.left -= 1
+                yield self._unsent.pop()
+            if not self.left:
+                return
             try:
                 child, message = self.inbox.get(timeout=ROOM_SECONDS)
             except queue.Empty:
@@ -236,9 +249,9 @@ class _Run:
         announce(told, self.stage, self.admission, wished, self.budget, needed=self.worth)
 
     def close(self) -> None:
-        """Workers that still have something in hand are ended; the others are kept."""
+        """Workers that still have something in hand, or load the task, are ended; the others are kept."""
         for child in self.children:
-            if child.in_hand:
+            if child.in_hand or not child.ready:  # what it answers yet is no answer to the next run
                 self.executor.lost(child)
             else:
                 self.executor.give_back(child)
@@ -275,13 +288,20 @@ class _Run:
         return None
 
     def _give(self, child: Child, index: int) -> None:
+        item = self.items[index]
+        try:
+            work = Work(index=index, item=encoded(item, name_of(item)))
+        except AutosegError as error:
+            self.admission.finished(index)
+            self._unsent.append(Outcome(item=item, error=error))
+            return
         cost, allowed = self.admission.cost(index), self.budget
         if allowed is not None:
-            explained = int(MEMORY_FACTOR * (cost or WORKER_BYTES)) + MEMORY_SLACK
+            explained = _explained(cost)
             free = not self.priced or self.failures[index, "memory"]
             allowed = max(allowed, explained) if free else explained
         limits = Limits(seconds=self.executor.seconds + cost / BYTES_PER_SECOND, memory=allowed)
-        child.give(Work(index=index, item=msgspec.Raw(msgspec.json.encode(self.items[index]))), limits)
+        child.give(work, limits)
 
     def _room_now(self) -> int | None:
         """Bytes for all workers at work, as other programs leave it now."""
@@ -297,7 +317,7 @@ class _Run:
         if isinstance(message, Ready):
             if message.error is not None:
                 raise rebuilt(message.error)
-            self.false_starts = 0
+            self.false_starts.clear()
             return None
         if isinstance(message, Done):
             child.done(message.index, message.peak)
@@ -323,50 +343,38 @@ class _Run:
         for index in reversed(hand):
             self.admission.again(index)
         if blamed is None:
-            self._false_start(ended)
+            if not child.ready:
+                self._false_start(ended)
             return None
-        self.failures[blamed, ended.reason] += 1
-        error = _lost(name_of(self.items[blamed]), self.stage, ended, self.admission.cost(blamed))
-        if self.failures[blamed, ended.reason] > RETRIES[ended.reason]:
+        return self._blame(blamed, child, ended)
+
+    def _blame(self, blamed: int, child: Child, ended: Ended) -> Outcome[Any, Any] | None:
+        """The item is tried again, or has failed."""
+        way = "outside" if ended.reason == "killed" and self._plenty(blamed, child.memory) else ended.reason
+        self.failures[blamed, way] += 1
+        error = case_lost(name_of(self.items[blamed]), self.stage, ended, way, self.admission.cost(blamed))
+        if self.failures[blamed, way] > RETRIES[way]:
             self.admission.finished(blamed)
             return Outcome(item=self.items[blamed], error=error)
-        self.admission.again(blamed, alone=True)
+        alone = way != "outside" or self.failures[blamed, way] > TOGETHER
+        self.admission.again(blamed, alone=alone)
         self.executor.logger.event(
             "worker_lost",
             **{"case": error.case, "stage": self.stage, "signal": ended.signal, "memory": ended.peak},
-            text=f"{error.what}; the case is tried again, alone",
+            text=f"{error.what}; the case is tried again{', alone' if alone else ''}",
         )
         return None
 
+    def _plenty(self, index: int, held: int) -> bool:
+        """Whether the system had no reason to kill a worker: it held no more than foreseen, and that would fit again.
+
+        Had memory run out, then all that is free now would be what the worker held, less the tenth that is never used.
+        """
+        known = self.executor.memory()
+        share = self.admission.cost(index) or _explained(0)
+        return known is not None and 0 < held <= share <= known.room
+
     def _false_start(self, ended: Ended) -> None:
-        if ended.reason == "killed":
-            return
-        self.false_starts += 1
-        if self.false_starts >= FALSE_STARTS:
-            raise AutosegError(f"worker processes cannot be started (exit code {ended.code}): {ended.output}")
-
-
-def _lost(case: str, stage: str, ended: Ended, cost: int) -> WorkerLostError:
-    by = ended.signal or f"exit code {ended.code}"
-    what, remedy = {
-        "killed": (
-            f"the worker process was killed ({by}), probably by the system because memory ran out",
-            "End other programs, or use fewer workers at once.",
-        ),
-        "crashed": (
-            f"the worker process crashed ({by}), probably in a native library that read the case's files",
-            "Check its files: write them anew with another program, or remove the case.",
-        ),
-        "memory": (
-            f"the worker process was ended: it took much more memory than the {gibibytes(cost)} that the case's size "
-            "explains",
-            "Check its files, or remove the case.",
-        ),
-        "time": (
-            "the worker process was ended: it took much longer than the case's size explains",
-            "Check its files, or remove the case.",
-        ),
-    }[ended.reason]
-    return WorkerLostError(
-        what, case=case, stage=stage, signal=ended.signal, memory=ended.peak, remedy=remedy, output=ended.output
-    )
+        self.false_starts[ended.reason] += 1
+        if self.false_starts[ended.reason] >= FALSE_STARTS[ended.reason]:
+            raise not_started(ended)

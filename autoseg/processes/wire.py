@@ -18,20 +18,25 @@ from typing import IO, Any
 import msgspec
 
 from autoseg import errors
-from autoseg.errors import FindingsError
+from autoseg.errors import CasesFailedError, FindingsError, InputError
 from autoseg.values.finding import Finding
 from autoseg.values.json_form import Value, decode
 
 __all__ = [
+    "GREETING",
     "Begin",
     "Done",
     "ForeignError",
+    "ProtocolError",
     "Ready",
     "Reply",
     "Request",
     "SentError",
     "Setup",
     "Work",
+    "cleaned",
+    "encoded",
+    "greeted",
     "rebuilt",
     "receive",
     "send",
@@ -42,6 +47,12 @@ __all__ = [
 ]
 
 LENGTH = struct.Struct(">Q")
+#: A longer message is none of ours.
+LONGEST = 2**36
+#: The first word of a worker; what comes before it was printed while its interpreter started.
+GREETING = b"\x00\xffautoseg worker\xff\x00"
+#: Bytes of such noise that are heard before a worker is given up.
+MOST_NOISE = 2**17
 #: Frames of the last calls that are kept of a foreign error's way.
 TRACEBACK_CHARACTERS = 4000
 
@@ -76,6 +87,7 @@ class SentError(Value, frozen=True, kw_only=True):
     fields: dict[str, Any] = {}
     findings: tuple[Finding, ...] = ()
     origin: str = ""
+    failures: dict[str, SentError] = {}
 
 
 class Ready(Value, frozen=True, kw_only=True, tag="ready"):
@@ -97,6 +109,10 @@ Request = Setup | Begin | Work
 Reply = Ready | Done
 
 
+class ProtocolError(Exception):
+    """The other side does not speak as we do."""
+
+
 def send(stream: IO[bytes], message: Request | Reply) -> None:
     """Writes one message.
 
@@ -109,14 +125,43 @@ def send(stream: IO[bytes], message: Request | Reply) -> None:
 
 
 def receive(stream: IO[bytes], kind: Any) -> Any:
-    """The next message of a kind, or None at the end; a message that a death cut short is the end, too."""
+    """The next message of a kind, or None at the end; a message that a death cut short is the end, too.
+
+    Raises:
+        ProtocolError: no message is so long.
+        DocumentError: it is no message of the kind.
+    """
     try:
         head = stream.read(LENGTH.size)
-        size = LENGTH.unpack(head)[0] if len(head) == LENGTH.size else 0
-        data = stream.read(size)
+        if len(head) < LENGTH.size:
+            return None
+        size = LENGTH.unpack(head)[0]
+        data = stream.read(size) if 0 < size <= LONGEST else None
     except (OSError, ValueError):  # the pipe was closed under us
         return None
-    return decode(kind, data) if size and len(data) == size else None
+    if data is None:
+        raise ProtocolError(f"a message cannot be {size} bytes long")
+    return decode(kind, data) if len(data) == size else None
+
+
+def greeted(stream: IO[bytes]) -> bytes | None:
+    """Skips what stands before a worker's greeting, and returns it; None if the stream ends without a greeting.
+
+    Raises:
+        ProtocolError: too much stands before it.
+    """
+    heard = bytearray()
+    try:
+        while not heard.endswith(GREETING):
+            byte = stream.read(1)
+            if not byte:
+                return None
+            heard += byte
+            if len(heard) > MOST_NOISE + len(GREETING):
+                raise ProtocolError("a worker prints without end before it greets")
+    except (OSError, ValueError):  # the pipe was closed under us
+        return None
+    return bytes(heard[: -len(GREETING)])
 
 
 def task_name(task: object) -> str:
@@ -156,26 +201,73 @@ class ForeignError(Exception):
     """An error of a worker whose type is neither ours nor Python's; a subclass carries that type's name."""
 
 
+def cleaned(text: str) -> str:
+    """The text with bytes that are no UTF-8, of a file's name for example, as escapes."""
+    return text.encode(errors="backslashreplace").decode()
+
+
+def encoded(value: object, name: str) -> msgspec.Raw:
+    """The JSON form of a task or an item, for a worker.
+
+    Raises:
+        InputError: it has none: a path is no UTF-8, or a number too large.
+    """
+    try:
+        return msgspec.Raw(msgspec.json.encode(value))
+    except (ValueError, OverflowError, TypeError, RecursionError, msgspec.MsgspecError) as error:
+        raise InputError(
+            f"{cleaned(name)} cannot be handed to a worker process: {cleaned(str(error))}",
+            remedy="Give its files and folders names that are UTF-8.",
+        ) from error
+
+
+def _plain(value: object, *kinds: type) -> Any:
+    """What JSON can hold of a value; a text of what it cannot."""
+    if value is None or (isinstance(value, kinds) and not isinstance(value, str | int)):
+        return value
+    if isinstance(value, int) and -(2**63) <= value < 2**63:
+        return value
+    return _text(value)
+
+
+def _text(value: object) -> str:
+    try:
+        return cleaned(str(value))
+    except Exception:  # an error whose own text fails
+        return type(value).__name__
+
+
+def _plain_finding(finding: Finding) -> Finding:
+    fields = msgspec.structs.asdict(finding)
+    return msgspec.structs.replace(
+        finding, **{name: cleaned(text) for name, text in fields.items() if isinstance(text, str)}
+    )
+
+
 def sent(error: BaseException) -> SentError:
-    """An error as data."""
-    origin = "".join(traceback.format_exception(error))[-TRACEBACK_CHARACTERS:]
+    """An error as data that can always be encoded."""
+    origin = cleaned("".join(traceback.format_exception(error))[-TRACEBACK_CHARACTERS:])
     for kind in type(error).__mro__:
         if kind.__name__ in errors.__all__ and kind.__module__ == errors.__name__:
             fields = {
-                name: value if isinstance(value, int | str | None) else str(value)
-                for name, value in vars(error).items()
-                if name not in ("findings", "failures")
+                name: _plain(value) for name, value in vars(error).items() if name not in ("findings", "failures")
             }
             findings = tuple(error.findings) if isinstance(error, FindingsError) else ()
-            given = tuple(each for each in findings if isinstance(each, Finding))
-            return SentError(kind=f"autoseg:{kind.__name__}", text=str(error), fields=fields, findings=given)
-    arguments = [each if isinstance(each, int | float | str | None) else str(each) for each in error.args]
+            failures = error.failures if isinstance(error, CasesFailedError) else {}
+            return SentError(
+                kind=f"autoseg:{kind.__name__}",
+                text=_text(error),
+                fields=fields,
+                findings=tuple(_plain_finding(each) for each in findings if isinstance(each, Finding)),
+                failures={_text(case): sent(each) for case, each in failures.items()},
+            )
+    arguments = [_plain(each, float) for each in error.args]
     if isinstance(error, OSError) and error.filename is not None:
-        arguments = [error.errno, error.strerror, str(error.filename)]
+        arguments = [error.errno, _plain(error.strerror), _text(error.filename)]
     module = "builtins" if type(error).__module__ == "builtins" else "foreign"
     return SentError(
         kind=f"{module}:{type(error).__name__}",
-        text=str(error),
+        text=_text(error),
         fields={"arguments": arguments},
         origin=origin,
     )
@@ -191,6 +283,8 @@ def rebuilt(error: SentError) -> Exception:
         vars(ours).update(error.fields)
         if isinstance(ours, FindingsError):
             ours.findings = error.findings
+        if isinstance(ours, CasesFailedError):
+            ours.failures = {case: rebuilt(each) for case, each in error.failures.items()}
         return ours
     again: Exception | None = None
     kind = getattr(builtins, name, Exception)

@@ -25,6 +25,7 @@ if sys.platform != "win32":
 
 from autoseg.machine import process_memory
 from autoseg.processes.wire import (
+    GREETING,
     Begin,
     Done,
     Ready,
@@ -50,6 +51,8 @@ def main() -> None:
     """Works until the pipe ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the command's to answer
     requests, replies = _own_pipes()
+    replies.write(GREETING)
+    replies.flush()
     setup = receive(requests, Request)
     if not isinstance(setup, Setup):
         return
@@ -115,9 +118,17 @@ def _work(inbox: queue.SimpleQueue[Begin | Work], replies: IO[bytes]) -> None:
             assert task is not None, "an item came before its task"
             reply = _done(task, kind, message)
         try:
-            send(replies, reply)
+            _answer(replies, reply)
         except OSError:  # the command is gone
             os._exit(1)
+
+
+def _answer(replies: IO[bytes], reply: Reply) -> None:
+    try:
+        send(replies, reply)
+    except (ValueError, TypeError, OverflowError, RecursionError, msgspec.MsgspecError) as error:  # it has no JSON form
+        told = sent(error)
+        send(replies, Ready(error=told) if isinstance(reply, Ready) else Done(index=reply.index, error=told))
 
 
 def _done(task: Callable[[Any], Any], kind: Any, work: Work) -> Done:

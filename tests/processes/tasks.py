@@ -60,6 +60,12 @@ def kill(item: Work) -> float:
     return 0
 
 
+def kill_soon(item: Work) -> float:
+    """Dies when the command has surely seen what it holds."""
+    time.sleep(0.25)
+    return kill(item)
+
+
 def kill_once(item: Work) -> float:
     """Dies until it has done so ``number`` times."""
     path = Path(item.path)
@@ -124,6 +130,14 @@ def chatter(item: Work) -> float:
 
 def foreign(item: Work) -> float:
     raise NotOursError("nobody knows me")
+
+
+def huge(item: Work) -> float:
+    raise ValueError(10**30)
+
+
+def undecoded(item: Work) -> float:
+    raise ValueError("bad file \udcff")
 
 
 def findings(item: Work) -> float:

@@ -15,9 +15,10 @@ from typing import Any
 
 import pytest
 
-from autoseg.errors import AutosegError, FindingsError, TooLargeError, WorkerLostError
+from autoseg.errors import AutosegError, FindingsError, InputError, TooLargeError, WorkerLostError
 from autoseg.machine import Memory, process_memory
-from autoseg.processes.executor import RETRIES, WORKER_BYTES, ProcessExecutor
+from autoseg.processes.executor import WORKER_BYTES, ProcessExecutor
+from autoseg.processes.losses import RETRIES
 from autoseg.values import Finding, Value
 from tests.processes.ends_at_once import Never
 from tests.processes.tasks import Act, Work
@@ -107,11 +108,38 @@ def test_a_worker_that_ends_itself_is_named_with_its_exit_code(executor) -> None
 
 
 @linux
-def test_a_case_whose_worker_is_always_killed_is_given_up_after_some_times(executor) -> None:
+def test_a_case_whose_worker_is_always_killed_while_memory_is_short_is_given_up_after_some_times(executor) -> None:
+    executor.memory = lambda: Memory(limit=2**30, used=2**30)
     error = lost(executor, Work(id="bad", do="kill"))
     assert error.signal == "SIGKILL"
-    assert "memory" in str(error)
-    assert len(executor.logger.of("worker_lost")) == RETRIES["killed"]
+    assert "memory ran out" in str(error)
+    told = executor.logger.of("worker_lost")
+    assert len(told) == RETRIES["killed"]
+    assert all(event["text"].endswith("tried again, alone") for event in told)
+
+
+@linux
+def test_a_case_whose_worker_is_always_killed_while_memory_is_plenty_is_given_up_much_later(
+    executor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert RETRIES["outside"] >= 50
+    monkeypatch.setitem(RETRIES, "outside", RETRIES["killed"] + 3)
+    executor.memory = lambda: Memory(limit=2**36, used=0)
+    error = lost(executor, Work(id="bad", do="kill_soon"))
+    assert "memory was not short" in str(error)
+    told = executor.logger.of("worker_lost")
+    assert len(told) == RETRIES["killed"] + 3
+    assert all(event["text"].endswith("tried again") for event in told)
+
+
+@linux
+def test_kills_so_often_that_hardly_a_case_can_end_lose_none() -> None:
+    items = [Work(id=f"p{index}", do="pid", number=0.4) for index in range(4)]
+    with ProcessExecutor(2, memory=lambda: Memory(limit=2**36, used=0)) as executor:
+        finish = kill_at_random(executor, 50, 0.12, threading.Event())
+        told = run(executor, *items, costs=[2**28] * 4)
+        assert finish() >= 10
+    assert all(isinstance(result, float) for result in told.values()), told
 
 
 @linux
@@ -142,6 +170,7 @@ def test_time_without_end_costs_one_case_which_is_named() -> None:
 
 @linux
 def test_a_death_is_noticed_at_once(executor, tmp_path: Path) -> None:
+    executor.memory = lambda: Memory(limit=2**30, used=2**30)
     sleeper = Work(id="sleeper", do="sleep", number=600, path=str(tmp_path / "pid"))
     noticed: list[float] = []
 
@@ -340,3 +369,27 @@ def test_cases_run_even_where_other_programs_leave_nothing_free() -> None:
     with ProcessExecutor(2, memory=lambda: Memory(limit=2**30, used=2**30)) as executor:
         assert run(executor, *numbers(3), costs=[MIB] * 3) == {"n0": 0, "n1": 2, "n2": 4}
         assert run(executor, *numbers(3)) == {"n0": 0, "n1": 2, "n2": 4}
+
+
+def test_costs_beyond_every_number_are_refused_by_name(executor) -> None:
+    executor = ProcessExecutor(2, memory=lambda: Memory(limit=2**32, used=0))
+    costs: list[Any] = [MIB, 1e300, float("inf"), float("nan"), 10**400]
+    items = [Work(id=f"n{index}", number=index) for index in range(5)]
+    with executor:
+        told = run(executor, *items, costs=costs)
+    assert told.pop("n0") == 0
+    assert {type(error) for error in told.values()} == {TooLargeError}
+
+
+def test_an_item_that_has_no_json_form_costs_that_item(executor) -> None:
+    told = run(executor, Work(id="bad", path="x\udcff.nii"), *numbers(3))
+    assert isinstance(told["bad"], InputError)
+    assert "bad cannot be handed to a worker process" in str(told["bad"])
+    assert [told[f"n{index}"] for index in range(3)] == [0, 2, 4]
+    assert isinstance(run(executor, Work(id="only", path="x\udcff.nii"))["only"], InputError)
+
+
+def test_errors_that_have_no_json_form_end_no_worker(executor) -> None:
+    told = run(executor, Work(id="huge", do="huge"), Work(id="text", do="undecoded"), *numbers(3))
+    assert (str(told["huge"]), str(told["text"])) == (str(10**30), r"bad file \udcff")
+    assert not executor.logger.of("worker_lost")

@@ -12,6 +12,7 @@ import pytest
 from autoseg import errors
 from autoseg.errors import (
     AutosegError,
+    CasesFailedError,
     FindingsError,
     InputError,
     InterruptedRunError,
@@ -19,7 +20,19 @@ from autoseg.errors import (
     TooLargeError,
     WorkerLostError,
 )
-from autoseg.processes.wire import Done, Ready, Reply, Request, SentError, Work, rebuilt, receive, send, sent
+from autoseg.processes.wire import (
+    Done,
+    ProtocolError,
+    Ready,
+    Reply,
+    Request,
+    SentError,
+    Work,
+    rebuilt,
+    receive,
+    send,
+    sent,
+)
 from autoseg.values import Finding, decode, encode
 
 OURS = [
@@ -56,6 +69,44 @@ def test_an_error_of_ours_is_the_same_on_the_other_side(error: AutosegError) -> 
     if isinstance(error, FindingsError):
         assert again.findings == error.findings
     assert not hasattr(again, "__notes__")
+
+
+def test_the_failures_of_cases_come_along() -> None:
+    error = CasesFailedError("read", {"a": InputError("wrong", case="a"), "b": ZeroDivisionError("by zero")}, 0)
+    again = there(error)
+    assert isinstance(again, CasesFailedError)
+    assert {case: (type(each), str(each)) for case, each in again.failures.items()} == {
+        "a": (InputError, "case a: wrong"),
+        "b": (ZeroDivisionError, "by zero"),
+    }
+    assert (again.exit_code, again.done, str(again)) == (1, 0, str(error))
+
+
+class MuteError(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (ValueError("bad file \udcff"), r"bad file \udcff"),
+        (InputError("wrong", file="x\udcff.nii", found="\ud800"), r"wrong; found \ud800 [x\udcff.nii]"),
+        (FileNotFoundError(2, "No such file", "\udcff"), r"[Errno 2] No such file: '\udcff'"),
+        (FindingsError("one", [Finding(severity="error", what="a \udcff")]), "one\n  - error: a \\udcff"),
+        (ValueError(10**30), str(10**30)),
+        (MuteError(), "MuteError"),
+    ],
+    ids=lambda each: type(each).__name__,
+)
+def test_every_error_can_be_sent(error: Exception, text: str) -> None:
+    assert str(there(error)).replace("\\\\", "\\") == text
+
+
+def test_a_length_that_no_message_has_is_no_end() -> None:
+    for head in (b"\xff" * 8, b"\0" * 8):
+        with pytest.raises(ProtocolError):
+            receive(io.BytesIO(head + b"{}"), Reply)
 
 
 def test_a_plugs_own_kind_of_input_error_is_an_input_error() -> None:
