@@ -215,7 +215,7 @@ class CaseStore:
             self.check(case_id, key, always=True)
         folder = self._path(case_id, key)
         with self._telling(case_id, folder):
-            document = self._document(folder)
+            document = self._document(case_id, key)
             arrays = {name: _opened(folder, document.arrays[name], case_id) for name in ARRAYS[:2]}
             places, reference = document.arrays["locations"], document.arrays["reference"]
             shape = document.record.shape
@@ -241,7 +241,7 @@ class CaseStore:
         """True if the case is stored, and its files have the size and time that they had when they were found right."""
         folder = self._path(case_id, key)
         try:
-            document = self._document(folder)
+            document = self._document(case_id, key)
             return _times(folder, document) == read_document(_Verified, folder / "verified.json")
         except (InputError, OSError, ValueError):
             return False
@@ -260,7 +260,7 @@ class CaseStore:
         """
         folder = self._path(case_id, key)
         with self._telling(case_id, folder):
-            document = self._document(folder)
+            document = self._document(case_id, key)
             for array in document.arrays.values():
                 _opened(folder, array, case_id)
             now, before = _times(folder, document), None
@@ -293,10 +293,13 @@ class CaseStore:
         """Removes a stored case, at once for whoever looks."""
         discard(self._path(case_id, key))
 
-    def _document(self, folder: Path) -> _CaseDocument:
+    def _document(self, case_id: str, key: str) -> _CaseDocument:
+        folder = self._path(case_id, key)
         document = read_document(_CaseDocument, folder / "record.json")
         if document.checksum != document.own_checksum:
             raise ValueError("record.json is not as it was written")
+        if (document.record.case_id, document.record.key) != (case_id, key):
+            raise ValueError(f"record.json is that of case {document.record.case_id}, or of other content")
         if set(document.arrays) != set(ARRAYS):
             raise ValueError(f"the record tells of {', '.join(document.arrays)}")
         document.require_fitting()

@@ -203,3 +203,20 @@ def test_places_outside_of_the_case_are_damage(tmp_path: Path) -> None:
     forge(store, put("locations", checksum=stored.checksum))
     with pytest.raises(DamagedCaseError, match="places outside"):
         use(store)
+
+
+@pytest.mark.parametrize("compressed", [False, True], ids=["mapped", "compressed"])
+@pytest.mark.parametrize(
+    ("case_id", "asked"), [("b", key("first")), ("a", key("other")), ("a", key("first")[:16] + "0" * 48)]
+)
+def test_a_folder_with_the_name_of_another_case_or_content_is_damage(
+    case_id: str, asked: str, compressed: bool, tmp_path: Path
+) -> None:
+    store = CaseStore(tmp_path, compressed=compressed)
+    store.save(case())
+    (folder,) = tmp_path.iterdir()
+    folder.rename(tmp_path / f"{case_id}-{asked[:16]}")
+    assert not store.is_known_whole(case_id, asked)
+    for read in (store.check, store.open):
+        with pytest.raises(DamagedCaseError, match=rf"case {case_id}: .*record\.json is that of case a"):
+            read(case_id, asked)
