@@ -155,8 +155,8 @@ def load_measurement(path: Path, key: str) -> Measured | None:
 
 def _belong_together(moments: np.ndarray, quantiles: np.ndarray) -> bool:
     """Whether these are the arrays of a measurement, of equally many channels."""
-    types, shapes = (moments.dtype, quantiles.dtype), (moments.shape, quantiles.shape)
-    return types == (np.float64, np.float32) and shapes == ((len(moments), 4), (len(moments), QUANTILES))
+    types, shapes = (moments.dtype.name, quantiles.dtype.name), (moments.shape, quantiles.shape)
+    return types == ("float64", "float32") and shapes == ((len(moments), 4), (len(moments), QUANTILES))
 
 
 def measure_case(dataset: Dataset, case: Case) -> tuple[CaseMeasurement | None, list[Finding]]:
