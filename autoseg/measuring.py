@@ -7,6 +7,7 @@ number of its quantiles.
 from __future__ import annotations
 
 import hashlib
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,6 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as to_bytes
 
-from autoseg.errors import DocumentError
 from autoseg.files import Content, write_atomically
 from autoseg.io.case_work import CaseFiles
 from autoseg.io.cases import check_case
@@ -34,7 +34,7 @@ QUANTILES = 4096
 #: Voxels of a label map that are looked at together: enough for numpy, little for memory.
 VOXELS_AT_ONCE = 2**20
 #: Raise this when measurements change for equal files: cached ones are then made anew.
-FORMAT_VERSION = 4
+FORMAT_VERSION = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,11 +58,19 @@ Measured = tuple[CaseMeasurement | None, list[Finding]]
 
 
 class _Kept(Value, frozen=True, kw_only=True):
-    """What is kept of a measurement beside its arrays."""
+    """What is kept of a measurement beside its arrays; ``checksum`` is the CRC-32 of all else and of the arrays."""
 
     key: str
     case: CaseFingerprint
     findings: tuple[Finding, ...]
+    checksum: int = 0
+
+    def own_checksum(self, moments: np.ndarray, quantiles: np.ndarray) -> int:
+        """What ``checksum`` must be."""
+        checksum = zlib.crc32(encode(msgspec.structs.replace(self, checksum=0)))
+        for array in (moments, quantiles):
+            checksum = zlib.crc32(np.ascontiguousarray(array).data, checksum)
+        return checksum
 
 
 class MeasuredCase(Value, frozen=True, kw_only=True):
@@ -123,6 +131,7 @@ class MeasureCase(Value, frozen=True, kw_only=True):
             return MeasuredCase(key=None, findings=tuple(findings), read=read)
         arrays = {"moments": measurement.moments, "quantiles": measurement.quantiles}
         kept = _Kept(key=key, case=measurement.case, findings=tuple(findings))
+        kept = msgspec.structs.replace(kept, checksum=kept.own_checksum(**arrays))
         write_atomically(self.path(item), to_bytes(arrays, {"measurement": encode(kept).decode()}))
         return MeasuredCase(key=key, findings=tuple(findings), read=read)
 
@@ -136,14 +145,18 @@ def load_measurement(path: Path, key: str) -> Measured | None:
             kept = decode(_Kept, (file.metadata() or {})["measurement"], source=path)
             if kept.key != key:
                 return None
-            measurement = CaseMeasurement(
-                case=kept.case,
-                moments=file.get_tensor("moments"),
-                quantiles=file.get_tensor("quantiles"),
-            )
-            return measurement, list(kept.findings)
-    except (OSError, SafetensorError, KeyError, DocumentError):  # a damaged cache is as good as none
+            moments, quantiles = file.get_tensor("moments"), file.get_tensor("quantiles")
+        if not _belong_together(moments, quantiles) or kept.checksum != kept.own_checksum(moments, quantiles):
+            return None
+        return CaseMeasurement(case=kept.case, moments=moments, quantiles=quantiles), list(kept.findings)
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError):  # a damaged cache is as good as none
         return None
+
+
+def _belong_together(moments: np.ndarray, quantiles: np.ndarray) -> bool:
+    """Whether these are the arrays of a measurement, of equally many channels."""
+    types, shapes = (moments.dtype.name, quantiles.dtype.name), (moments.shape, quantiles.shape)
+    return types == ("float64", "float32") and shapes == ((len(moments), 4), (len(moments), QUANTILES))
 
 
 def measure_case(dataset: Dataset, case: Case) -> tuple[CaseMeasurement | None, list[Finding]]:

@@ -120,7 +120,7 @@ def preprocess(
             file=workspace.path,
             remedy="Make a new plan: autoseg plan DATASET --name NEW. What is trained can still be predicted with.",
         )
-    require_current_fixes(workspace, dataset)
+    require_current_fixes(workspace, dataset, again=verify)
     wanted = [case for case in dataset.annotated_cases if not cases or case.id in cases]
     keys = {}
     for name in [plan.configuration(name).name for name in configurations] or plan.names:

@@ -10,14 +10,27 @@ import msgspec
 import numpy as np
 import pytest
 import SimpleITK
+from safetensors import safe_open
+from safetensors.numpy import save as to_bytes
 from scipy import ndimage
 
 from autoseg.errors import FindingsError, InputError
 from autoseg.executors import SerialExecutor, ThreadExecutor
 from autoseg.fingerprinting import fingerprint_dataset
 from autoseg.logs import SilentLogger
-from autoseg.measuring import measure_case
-from autoseg.values import AxisMap, Case, Dataset, Finding, Fingerprint, IntensityProperties, Label, Labels
+from autoseg.measuring import QUANTILES, _Kept, load_measurement, measure_case
+from autoseg.values import (
+    AxisMap,
+    Case,
+    Dataset,
+    Finding,
+    Fingerprint,
+    IntensityProperties,
+    Label,
+    Labels,
+    decode,
+    encode,
+)
 from autoseg.workspace import Workspace
 
 LABELS = Labels(foreground=(Label(name="a", values=(1,)), Label(name="b", values=(3,))), ignore=9)
@@ -252,6 +265,38 @@ def test_a_damaged_measurement_is_made_anew(kept: float, tmp_path: Path) -> None
     path.write_bytes(whole[: int(kept * len(whole))])
     assert fingerprint(dataset, tmp_path / "W") == first
     assert path.stat().st_size == len(whole)
+
+
+def test_every_flipped_byte_of_a_measurement_is_found(tmp_path: Path) -> None:
+    """Unless it means nothing, as a blank in the head of the file; and the measurement is made anew."""
+    dataset = make_dataset(tmp_path / "D", {"a": scan(0)})
+    first = fingerprint(dataset, tmp_path / "W")
+    path = Workspace(tmp_path / "W").case_fingerprint_path("a")
+    whole = path.read_bytes()
+    key = decode(_Kept, safe_open(path, framework="np").metadata()["measurement"]).key
+    kept = load_measurement(path, key)[0]
+    for at in [*range(0, 4000, 7), *range(4000, len(whole), 211), len(whole) - 1]:
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 0x40]) + whole[at + 1 :])
+        found = load_measurement(path, key)
+        assert found is None or (found[0].case == kept.case and (found[0].quantiles == kept.quantiles).all())
+    path.write_bytes(whole[:-4001] + bytes([whole[-4001] ^ 0x40]) + whole[-4000:])
+    assert load_measurement(path, key) is None
+    assert fingerprint(dataset, tmp_path / "W") == first
+    assert path.read_bytes() == whole
+
+
+@pytest.mark.parametrize("quantiles", [np.zeros((2, 9), np.float32), np.zeros((1, QUANTILES)), np.zeros(3)])
+def test_a_measurement_of_another_form_is_made_anew(quantiles: np.ndarray, tmp_path: Path) -> None:
+    dataset = make_dataset(tmp_path / "D", {"a": scan(0)})
+    first = fingerprint(dataset, tmp_path / "W")
+    path = Workspace(tmp_path / "W").case_fingerprint_path("a")
+    with safe_open(path, framework="np") as file:
+        kept, moments = decode(_Kept, file.metadata()["measurement"]), file.get_tensor("moments")
+    kept = msgspec.structs.replace(kept, checksum=kept.own_checksum(moments, quantiles))
+    arrays = {"moments": moments, "quantiles": quantiles}
+    path.write_bytes(to_bytes(arrays, {"measurement": encode(kept).decode()}))
+    assert load_measurement(path, kept.key) is None
+    assert fingerprint(dataset, tmp_path / "W") == first
 
 
 def test_all_broken_cases_are_told_at_once_with_what_was_known(tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
 """Safe fixes: a case's label file as it should be, written into the workspace; the user's folder is never touched.
 
 A fix is agreed to (``--fix``) for the content that was looked at. It is then remembered: planning again uses the same
-fixed file, and says so. If the user's file changes, the agreement ends, and the file is checked as it is now.
+fixed file, and says so. If the user's file changes, the agreement ends, and the file is checked as it is now. If the
+fixed file changes, it is damaged, and made anew.
 """
 
 from __future__ import annotations
@@ -41,12 +42,14 @@ class CaseFix(Value, frozen=True, kw_only=True):
         files: absolute paths of the user's image and label files.
         sources: SHA-256 of each as it was.
         labels: digest of the labels that were declared.
+        made: SHA-256 of the fixed file; empty before one is made, or if it is not known.
     """
 
     fixes: tuple[str, ...]
     files: tuple[str, ...]
     sources: tuple[str, ...]
     labels: str
+    made: str = ""
 
     def __post_init__(self) -> None:
         unknown = sorted(set(self.fixes) - FIXES.keys())
@@ -110,9 +113,11 @@ def with_fixes(workspace: Workspace, dataset: Dataset) -> tuple[Dataset, list[Fi
                 )
             )
             continue
-        agreed[case_id] = now  # its files may lie elsewhere now
+        # its files may lie elsewhere now
+        agreed[case_id] = msgspec.structs.replace(now, made=fix.made)
         try:
-            cases[case_id] = _fixed(workspace, dataset, case, fix)
+            cases[case_id], made = _fixed(workspace, dataset, case, fix)
+            agreed[case_id] = msgspec.structs.replace(now, made=made)
             notes.append(_note(case, cases[case_id], fix))
         except InputError as error:
             what = f"the fix failed: {error.what}"
@@ -122,28 +127,43 @@ def with_fixes(workspace: Workspace, dataset: Dataset) -> tuple[Dataset, list[Fi
     return msgspec.structs.replace(dataset, cases=tuple(cases[case.id] for case in dataset.cases)), notes
 
 
-def require_current_fixes(workspace: Workspace, dataset: Dataset) -> None:
-    """Raises ``InputError`` if a file of the user's has changed since it was fixed, so that the fixed file is outdated.
+def require_current_fixes(workspace: Workspace, dataset: Dataset, *, again: bool = False) -> None:
+    """Raises ``InputError`` if a fixed file is outdated, as the user's has changed since, or is not as it was written.
 
     Args:
         workspace: that remembers the fixes.
         dataset: as planned for, with fixed files.
+        again: read the fixed files even if their size and time are those of before.
     """
     fixes = _fixes(workspace).cases
-    outdated = []
+    outdated, damaged = [], []
     for case in dataset.annotated_cases:
-        fix = fixes.get(case.id)
-        if fix is not None and Path(case.label or "").parent.name == _place(case.id, fix):
+        fix, label = fixes.get(case.id), Path(case.label or "")
+        if fix is not None and label.parent.name == _place(case.id, fix):
             pairs = [(Path(file), known) for file, known in zip(fix.files, fix.sources, strict=True)]
             if any(file.exists() and workspace.contents.sha256(file) != known for file, known in pairs):
                 outdated.append(case.id)
+            elif fix.made and label.exists() and workspace.contents.sha256(label, again=again) != fix.made:
+                damaged.append(case.id)
     if outdated:
         raise InputError(
             "files have changed since they were fixed in the workspace",
-            case=", ".join(outdated[:5]) + (" …" if len(outdated) > 5 else ""),
+            case=_some(outdated),
             file=fixes[outdated[0]].files[-1],
             remedy="Check and plan anew: autoseg plan DATASET, with --fix if the check finds the same again.",
         )
+    if damaged:
+        workspace.contents.save()  # so that planning, which goes by size and time, knows of it too
+        raise InputError(
+            "fixed label files in the workspace are damaged: they are not as they were written",
+            case=_some(damaged),
+            file=workspace.fixed_path / _place(damaged[0], fixes[damaged[0]]),
+            remedy="Make them anew, from your own files: autoseg plan DATASET",
+        )
+
+
+def _some(cases: Sequence[str]) -> str:
+    return ", ".join(cases[:5]) + (" …" if len(cases) > 5 else "")
 
 
 def forget_fixes(workspace: Workspace) -> None:
@@ -191,22 +211,23 @@ def _note(before: Case, after: Case, fix: CaseFix) -> Finding:
     )
 
 
-def _fixed(workspace: Workspace, dataset: Dataset, case: Case, fix: CaseFix) -> Case:
-    """The case with its fixed label file, which is written unless it is there."""
+def _fixed(workspace: Workspace, dataset: Dataset, case: Case, fix: CaseFix) -> tuple[Case, str]:
+    """The case with its fixed label file, and that file's hash; it is written unless it is there as it was written."""
     assert case.label is not None
     label = case.label
     if "swap" in fix.fixes:
         label = case.images[0]
         case = msgspec.structs.replace(case, images=(case.label,), label=label)
     if set(fix.fixes) == {"swap"}:
-        return case  # nothing is to be written
+        return case, ""  # nothing is to be written
     source = Path(dataset.root, label)
     target = (workspace.fixed_path / _place(case.id, fix) / _name(source)).absolute()
-    if not target.is_file():
+    made = not target.is_file() or workspace.contents.sha256(target) != fix.made
+    if made:
         image = format_of(Path(case.images[0])).read(Path(dataset.root, case.images[0])).geometry
         labels = format_of(source).read(source)
         format_of(target).write(target, _mended(labels, image, dataset.labels, fix))
-    return msgspec.structs.replace(case, label=target.as_posix())
+    return msgspec.structs.replace(case, label=target.as_posix()), workspace.contents.sha256(target, again=made)
 
 
 def _name(source: Path) -> str:

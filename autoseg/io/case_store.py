@@ -24,7 +24,7 @@ import numpy as np
 
 from autoseg.errors import DamagedCaseError, DiskFullError, InputError
 from autoseg.files import discard, read_document, write_document, written_folder
-from autoseg.io.checked import StoredArray, checksum_of, write_npy
+from autoseg.io.checked import StoredArray, checksum_of, mapped_npy, write_npy
 from autoseg.io.chunks import ChunkedArray, Readable, can_compress, chunk_shape, write_chunks
 from autoseg.io.levels import choose_levels
 from autoseg.io.locations import Locations, flat_locations
@@ -80,6 +80,17 @@ class _CaseDocument(Value, frozen=True, kw_only=True, tag_field="schema", tag="a
     def own_checksum(self) -> str:
         """What ``checksum`` must be."""
         return digest(msgspec.structs.replace(self, checksum=""))
+
+    def require_fitting(self) -> None:
+        """Raises ``ValueError`` unless the arrays are those that such a record goes with."""
+        image, segmentation, locations, reference = (self.arrays[name] for name in ARRAYS)
+        record, counts = self.record, [count for _, count in self.location_counts]
+        if (image.dtype, image.shape[1:], segmentation.shape) != ("float32", record.shape, record.shape):
+            raise ValueError(f"the record tells of other arrays than float32 and integers of shape {record.shape}")
+        if reference.shape != record.source.shape or not all("int" in each.dtype for each in (segmentation, reference)):
+            raise ValueError(f"the record tells of another reference than integers of shape {record.source.shape}")
+        if locations.dtype[0] != "u" or locations.shape != (sum(counts),) or min(counts, default=1) < 1:
+            raise ValueError(f"the record tells of {locations.shape} places, and of {counts} of the classes")
 
 
 class _Verified(Value, frozen=True, kw_only=True):
@@ -204,7 +215,7 @@ class CaseStore:
             self.check(case_id, key, always=True)
         folder = self._path(case_id, key)
         with self._telling(case_id, folder):
-            document = self._document(folder)
+            document = self._document(case_id, key)
             arrays = {name: _opened(folder, document.arrays[name], case_id) for name in ARRAYS[:2]}
             places, reference = document.arrays["locations"], document.arrays["reference"]
             shape = document.record.shape
@@ -213,7 +224,10 @@ class CaseStore:
                 with self._telling(case_id, folder):
                     stored = _opened(folder, places, case_id)
                     # a copy, small beside the image, so that no fourth file stays mapped
-                    return np.cumsum(np.asarray(stored), dtype=places.dtype) if places.chunk else np.array(stored)
+                    flat = np.cumsum(np.asarray(stored), dtype=places.dtype) if places.chunk else np.array(stored)
+                    if flat.size and int(flat.max()) >= math.prod(shape):
+                        raise ValueError(f"{places.file} tells of places outside of {shape}")
+                    return flat
 
             return StoredCase(
                 record=document.record,
@@ -227,7 +241,7 @@ class CaseStore:
         """True if the case is stored, and its files have the size and time that they had when they were found right."""
         folder = self._path(case_id, key)
         try:
-            document = self._document(folder)
+            document = self._document(case_id, key)
             return _times(folder, document) == read_document(_Verified, folder / "verified.json")
         except (InputError, OSError, ValueError):
             return False
@@ -246,7 +260,7 @@ class CaseStore:
         """
         folder = self._path(case_id, key)
         with self._telling(case_id, folder):
-            document = self._document(folder)
+            document = self._document(case_id, key)
             for array in document.arrays.values():
                 _opened(folder, array, case_id)
             now, before = _times(folder, document), None
@@ -279,12 +293,16 @@ class CaseStore:
         """Removes a stored case, at once for whoever looks."""
         discard(self._path(case_id, key))
 
-    def _document(self, folder: Path) -> _CaseDocument:
+    def _document(self, case_id: str, key: str) -> _CaseDocument:
+        folder = self._path(case_id, key)
         document = read_document(_CaseDocument, folder / "record.json")
         if document.checksum != document.own_checksum:
             raise ValueError("record.json is not as it was written")
+        if (document.record.case_id, document.record.key) != (case_id, key):
+            raise ValueError(f"record.json is that of case {document.record.case_id}, or of other content")
         if set(document.arrays) != set(ARRAYS):
             raise ValueError(f"the record tells of {', '.join(document.arrays)}")
+        document.require_fitting()
         for array in document.arrays.values():
             size = (folder / array.file).stat().st_size
             if size != array.bytes:
@@ -310,11 +328,4 @@ def _times(folder: Path, document: _CaseDocument) -> _Verified:
 def _opened(folder: Path, stored: StoredArray, case_id: str) -> Readable:
     if stored.chunk is not None:
         return ChunkedArray(folder / stored.file, stored, case_id=case_id)
-    if 0 in stored.shape:
-        return np.zeros(stored.shape, stored.dtype)
-    array = np.load(folder / stored.file, mmap_mode="r", allow_pickle=False)
-    if (array.shape, array.dtype.name) != (stored.shape, stored.dtype):
-        raise ValueError(
-            f"{stored.file} holds {array.dtype.name} {array.shape}, recorded are {stored.dtype} {stored.shape}"
-        )
-    return array
+    return mapped_npy(folder / stored.file, stored)

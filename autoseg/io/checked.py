@@ -2,10 +2,12 @@
 
 The checksum is CRC-32: it finds every flipped byte and every cut, at more than 2 GB a second; it is no protection against
 people, and need not be. A compressed array has one for each chunk, too, which is checked whenever the chunk is read.
+A file may be changed on purpose, though, its checksums too: then what it holds may be wrong, but nothing worse happens.
 """
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,11 +17,16 @@ from typing import IO
 import numpy as np
 
 from autoseg.io.levels import Levels
-from autoseg.values.json_form import Value
+from autoseg.values.json_form import Value, one_of, require, require_each, require_file_name
 
-__all__ = ["StoredArray", "checksum_of", "checksummed", "write_npy"]
+__all__ = ["StoredArray", "checksum_of", "checksummed", "mapped_npy", "write_npy"]
 
 BYTES_AT_ONCE = 2**22
+#: Numbers that an array may hold.
+DTYPES = (*(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)), "float16", "float32", "float64")
+MOST_AXES = 8
+#: Entries of an array, and of a chunk, which is decompressed as a whole: far more than is written.
+MOST_ENTRIES, MOST_IN_CHUNK = 2**40, 2**22
 
 
 class StoredArray(Value, frozen=True, kw_only=True):
@@ -42,6 +49,22 @@ class StoredArray(Value, frozen=True, kw_only=True):
     dtype: str
     chunk: tuple[int, ...] | None = None
     levels: tuple[Levels, ...] = ()
+
+    def __post_init__(self) -> None:
+        require_file_name("the file", self.file, field="file")
+        require(self.bytes >= 0, "bytes out of range", field="bytes", found=self.bytes)
+        require(self.dtype in DTYPES, "no type of numbers", field="dtype", found=self.dtype, expected=one_of(DTYPES))
+        require(0 < len(self.shape) <= MOST_AXES, "number of axes out of range", field="shape", found=len(self.shape))
+        require_each(self.shape, "size", 0, MOST_ENTRIES, field="shape")
+        require(math.prod(self.shape) <= MOST_ENTRIES, "the array is too large", field="shape", found=self.shape)
+        if self.chunk is not None:
+            require(len(self.chunk) == len(self.shape), "every axis needs its edge", field="chunk", found=self.chunk)
+            require_each(self.chunk, "edge", 1, MOST_IN_CHUNK, field="chunk")
+            require(math.prod(self.chunk) <= MOST_IN_CHUNK, "the chunks are too large", field="chunk", found=self.chunk)
+        if self.levels:
+            whole = self.chunk is not None and self.chunk[0] == 1 and len(self.levels) == self.shape[0]
+            require(whole, "every channel needs its levels, and chunks of its own", field="levels")
+            require(self.dtype == "float32", "levels stand for float32", field="dtype", found=self.dtype)
 
 
 class _Checksummed:
@@ -77,6 +100,32 @@ def write_npy(path: Path, array: np.ndarray) -> StoredArray:
     return StoredArray(
         file=path.name, bytes=file.bytes, checksum=file.checksum, shape=array.shape, dtype=array.dtype.name
     )
+
+
+def mapped_npy(path: Path, stored: StoredArray) -> np.ndarray:
+    """The array of a ``.npy`` file as a memory map.
+
+    Raises:
+        ValueError: the file does not hold what the record tells, and nothing else.
+        OSError: it cannot be read.
+    """
+    with path.open("rb") as file:
+        version = np.lib.format.read_magic(file)
+        if version != (1, 0):
+            raise ValueError(f"{path.name} has version {version} of NumPy's form")
+        try:
+            shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
+        except (RecursionError, TypeError, KeyError, IndexError, AttributeError) as error:
+            raise ValueError(f"{path.name} does not tell what it holds") from error
+        offset, size = file.tell(), path.stat().st_size
+    if (shape, fortran and len(shape) > 1, dtype) != (stored.shape, False, np.dtype(stored.dtype)):
+        order = " in Fortran's order" if fortran else ""
+        raise ValueError(f"{path.name} holds {dtype} {shape}{order}, recorded are {stored.dtype} {stored.shape}")
+    if size != offset + math.prod(shape) * dtype.itemsize:
+        raise ValueError(f"{path.name} has {size} bytes, which are not those of {stored.dtype} {stored.shape}")
+    if not math.prod(shape):
+        return np.zeros(shape, dtype)
+    return np.memmap(path, dtype, mode="r", offset=offset, shape=shape)
 
 
 def checksum_of(path: Path) -> int:

@@ -26,6 +26,11 @@ __all__ = ["ChunkedArray", "Readable", "can_compress", "chunk_shape", "write_chu
 
 #: Voxels of a chunk: enough to compress well and to keep calls few, little enough that a patch reads little beside itself.
 VOXELS_IN_CHUNK = 2**15
+#: Of Blosc's head of a compressed chunk: its size, where the size of an entry and the filters stand, and the only filters.
+HEAD, ENTRY_AT, FILTERS_AT, FILTERS = 32, 3, 16, bytes([1, 0, 0, 0, 0, 0])
+#: Where the head tells in what form the rest is, with the only ones that ``write_chunks`` makes: Zstandard, or stored as it
+#: is; with all entries there, or all of them zero.
+CODEC_AT, CODECS, KIND_AT, KINDS = 2, (0, 4), 31, (0x00, 0x10)
 
 Box = tuple[slice, ...]
 
@@ -154,7 +159,8 @@ class ChunkedArray:
         self._blosc2 = _blosc2()
         self._case_id = case_id
         self.path, self.shape, self.dtype = path, stored.shape, np.dtype(stored.dtype)
-        self._chunk, self._levels = stored.chunk or stored.shape, stored.levels
+        assert stored.chunk is not None
+        self._chunk, self._levels = stored.chunk, stored.levels
         self._decoders = [own.decoder() for own in stored.levels]
         self._counts = tuple(-(-size // edge) for size, edge in zip(self.shape, self._chunk, strict=True))
         count = math.prod(self._counts)
@@ -228,9 +234,28 @@ class ChunkedArray:
             raise self._damaged(f"chunk {number} is not as it was written")
         sides = zip(place, self._chunk, self.shape, strict=True)
         dtype = self._levels[place[0]].dtype if self._levels else self.dtype
-        part = np.empty([min(edge, size - at * edge) for at, edge, size in sides], dtype)
-        self._blosc2.decompress2(data, dst=part, nthreads=1)
+        shape = [min(edge, size - at * edge) for at, edge, size in sides]
+        if not self._holds(data, math.prod(shape), dtype.itemsize):
+            raise self._damaged(f"chunk {number} does not hold what is recorded")
+        part = np.zeros(shape, dtype)  # not empty: what is left out must not be what was in memory
+        try:
+            self._blosc2.decompress2(data, dst=part, nthreads=1)
+        except (RuntimeError, ValueError) as error:
+            raise self._damaged(f"chunk {number}: {error}") from error
+        if self._levels and int(part.max()) >= self._levels[place[0]].codes:
+            raise self._damaged(f"chunk {number} holds codes without level")
         return part
+
+    def _holds(self, data: bytes, entries: int, size: int) -> bool:
+        """Whether a compressed chunk says of itself that it gives so many entries of a size, in the form that is written.
+
+        Blosc believes what it says, writes as many bytes, and knows forms that load code or refer to other memory.
+        """
+        if len(data) < HEAD or tuple(self._blosc2.get_cbuffer_sizes(data)[:2]) != (entries * size, len(data)):
+            return False
+        filters = data[FILTERS_AT : FILTERS_AT + len(FILTERS)]
+        form = data[CODEC_AT] >> 5 in CODECS and data[KIND_AT] in KINDS
+        return form and filters == FILTERS and data[ENTRY_AT] == size
 
     def _damaged(self, what: str) -> DamagedCaseError:
         return DamagedCaseError(self._case_id, f"{self.path.name}: {what}", file=self.path.parent)

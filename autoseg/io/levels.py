@@ -22,6 +22,8 @@ MOST_ERROR = 2.0**-10
 #: Channels with at most this many distinct intensities keep them exactly.
 MOST_DISTINCT = 4096
 MOST_CODES = 2**16
+#: From zero, so that float32 holds levels apart.
+MOST_STEPS = 2**23
 SAMPLE = 2**16
 #: Places of the grid on which values of a table are looked up.
 MOST_SLOTS = 2**20
@@ -50,6 +52,7 @@ class Levels(Value, frozen=True, kw_only=True):
         require(0 < self.codes <= MOST_CODES, "codes out of range", field="codes", found=self.codes)
         require(len(self.values) in (0, self.codes), "every code needs its value", field="values")
         require(self.step > 0, "the step must be positive", field="step", found=self.step)
+        require(abs(self.first) <= MOST_STEPS, "first out of range", field="first", found=self.first)
 
     @property
     def dtype(self) -> np.dtype:
@@ -120,7 +123,9 @@ def choose_levels(channel: np.ndarray) -> Levels | None:
     if not 1e-30 < step < 1e30:
         return None
     first, last = math.floor(low / step), math.ceil(high / step)
-    if max(abs(first), abs(last)) >= 2**23:  # far from zero in a narrow range: float32 could not hold the levels apart
+    if (
+        max(abs(first), abs(last)) >= MOST_STEPS
+    ):  # far from zero in a narrow range: float32 could not hold the levels apart
         return None
     return Levels(first=first, step=float(np.float32(step)), codes=last - first + 1)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,8 @@ import SimpleITK
 from skimage import io as skimage_io
 
 from autoseg.check_stage import check_cases
-from autoseg.errors import DocumentError
-from autoseg.integrity.fixes import Fixes, with_fixes
+from autoseg.errors import DocumentError, InputError
+from autoseg.integrity.fixes import Fixes, require_current_fixes, with_fixes
 from autoseg.io.formats import format_of
 from autoseg.phantom import make_phantom
 from autoseg.values import AxisMap, Case, Dataset, Geometry, Label, Labels, Volume, decode
@@ -116,6 +117,33 @@ def test_an_agreement_ends_with_the_content_and_with_the_labels(tmp_path: Path) 
     now, (note,) = with_fixes(Workspace(tmp_path / "w"), dataset)
     assert now == dataset
     assert "taken as it is now" in note.what
+
+
+@pytest.mark.parametrize("larger", [False, True])
+def test_a_damaged_fixed_file_is_told_and_made_anew(larger: bool, tmp_path: Path) -> None:
+    """One whose size and time do not tell is told when asked to read it again, and by all from then on."""
+    phantom = make_phantom(4, shape=(6, 9, 11), stored=AxisMap())
+    dataset = one_case(tmp_path / "D", phantom.image, reorder_volume(phantom.labels, ALL_MAPS[7]))
+    checked = check_cases(dataset, (), Workspace(tmp_path / "w"), fix=True)
+    label = Path(checked.dataset.cases[0].label)
+    workspace = Workspace(tmp_path / "w")
+    require_current_fixes(workspace, checked.dataset, again=True)
+    workspace.contents.save()
+    times = label.stat()
+    whole = label.read_bytes()
+    label.write_bytes(whole[:-9] + bytes([whole[-9] ^ 4]) + whole[-8:])
+    os.utime(label, ns=(times.st_atime_ns, times.st_mtime_ns))
+    require_current_fixes(workspace, checked.dataset)
+    with pytest.raises(InputError, match=r"case a: .*damaged"):
+        require_current_fixes(workspace, checked.dataset, again=True)
+    if larger:
+        write(label, Volume(array=phantom.labels.array * 0, geometry=phantom.labels.geometry))
+    with pytest.raises(InputError, match=r"case a: .*damaged"):
+        require_current_fixes(Workspace(tmp_path / "w"), checked.dataset)
+    now, _ = with_fixes(Workspace(tmp_path / "w"), dataset)
+    assert now == checked.dataset
+    np.testing.assert_array_equal(format_of(label).read(label).array, phantom.labels.array)
+    require_current_fixes(Workspace(tmp_path / "w"), now, again=True)
 
 
 def test_a_moved_data_set_keeps_its_fixes(tmp_path: Path) -> None:
