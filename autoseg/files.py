@@ -149,10 +149,10 @@ def content_hash(file: Path) -> str:
     Raises:
         UnreadableFileError: the file cannot be read.
     """
-    if file.is_dir():
-        lines = [f"{content_hash(part)} {part.name}" for part in _files_in(file)]
-        return hashlib.sha256("\n".join(lines).encode(errors="surrogateescape")).hexdigest()
     try:
+        if file.is_dir():
+            lines = [f"{content_hash(part)} {part.name}" for part in _files_in(file)]
+            return hashlib.sha256("\n".join(lines).encode(errors="surrogateescape")).hexdigest()
         with file.open("rb") as stream:
             return hashlib.file_digest(stream, "sha256").hexdigest()
     except OSError as error:
@@ -185,8 +185,9 @@ def content_of(file: Path) -> Content:
     """
     try:
         size, time_ns = _size_and_time(file)
-    except OSError as error:
-        raise UnreadableFileError(f"cannot read the file: {error.strerror or error}", file=file) from error
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UnreadableFileError(f"cannot read the file: {reason}", file=file) from error
     return Content(size=size, time_ns=time_ns, sha256=content_hash(file))
 
 
@@ -235,7 +236,7 @@ class ContentIndex:
             state = _size_and_time(file)
         except FileNotFoundError:
             return known.sha256
-        except OSError:
+        except (OSError, ValueError):
             return None
         return known.sha256 if (known.size, known.time_ns) == state else None
 

@@ -249,3 +249,9 @@ def test_two_rows_of_one_case_are_an_error(tmp_path: Path) -> None:
     dataset, findings = read_dataset(tmp_path / "t.csv")
     assert [case.id for case in dataset.cases] == ["b"]
     assert [finding.found for finding in findings if finding.severity == "error"] == ["1.mha, 2.mha"]
+
+
+def test_a_label_of_thousands_of_digits_is_refused(tmp_path: Path) -> None:
+    decathlon(tmp_path, labels={"9" * 5000: "x"})
+    with pytest.raises(InputError, match="labels must be names with integers"):
+        read_dataset(tmp_path)
