@@ -164,13 +164,18 @@ def _files_in(folder: Path) -> list[Path]:
 
 
 def _size_and_time(path: Path) -> tuple[int, int]:
-    """Bytes and time of change of a file; of a folder, the sum and the last of its files'."""
-    states = [part.stat() for part in _files_in(path)] if path.is_dir() else [path.stat()]
-    return sum(state.st_size for state in states), max((state.st_mtime_ns for state in states), default=0)
+    """Bytes and time of change of a file; of a folder, its files' bytes and a number made of all names, sizes and times."""
+    if not path.is_dir():
+        state = path.stat()
+        return state.st_size, state.st_mtime_ns
+    states = [(part.name, part.stat()) for part in _files_in(path)]
+    lines = [f"{state.st_size} {state.st_mtime_ns} {name}" for name, state in states]
+    stated = hashlib.sha256("\n".join(lines).encode(errors="surrogateescape")).digest()
+    return sum(state.st_size for _, state in states), int.from_bytes(stated[:7], "big")
 
 
 class Content(Value, frozen=True, kw_only=True):
-    """Size, time of change in nanoseconds and SHA-256 of a file."""
+    """Size, time of change in nanoseconds and SHA-256 of a file; of a folder, see ``_size_and_time``."""
 
     size: int
     time_ns: int
