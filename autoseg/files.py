@@ -27,6 +27,7 @@ __all__ = [
     "read_document",
     "replacing",
     "sweep",
+    "table_text",
     "write_atomically",
     "write_document",
     "written_folder",
@@ -141,6 +142,23 @@ def keep(path: Path, kind: type[T], make: Callable[[], T], *, valid: Callable[[T
     value = make()
     write_document(path, value)
     return value
+
+
+def table_text(path: Path) -> tuple[str, str | None]:
+    """A table's text, UTF-8 or UTF-16, and the delimiter that Excel's first line ``sep=;`` states, which is taken away.
+
+    Raises:
+        UnreadableFileError: the table cannot be read, or is text of another kind.
+    """
+    try:
+        data = path.read_bytes()
+        text = data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
+    except OSError as error:
+        raise UnreadableFileError(f"cannot read the table: {error.strerror or error}", file=path) from error
+    except UnicodeDecodeError as error:
+        raise UnreadableFileError("the table is not UTF-8 text", file=path, remedy="Save it as CSV UTF-8.") from error
+    stated = re.match(r'"?sep=([,;\t])"?\r?\n', text, re.IGNORECASE)
+    return (text[stated.end() :], stated[1]) if stated else (text, None)
 
 
 def content_hash(file: Path) -> str:
