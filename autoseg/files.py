@@ -27,6 +27,7 @@ __all__ = [
     "read_document",
     "replacing",
     "sweep",
+    "table_text",
     "write_atomically",
     "write_document",
     "written_folder",
@@ -143,16 +144,33 @@ def keep(path: Path, kind: type[T], make: Callable[[], T], *, valid: Callable[[T
     return value
 
 
+def table_text(path: Path) -> tuple[str, str | None]:
+    """A table's text, UTF-8 or UTF-16, and the delimiter that Excel's first line ``sep=;`` states, which is taken away.
+
+    Raises:
+        UnreadableFileError: the table cannot be read, or is text of another kind.
+    """
+    try:
+        data = path.read_bytes()
+        text = data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
+    except OSError as error:
+        raise UnreadableFileError(f"cannot read the table: {error.strerror or error}", file=path) from error
+    except UnicodeDecodeError as error:
+        raise UnreadableFileError("the table is not UTF-8 text", file=path, remedy="Save it as CSV UTF-8.") from error
+    stated = re.match(r'"?sep=([,;\t])"?\r?\n', text, re.IGNORECASE)
+    return (text[stated.end() :], stated[1]) if stated else (text, None)
+
+
 def content_hash(file: Path) -> str:
     """SHA-256 of a file's content; of a folder, that of the names and contents of the files directly in it.
 
     Raises:
         UnreadableFileError: the file cannot be read.
     """
-    if file.is_dir():
-        lines = [f"{content_hash(part)} {part.name}" for part in _files_in(file)]
-        return hashlib.sha256("\n".join(lines).encode(errors="surrogateescape")).hexdigest()
     try:
+        if file.is_dir():
+            lines = [f"{content_hash(part)} {part.name}" for part in _files_in(file)]
+            return hashlib.sha256("\n".join(lines).encode(errors="surrogateescape")).hexdigest()
         with file.open("rb") as stream:
             return hashlib.file_digest(stream, "sha256").hexdigest()
     except OSError as error:
@@ -164,13 +182,18 @@ def _files_in(folder: Path) -> list[Path]:
 
 
 def _size_and_time(path: Path) -> tuple[int, int]:
-    """Bytes and time of change of a file; of a folder, the sum and the last of its files'."""
-    states = [part.stat() for part in _files_in(path)] if path.is_dir() else [path.stat()]
-    return sum(state.st_size for state in states), max((state.st_mtime_ns for state in states), default=0)
+    """Bytes and time of change of a file; of a folder, its files' bytes and a number made of all names, sizes and times."""
+    if not path.is_dir():
+        state = path.stat()
+        return state.st_size, state.st_mtime_ns
+    states = [(part.name, part.stat()) for part in _files_in(path)]
+    lines = [f"{state.st_size} {state.st_mtime_ns} {name}" for name, state in states]
+    stated = hashlib.sha256("\n".join(lines).encode(errors="surrogateescape")).digest()
+    return sum(state.st_size for _, state in states), int.from_bytes(stated[:7], "big")
 
 
 class Content(Value, frozen=True, kw_only=True):
-    """Size, time of change in nanoseconds and SHA-256 of a file."""
+    """Size, time of change in nanoseconds and SHA-256 of a file; of a folder, see ``_size_and_time``."""
 
     size: int
     time_ns: int
@@ -185,8 +208,9 @@ def content_of(file: Path) -> Content:
     """
     try:
         size, time_ns = _size_and_time(file)
-    except OSError as error:
-        raise UnreadableFileError(f"cannot read the file: {error.strerror or error}", file=file) from error
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UnreadableFileError(f"cannot read the file: {reason}", file=file) from error
     return Content(size=size, time_ns=time_ns, sha256=content_hash(file))
 
 
@@ -235,7 +259,7 @@ class ContentIndex:
             state = _size_and_time(file)
         except FileNotFoundError:
             return known.sha256
-        except OSError:
+        except (OSError, ValueError):
             return None
         return known.sha256 if (known.size, known.time_ns) == state else None
 

@@ -13,7 +13,7 @@ from typing import NoReturn
 import msgspec
 
 from autoseg.errors import InputError, UnreadableFileError
-from autoseg.files import read_document
+from autoseg.files import read_document, table_text
 from autoseg.io.formats import split_ending
 from autoseg.values import Case, Dataset, Patients
 from autoseg.workspace import Workspace
@@ -213,14 +213,9 @@ def _refuse_row(path: Path, line: int, what: str) -> NoReturn:
 
 def _rows(path: Path) -> list[tuple[int, list[str]]]:
     """Line number and cells of every row that is not blank, the header first."""
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except OSError as error:
-        raise UnreadableFileError(f"cannot read the table: {error.strerror or error}", file=path) from error
-    except UnicodeDecodeError as error:
-        raise UnreadableFileError("the table is not UTF-8 text", file=path, remedy="Save it as CSV UTF-8.") from error
+    text, stated = table_text(path)
     first = next((line for line in text.splitlines() if line.strip()), "")
-    delimiter = max(",;\t", key=lambda each: len(next(csv.reader([first], delimiter=each), [])))
+    delimiter = stated or max(",;\t", key=lambda each: len(next(csv.reader([first], delimiter=each), [])))
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     try:
         rows = [(reader.line_num, row) for row in reader if row]

@@ -254,6 +254,21 @@ def test_a_folder_has_the_content_of_its_files(tmp_path: Path) -> None:
     assert len({before, changed, content_hash(folder)}) == 3
 
 
+def test_an_index_notices_files_of_a_folder_that_are_replaced_by_older_ones_or_renamed(tmp_path: Path) -> None:
+    folder = tmp_path / "series"
+    folder.mkdir()
+    for name in "abc":
+        (folder / name).write_bytes(name.encode())
+    index = ContentIndex(tmp_path / "index.json")
+    before = index.sha256(folder)
+    assert index.known(folder) == before
+    (folder / "b").write_bytes(b"x")
+    set_time(folder / "b", 10**18)  # as cp -p leaves an older copy
+    changed = index.sha256(folder)
+    (folder / "a").rename(folder / "d")
+    assert len({before, changed, index.sha256(folder)}) == 3
+
+
 def test_a_file_that_is_gone_keeps_its_last_hash_and_an_unknown_one_is_refused(indexed: tuple[Path, Path]) -> None:
     file, index = indexed
     file.unlink()

@@ -178,7 +178,7 @@ def _inputs(
     for item in (CaseFiles.of(case, task.root) for case in cases):
         try:
             done = is_made(item)
-        except InputError as error:
+        except Exception as error:  # one bad case costs one case
             yield item.case, None, error
             continue
         if done:

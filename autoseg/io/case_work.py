@@ -137,7 +137,7 @@ def run_admitted(
         cost: bytes that the work on an item needs, by the headers of its files.
 
     Yields:
-        One outcome per item; of one whose headers ended their reader, that error.
+        One outcome per item; of one whose headers ended their reader, or whose cost could not be told, that error.
     """
     places = {item.id: place for place, item in enumerate(items)}
     costs: dict[int, int] = {}
@@ -146,6 +146,9 @@ def run_admitted(
         if outcome.result is None:
             yield Outcome(item=items[place], error=outcome.error)
         else:
-            costs[place] = cost(items[place], outcome.result)
+            try:
+                costs[place] = cost(items[place], outcome.result)
+            except Exception as error:  # as of any other work on an item
+                yield Outcome(item=items[place], error=error)
     able = sorted(costs)
     yield from executor.run(task, [items[place] for place in able], costs=[costs[place] for place in able])

@@ -128,15 +128,26 @@ def _head(path: Path) -> bytes:
         return file.read(LONGEST_HEADER)
 
 
+def _text(head: bytes) -> str:
+    """A header's text. Control characters are refused: readers differ in which of them end a line, and so in its fields."""
+    if re.search(rb"\r(?!\n|$)|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]", head):
+        raise ValueError("the header holds control characters, and readers differ in where its lines end")
+    return head.decode("latin-1")
+
+
 def _nrrd(path: Path) -> VoxelData:
     head = _head(path)
     if not head.startswith(b"NRRD000"):
         raise ValueError("this is not an NRRD file")
     ends = re.search(rb"\r?\n\r?\n", head)
-    text = head[: ends.start() if ends else len(head)].decode("latin-1")
+    if ends is None and len(head) == LONGEST_HEADER:
+        raise ValueError(f"its header does not end within {LONGEST_HEADER} bytes")
+    text = _text(head[: ends.start() if ends else len(head)])
     found: list[tuple[str, str]] = re.findall(r"^([^:#\n][^:\n]*): *(.*?)\r?$", text, re.MULTILINE)
     fields = {key.lower().strip(): value.strip() for key, value in found}
     kind, name = fields.get("type", "").lower(), fields.get("data file", fields.get("datafile"))
+    if sum(key.lower().strip() in ("data file", "datafile") for key, _ in found) > 1:
+        raise ValueError("the NRRD header names its data file more than once")
     if kind not in _NRRD_BYTES or "sizes" not in fields:
         raise ValueError(f"the NRRD header has no usable type and sizes: type {kind or 'missing'}")
     sizes = [int(size) for size in fields["sizes"].split()]
@@ -166,16 +177,18 @@ def _nrrd(path: Path) -> VoxelData:
 
 def _meta(path: Path) -> VoxelData:
     head = _head(path)
-    last = re.search(rb"^\s*ElementDataFile\s*=\s*([^\r\n]*)\r?\n?", head, re.MULTILINE)
+    last = re.search(rb"^[ \t]*ElementDataFile[ \t]*=\s*([^\r\n]*)\r?\n?", head, re.MULTILINE)
     if last is None:
         raise ValueError("this is not a MetaImage file, or it is truncated within its header")
-    lines = head[: last.start()].decode("latin-1").splitlines()
+    lines = _text(head[: last.start()]).split("\n")
     fields = {key.strip(): value.strip() for key, _, value in (line.partition("=") for line in lines)}
     before = list(fields)[: list(fields).index("NDims")] if "NDims" in fields else list(fields)
     if "NDims" not in fields or not _META_PER_AXIS.isdisjoint(before):  # ITK would complain on standard error
         raise ValueError("the MetaImage header has no NDims, or it comes after fields that depend on it")
-    if not all(line.isprintable() and "=" in line for line in lines if line.strip()):
+    if not all(line.strip().isprintable() and "=" in line for line in lines if line.strip()):
         raise ValueError("the MetaImage header holds lines that are none of it")
+    if any(":" in key or "%" in key for key in fields):  # ITK takes a colon for the sign of equality, too
+        raise ValueError("the MetaImage header holds names of fields with a colon or a percent sign")
     kind = fields.get("ElementType", "").removeprefix("MET_").removesuffix("_ARRAY")
     size = _META_BYTES.get(kind, _META_BYTES.get(kind.removeprefix("U")))
     if size is None or "DimSize" not in fields:

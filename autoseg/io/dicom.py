@@ -62,8 +62,11 @@ class DicomFormat:
     label_endings: Mapping[str, str] = {}
 
     def parts(self, path: Path) -> tuple[Path, ...]:
-        """The files of the series, sorted by place."""
-        return tuple(part.path for part in _stack(path)[0])
+        """The file itself, which tells the series, and all DICOM files of the folder, by name.
+
+        Which of them are of the series would take reading their headers, which may end the process that asks.
+        """
+        return tuple(dicom_files(path)) if path.is_dir() else (path, *dicom_files(path.parent))
 
     def header(self, path: Path) -> Header:
         """The grid of the whole series, from the headers of all its files."""

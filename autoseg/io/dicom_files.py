@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from autoseg.errors import UnreadableFileError
+
 __all__ = ["FileMeta", "dicom_files", "file_meta", "holds_dicom", "is_dicom"]
 
 ENDINGS = (".dcm", ".dicom", ".ima")
@@ -69,8 +71,16 @@ def is_dicom(path: Path) -> bool:
 
 
 def dicom_files(folder: Path) -> Iterator[Path]:
-    """The DICOM files directly in a folder, sorted by name; hidden files and indexes are passed over."""
-    for path in sorted(folder.iterdir()):
+    """The DICOM files directly in a folder, sorted by name; hidden files and indexes are passed over.
+
+    Raises:
+        UnreadableFileError: the folder cannot be read.
+    """
+    try:
+        paths = sorted(folder.iterdir())
+    except OSError as error:
+        raise UnreadableFileError(f"cannot read the folder: {error.strerror or error}", file=folder) from error
+    for path in paths:
         if not path.name.startswith(".") and path.name.upper() != "DICOMDIR" and is_dicom(path):
             yield path
 

@@ -121,8 +121,13 @@ def format_of(path: Path) -> Format:
 
     Raises:
         InputError: no installed format knows it.
+        UnreadableFileError: there cannot be such a path, or it must not be looked at.
     """
-    if path.is_dir():
+    try:
+        is_folder = path.is_dir()
+    except OSError as error:  # a name that is too long, for example
+        raise UnreadableFileError(f"cannot read the file: {error.strerror or error}", file=path) from error
+    if is_folder:
         if holds_dicom(path):
             return _series()
         raise InputError(
@@ -166,9 +171,7 @@ def parts_of(path: Path) -> tuple[Path, ...]:
     A folder stands for all that is in it. What cannot be read depends on itself, so that caches can be asked before anything
     is read.
     """
-    if path.is_dir():
-        return (path,)
     try:
-        return format_of(path).parts(path)
-    except InputError:
+        return (path,) if path.is_dir() else format_of(path).parts(path)
+    except Exception:  # whatever it is, reading tells of it where it costs one case
         return (path,)

@@ -89,7 +89,7 @@ class TiffFormat:
             log.addHandler(logging.NullHandler())
         try:
             require_chain(path)
-            with tifffile.TiffFile(path) as file:
+            with tifffile.TiffFile(path, _multifile=False) as file:  # no file but this one
                 return use(file)
         except (InputError, MissingPartError):
             raise

@@ -76,8 +76,15 @@ def _tags_end(tags: bytes, entry: int, pointer: int, order: Any) -> int:
 
 
 def require_alone(file: TiffFile, path: Path) -> None:
-    """Refuses OME-TIFF that is spread over several files, whose names could lead anywhere."""
-    others = set(re.findall(r'FileName="([^"]*)"', (file.ome_metadata or "") if file.is_ome else "")) - {path.name}
+    """Refuses OME-TIFF that is spread over several files, whose names could lead anywhere.
+
+    Names are looked for as XML may write them; declarations of the document's own, which could hide them, are refused.
+    """
+    text = (file.ome_metadata or "") if file.is_ome else ""
+    if re.search(r"<!(DOCTYPE|ENTITY|ATTLIST)", text, re.IGNORECASE):
+        raise UnreadableFileError("the OME description of this TIFF holds declarations, which are not read", file=path)
+    stated = re.findall(r"""(?:FileName|MetadataFile)\s*=\s*(["'])(.*?)\1""", text, re.DOTALL)
+    others = {name for _, name in stated} - {path.name}
     if others:
         raise UnreadableFileError(
             "this OME-TIFF is spread over several files, which are not followed",

@@ -14,10 +14,13 @@ from typing import Any, TypeVar
 
 from autoseg.values.json_form import Value, require
 
-__all__ = ["AxisMap", "Geometry", "Volume"]
+__all__ = ["LARGEST_STEP", "SMALLEST_STEP", "AxisMap", "Geometry", "Volume"]
 
 Triple = tuple[float, float, float]
 T = TypeVar("T")
+
+#: Millimetres between voxels that can be meant: beyond are slips of the pen, which numbers elsewhere could not hold.
+SMALLEST_STEP, LARGEST_STEP = 1e-9, 1e6
 
 #: Canonical orientation: array axes (z, y, x) that run to superior, posterior and left.
 CANONICAL_DIRECTIONS: tuple[Triple, Triple, Triple] = ((0.0, 0.0, 1.0), (0.0, 1.0, 0.0), (1.0, 0.0, 0.0))
@@ -83,8 +86,8 @@ class Geometry(Value, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         require(all(size > 0 for size in self.shape), f"shape must be positive, not {self.shape}")
         require(
-            all(math.isfinite(step) and step > 0 for step in self.spacing),
-            f"spacing must be positive and finite, not {self.spacing}",
+            all(SMALLEST_STEP <= step <= LARGEST_STEP for step in self.spacing),
+            f"spacing must be positive and finite, from {SMALLEST_STEP:g} to {LARGEST_STEP:g} mm, not {self.spacing}",
         )
         require(all(math.isfinite(value) for value in self.origin), f"origin must be finite, not {self.origin}")
         lengths = [math.hypot(*direction) for direction in self.directions]

@@ -130,7 +130,8 @@ def test_several_series_are_listed_and_one_is_chosen_by_any_of_its_files(tmp_pat
     assert "scan/a0.dcm" in message
     np.testing.assert_array_equal(read(tmp_path / "scan" / "b2.dcm").array[0], noise(thin, 1))
     np.testing.assert_array_equal(read(tmp_path / "scan" / "a5.dcm").array[0], noise(thick))
-    assert {path.name[0] for path in parts_of(tmp_path / "scan" / "b2.dcm")} == {"b"}
+    assert parts_of(tmp_path / "scan" / "b2.dcm")[0] == tmp_path / "scan" / "b2.dcm"  # other series have other keys
+    assert len(parts_of(tmp_path / "scan" / "b2.dcm")) == 11
     assert parts_of(tmp_path / "scan") == (tmp_path / "scan",)
 
 
@@ -318,3 +319,14 @@ def test_a_missing_folder_is_named(tmp_path: Path) -> None:
 
     with pytest.raises(UnreadableFileError, match="nowhere"):
         DicomFormat().read(tmp_path / "nowhere")
+
+
+def test_the_files_of_a_series_are_told_without_its_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may end the process, which is the command's own where caches are asked."""
+    files = write_series(tmp_path / "scan", noise(grid()), grid())
+
+    def end() -> None:
+        raise AssertionError("GDCM would be asked")
+
+    monkeypatch.setattr("autoseg.io.dicom.simpleitk", end)
+    assert parts_of(files[2]) == (files[2], *files)

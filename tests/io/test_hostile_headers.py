@@ -188,6 +188,39 @@ def test_data_files_outside_the_folder_are_not_followed(name: str, ending: str, 
     assert parts_of(path) == (path,)
 
 
+SNEAKY = {
+    "comment ended by CR.nrrd": nrrd(sizes="6 5 4").replace(b"encoding", b"# c\rdata file: ../secret.raw\nencoding"),
+    "vertical tab.nrrd": nrrd(sizes="6 5 4").replace(b"encoding", b"# c\x0bdata file: ../secret.raw\nencoding"),
+    "named twice.nhdr": nrrd(data="own.raw\ndatafile: ../secret.raw", sizes="6 5 4"),
+    "colon.mha": meta(sizes="6 5 4").replace(b"DimSize", b"ElementDataFile : a=/../../secret.raw\nDimSize"),
+    "colon.mhd": meta("own.raw", sizes="6 5 4").replace(b"DimSize", b"ElementDataFile:a=/../../secret.raw\nDimSize"),
+    "pattern.mha": meta(sizes="6 5 4").replace(b"DimSize", b"ElementDataFile%.0d = ../secret.raw\nDimSize"),
+    "comment ended by CR.mha": meta(sizes="6 5 4").replace(b"DimSize", b"Comment = x\rElementDataFile=../s\nDimSize"),
+}
+
+
+@pytest.mark.parametrize("name", SNEAKY)
+def test_headers_that_readers_take_apart_differently_are_refused(name: str, tmp_path: Path) -> None:
+    """ITK would follow a second name of a data file, which ours does not see."""
+    folder = tmp_path / "set"
+    folder.mkdir()
+    for file in (tmp_path / "secret.raw", folder / "own.raw"):
+        file.write_bytes(bytes(2 * 4 * 5 * 6))
+    path = folder / name
+    path.write_bytes(SNEAKY[name] + bytes(2 * 4 * 5 * 6))
+    for look in (read_header, format_of(path).read):
+        with pytest.raises(UnreadableFileError, match="header"):
+            look(path)
+
+
+@pytest.mark.parametrize("ends", ["\n", "\r\n"])
+def test_headers_with_either_end_of_lines_are_read(ends: str, tmp_path: Path) -> None:
+    array = np.arange(120, dtype=np.int16).reshape(4, 5, 6)
+    for name, head in (("a.nrrd", nrrd(sizes="6 5 4")), ("a.mha", meta(sizes="6 5 4"))):
+        (tmp_path / name).write_bytes(head.replace(b"\n", ends.encode()) + array.tobytes())
+        np.testing.assert_array_equal(format_of(Path(name)).read(tmp_path / name).array[0], array)
+
+
 @pytest.mark.parametrize("ending", [".nhdr", ".mhd"])
 def test_data_files_beside_the_header_are_read(ending: str, tmp_path: Path) -> None:
     array = np.random.default_rng(0).integers(0, 99, (4, 5, 6), dtype=np.int16)

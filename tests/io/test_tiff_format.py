@@ -274,3 +274,30 @@ def test_what_a_tiff_cannot_hold_is_refused(volume: Volume, tmp_path: Path) -> N
     with pytest.raises(InputError, match=r"a\.tif"):
         FORMAT.write(tmp_path / "a.tif", volume)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "named",
+    [
+        "FileName = '../other.ome.tif'",
+        'FileName="../other.ome.tif"',
+        "FileName\n=\n'../other.ome.tif'",
+    ],
+)
+def test_ome_files_that_name_others_are_refused_however_it_is_written(named: str, tmp_path: Path) -> None:
+    path = tmp_path / "set" / "x.ome.tif"
+    path.parent.mkdir()
+    tifffile.imwrite(tmp_path / "other.ome.tif", np.full((2, 8, 8), 200, np.uint8), ome=True, metadata={"axes": "ZYX"})
+    pixels = 'DimensionOrder="XYZCT" Type="uint8" SizeX="8" SizeY="8" SizeZ="2" SizeC="1" SizeT="1"'
+    text = (
+        '<?xml version="1.0"?><OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06" UUID="urn:uuid:0">'
+        f'<Image ID="Image:0"><Pixels ID="Pixels:0" {pixels}><TiffData IFD="0" FirstZ="0" PlaneCount="1"/>'
+        f'<TiffData IFD="1" FirstZ="1" PlaneCount="1"><UUID {named}>urn:uuid:1</UUID></TiffData></Pixels></Image></OME>'
+    )
+    tifffile.imwrite(path, np.full((8, 8), 5, np.uint8), description=text, metadata=None)
+    with pytest.raises(UnreadableFileError, match="several files"):
+        FORMAT.read(path)
+    hidden = text.replace("<OME", "<!DOCTYPE OME [<!ENTITY e 'x'>]><OME", 1).replace(named, "")
+    tifffile.imwrite(path, np.full((8, 8), 5, np.uint8), description=hidden, metadata=None)
+    with pytest.raises(UnreadableFileError, match="declarations"):
+        FORMAT.read(path)

@@ -163,11 +163,11 @@ def _entries(stated: Description) -> dict[str, tuple[int, ...]]:
 def _decathlon_entries(stated: Description) -> dict[str, tuple[int, ...]]:
     entries: dict[str, tuple[int, ...]] = {}
     for key, name in stated.labels.items():
-        if not (key.isascii() and key.isdigit()) or not isinstance(name, str):
+        if not (key.isascii() and key.isdigit() and len(key) <= 18) or not isinstance(name, str):
             raise DocumentError(
                 "labels must be names with integers, or integers with names",
                 file=stated.source,
-                found=f"{key!r}: {name!r}",
+                found=f"{key[:30]!r}: {name!r}",
                 expected='{"liver": 1} or {"1": "liver"}',
             )
         if name in entries:

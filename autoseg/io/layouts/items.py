@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from autoseg.errors import UnreadableFileError
 from autoseg.io.formats import is_series, split_ending
 from autoseg.values import Finding
 
@@ -75,7 +76,11 @@ def _entries(folder: Path, skip: frozenset[str], seen: set[Path]) -> Iterator[tu
     if real in seen:
         return
     seen.add(real)
-    for path in sorted(folder.iterdir()):
+    try:
+        paths = sorted(folder.iterdir())
+    except OSError as error:
+        raise UnreadableFileError(f"cannot read the folder: {error.strerror or error}", file=folder) from error
+    for path in paths:
         if path.name.startswith(".") or path.name in skip or path.name == "__MACOSX":
             continue
         if not path.is_dir():

@@ -132,5 +132,7 @@ def plain_id(stem: str) -> str:
 def natural_order(name: str) -> tuple[tuple[int, str | int], ...]:
     """A key that sorts ``t2`` before ``t10``, and ignores letter case."""
     return tuple(
-        (0, int(part)) if part.isdecimal() else (1, part.casefold()) for part in re.split(r"(\d+)", name) if part
+        (0, int(part)) if part.isdecimal() and len(part) < 1000 else (1, part.casefold())
+        for part in re.split(r"(\d+)", name)
+        if part
     )

@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 
 from autoseg.errors import DocumentError, InputError, UnreadableFileError
+from autoseg.files import table_text
 from autoseg.io.formats import split_ending
 from autoseg.io.layouts.description import Description, read_description
 from autoseg.io.layouts.names import bare_forms, plain_id
@@ -96,15 +97,9 @@ def read_table(path: Path, wanted: Sequence[str]) -> Understanding:
 
 
 def _csv_rows(path: Path) -> list[dict[str, Any]]:
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except OSError as error:
-        raise UnreadableFileError(f"cannot read the table: {error.strerror or error}", file=path) from error
-    except UnicodeDecodeError as error:
-        raise UnreadableFileError("the table is not UTF-8 text", file=path, remedy="Save it as CSV UTF-8.") from error
+    text, stated = table_text(path)
     first = next((line for line in text.splitlines() if line.strip()), "")
-    # semicolons may divide paths within a cell, so a comma or tab in the header wins over them
-    delimiter = next((each for each in "\t," if each in first), ";")
+    delimiter = stated or _delimiter(first)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     try:
         header, *rows = [row for row in reader if any(cell.strip() for cell in row)] or [[]]
@@ -122,6 +117,22 @@ def _csv_rows(path: Path) -> list[dict[str, Any]]:
         if len(row) != len(names):
             raise InputError(f"row {number} has {len(row)} cells under {len(names)} columns", file=path)
     return [dict(zip(names, (cell.strip() for cell in row), strict=True)) for row in rows]
+
+
+def _delimiter(header: str) -> str:
+    """What divides the header into the most columns that are known.
+
+    Semicolons may divide paths within a cell, so a comma or tab in the header wins over them otherwise.
+    """
+
+    def known(delimiter: str) -> int:
+        cells = [cell.strip(' "').casefold() for cell in header.split(delimiter)]
+        return len(_image_columns(cells)) + sum(
+            cell in (*_LABEL, *_PATIENT, *_CASE, *_PART, *_ANNOTATED) for cell in cells
+        )
+
+    usual = next((each for each in "\t," if each in header), ";")
+    return max((usual, *"\t,;"), key=known)
 
 
 def _json_rows(path: Path, stated: Description) -> tuple[list[dict[str, Any]], Description]:

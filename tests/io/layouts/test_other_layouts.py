@@ -194,6 +194,22 @@ def test_a_table_with_semicolons_between_columns(tmp_path: Path) -> None:
     assert read_dataset(tmp_path / "cases.csv")[0].cases[0].patient == "Ada"
 
 
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"sep=;\r\nimage;label\r\na.mha;a_gt.mha\r\n",
+        b'image;label;"remarks, other"\na.mha;a_gt.mha;x\n',
+        "image\tlabel\na.mha\ta_gt.mha\n".encode("utf-16"),
+    ],
+    ids=["sep", "comma in the header", "utf-16"],
+)
+def test_tables_as_excel_writes_them_are_read(data: bytes, tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_bytes(data)
+    (tmp_path / "autoseg.json").write_text('{"labels": {"liver": 1}}')
+    (case,) = read_dataset(tmp_path / "t.csv")[0].cases
+    assert (case.images, case.label) == (("a.mha",), "a_gt.mha")
+
+
 def test_cases_without_a_name_are_called_like_their_files_with_as_many_folders_as_needed(tmp_path: Path) -> None:
     (tmp_path / "autoseg.json").write_text('{"labels": {"liver": 1}}')
     (tmp_path / "t.csv").write_text("image,mask\na/t1.nii.gz,a/seg.nii.gz\nb/t1.nii.gz,b/seg.nii.gz\n")
@@ -249,3 +265,9 @@ def test_two_rows_of_one_case_are_an_error(tmp_path: Path) -> None:
     dataset, findings = read_dataset(tmp_path / "t.csv")
     assert [case.id for case in dataset.cases] == ["b"]
     assert [finding.found for finding in findings if finding.severity == "error"] == ["1.mha, 2.mha"]
+
+
+def test_a_label_of_thousands_of_digits_is_refused(tmp_path: Path) -> None:
+    decathlon(tmp_path, labels={"9" * 5000: "x"})
+    with pytest.raises(InputError, match="labels must be names with integers"):
+        read_dataset(tmp_path)
