@@ -118,7 +118,7 @@ def _measurements(
     """Every case with its measurement and findings, or an error: first what is kept, then what has to be done."""
     items = []
     for item in (CaseFiles.of(case, task.dataset.root, workspace.contents) for case in cases):
-        kept = load_measurement(task.path(item), task.key(item.hashes)) if item.hashes else None
+        kept = load_measurement(task.path(item), task.key(item.case, item.hashes)) if item.hashes else None
         if kept is None:
             items.append(item)
         else:

@@ -107,9 +107,10 @@ class MeasureCase(Value, frozen=True, kw_only=True):
         """Where the measurement of a case is kept."""
         return Path(self.folder, f"{item.id}.safetensors")
 
-    def key(self, hashes: Sequence[str]) -> str:
-        """Digest of all that a measurement depends on."""
-        stated = [str(FORMAT_VERSION), encode(self.dataset.labels).decode(), *self.dataset.channels, *hashes]
+    def key(self, case: Case, hashes: Sequence[str]) -> str:
+        """Digest of all that a measurement depends on: also the files' names, which its findings tell."""
+        forms = [encode(part).decode() for part in (self.dataset.labels, case)]
+        stated = [str(FORMAT_VERSION), *forms, *self.dataset.channels, *hashes]
         return hashlib.sha256("\n".join(stated).encode()).hexdigest()
 
     def bytes(self, item: CaseFiles, headers: tuple[Header | None, ...]) -> int:
@@ -122,7 +123,7 @@ class MeasureCase(Value, frozen=True, kw_only=True):
             _, findings = measure_case(self.dataset, item.case)  # which says what is missing
             return MeasuredCase(key=None, findings=tuple(findings))
         hashes, read = item.look()
-        key = self.key(hashes)
+        key = self.key(item.case, hashes)
         known = load_measurement(self.path(item), key)
         if known is not None:
             return MeasuredCase(key=key, findings=tuple(known[1]), read=read)
