@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
+import msgspec
+
 from autoseg.errors import DocumentError, UnreadableFileError
 from autoseg.values.json_form import Value, decode, encode
 
@@ -198,6 +200,7 @@ class Content(Value, frozen=True, kw_only=True):
     size: int
     time_ns: int
     sha256: str
+    parts: tuple[str, ...] = ()  # files that an image consists of, if not of this one alone
 
 
 def content_of(file: Path) -> Content:
@@ -229,6 +232,7 @@ class ContentIndex:
         self._lock = threading.Lock()
         self._changed = False
         self._known: dict[str, Content] = {}
+        self._parts: dict[str, tuple[str, ...]] = {}
         if path.is_file():
             with contextlib.suppress(DocumentError):
                 self._known = read_document(dict[str, Content], path)
@@ -266,12 +270,29 @@ class ContentIndex:
     def remember(self, file: Path, content: Content) -> None:
         """Takes what another process has read."""
         with self._lock:
-            self._changed |= self._known.get(str(file)) != content
+            before = self._known.get(str(file))
+            if before is not None and before.parts and not content.parts:
+                content = msgspec.structs.replace(content, parts=before.parts)
+            self._changed |= before != content
             self._known[str(file)] = content
+
+    def parts(self, file: Path, parts_of: Callable[[Path], tuple[Path, ...]]) -> tuple[Path, ...]:
+        """The files that an image consists of; of one that is gone, those that it consisted of when it was last known."""
+        known = self._known.get(str(file))
+        if known is not None and known.parts and not os.path.lexists(file):
+            return tuple(map(Path, known.parts))
+        parts = parts_of(file)
+        if len(parts) > 1 or (known is not None and known.parts):
+            self._parts[str(file)] = tuple(map(str, parts))
+        return parts
 
     def save(self) -> None:
         """Writes the index if it has changed."""
         with self._lock:
+            for file, parts in self._parts.items():
+                known = self._known.get(file)
+                if known is not None and known.parts != parts:
+                    self._known[file], self._changed = msgspec.structs.replace(known, parts=parts), True
             if self._changed:
                 write_document(self._path, dict(sorted(self._known.items())))
                 self._changed = False

@@ -70,7 +70,7 @@ class CaseFiles(Value, frozen=True, kw_only=True):
     def of(cls, case: Case, root: Path | str, contents: ContentIndex | None = None) -> CaseFiles:
         """The files of a case, and what the index knows of them."""
         files = [Path(root, name) for name in (*case.images, *filter(None, [case.label]))]
-        parts = [part for file in files for part in parts_of(file)]
+        parts = [part for file in files for part in (contents.parts(file, parts_of) if contents else parts_of(file))]
         known = [None if contents is None else contents.known(part) for part in parts]
         return cls(case=case, paths=tuple(map(str, files)), parts=tuple(map(str, parts)), known=tuple(known))
 

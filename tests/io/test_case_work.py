@@ -10,7 +10,7 @@ from PIL import Image
 from autoseg.errors import DocumentError, InputError, UnreadableFileError
 from autoseg.executors import SerialExecutor
 from autoseg.files import ContentIndex
-from autoseg.io.case_work import CaseFiles, FileList, run_admitted
+from autoseg.io.case_work import CaseFiles, FileList, remember, run_admitted
 from autoseg.io.formats import format_of, parts_of, read_header
 from autoseg.io.headers import Header
 from autoseg.io.layouts.items import walk
@@ -95,3 +95,16 @@ def test_a_cost_that_cannot_be_told_is_a_failure_of_its_item() -> None:
     outcomes = list(run_admitted(SerialExecutor(), lambda item: item.id, items, cost))
     assert {each.item.id: each.result for each in outcomes} == {"good": "good", "bad": None, "fine": "fine"}
     assert [str(each.error) for each in outcomes if each.error] == ["too large"]
+
+
+def test_a_case_of_several_parts_keeps_its_hashes_when_the_data_set_is_gone(tmp_path: Path) -> None:
+    path, case = picture(tmp_path, b'{"spacing":[1,1]}'), Case(id="a", images=("p.png",))
+    contents = ContentIndex(tmp_path / "sources.json")
+    hashes, read = CaseFiles.of(case, tmp_path, contents).look()
+    remember(contents, read)
+    contents.save()
+    path.unlink()
+    path.with_name("p.json").unlink()
+    again = CaseFiles.of(case, tmp_path, ContentIndex(tmp_path / "sources.json")).hashes
+    assert again == hashes
+    assert len(hashes) == 2
