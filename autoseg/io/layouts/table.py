@@ -23,7 +23,7 @@ from autoseg.io.layouts.understanding import Understanding
 from autoseg.values import Case, Finding, decode
 from autoseg.values.dataset import TABLE
 
-__all__ = ["TABLE_ENDINGS", "read_table"]
+__all__ = ["TABLE_ENDINGS", "paths_of", "read_table"]
 
 TABLE_ENDINGS = (".csv", ".tsv", ".json")
 _IMAGE, _LABEL = ("image", "images", "img", "scan", "volume"), ("label", "labels", "mask", "segmentation", "seg")
@@ -84,7 +84,7 @@ def read_table(path: Path, wanted: Sequence[str]) -> Understanding:
                 Finding(severity="error", what=f"row {row.line}: {error}", file=str(path), remedy="Correct the row.")
             )
     return Understanding(
-        layout=TABLE,
+        layout=f"{TABLE}: {path.name}",
         root=path.parent.resolve(),
         name=path.stem,
         stated=stated,
@@ -160,6 +160,14 @@ def _image_columns(columns: Sequence[str]) -> list[str]:
     """``image``, or ``image_t1``, ``image_t2``, …, in the order of the table."""
     plain = [name for name in columns if name in _IMAGE]
     return plain or [name for name in columns if name.startswith(("image_", "image ", "img_")) and len(name) > 6]
+
+
+def paths_of(row: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+    """The images and the label of a row, by the names of its columns, where they are texts."""
+    images, label = [row[name] for name in _image_columns(list(row))], _one_of(row, _LABEL)
+    texts = [each for value in images for each in (value if isinstance(value, list) else str(value or "").split(";"))]
+    named = [_path(text.strip()) for text in texts if isinstance(text, str) and text.strip()]
+    return named, [_path(label.strip())] if isinstance(label, str) and label.strip() else []
 
 
 def _channels(columns: Sequence[str]) -> tuple[str, ...]:
