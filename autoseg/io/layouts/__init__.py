@@ -16,7 +16,13 @@ from autoseg.executors import Executor
 from autoseg.io.layouts.bids import is_bids, read_bids
 from autoseg.io.layouts.decathlon import is_decathlon, read_decathlon
 from autoseg.io.layouts.describe import describe_dataset
-from autoseg.io.layouts.description import DESCRIPTIONS, Description, labels_of, read_description
+from autoseg.io.layouts.description import (
+    DESCRIPTIONS,
+    Description,
+    labels_of,
+    misspelled_fields,
+    read_description,
+)
 from autoseg.io.layouts.folders import is_mixed, is_paired, read_mixed, read_paired
 from autoseg.io.layouts.found_tables import has_table, idle_tables, read_file, read_found
 from autoseg.io.layouts.inputs import read_inputs
@@ -85,6 +91,7 @@ def read_dataset(
         understood = _of_folder(source, read_description(source), channel_names)
     else:
         raise InputError("there is no such folder", file=source, remedy="Name the folder or table of your data set.")
+    understood = dataclasses.replace(understood, findings=(*understood.findings, *misspelled_fields(understood.root)))
     known = IntegerCache(workspace) if workspace else None
     return complete(understood, channel_names=channel_names, known=known, executor=executor)
 

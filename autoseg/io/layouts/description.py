@@ -11,6 +11,7 @@ from pathlib import Path
 import msgspec
 
 from autoseg.errors import DocumentError, UnreadableFileError
+from autoseg.io.layouts.misspelled import near_misses, refuse_unknown
 from autoseg.io.layouts.regions import in_writing_order, order_findings
 from autoseg.values import Finding, Label, Labels, decode
 
@@ -20,13 +21,15 @@ __all__ = [
     "Listed",
     "Pair",
     "labels_of",
+    "misspelled_fields",
     "read_description",
     "read_listing",
     "stated_channels",
 ]
 
 #: In a folder; what the later one says overrules the earlier.
-DESCRIPTIONS = ("dataset.json", "autoseg.json")
+OWN, FOREIGN = "autoseg.json", "dataset.json"
+DESCRIPTIONS = (FOREIGN, OWN)
 
 
 class Listed(msgspec.Struct):
@@ -59,6 +62,21 @@ class Description(msgspec.Struct):
     training: list[Pair | str] = []
     test: list[str | list[str] | Pair] = []
     source: str = ""  # file that it came from, for messages; overwritten by the reader
+
+
+#: Names of the fields, and of those in the objects that lie in them.
+_FIELDS: dict[str, tuple[str, ...]] = {
+    "": tuple(name for name in Description.__struct_fields__ if name != "source"),
+    "dataset": Listed.__struct_fields__,
+    "training": Pair.__struct_fields__,
+    "test": Pair.__struct_fields__,
+}
+
+
+def misspelled_fields(folder: Path) -> list[Finding]:
+    """Warnings about fields of somebody else's ``dataset.json`` that are almost called like one that is read."""
+    file = folder / FOREIGN
+    return near_misses(file.read_bytes(), _FIELDS[""], file) if file.is_file() else []
 
 
 def read_description(folder: Path) -> Description:
@@ -97,6 +115,8 @@ def _overruled(stated: Description, file: Path) -> Description:
     except OSError as error:
         raise UnreadableFileError(f"cannot read the file: {error.strerror or error}", file=file) from error
     more = decode(Description, data, source=file)
+    if file.name == OWN:
+        refuse_unknown(data, _FIELDS, file)
     given = {name: getattr(more, name) for name in _keys(data) if name in more.__struct_fields__}
     return msgspec.structs.replace(stated, **{**given, "source": str(file)})
 
