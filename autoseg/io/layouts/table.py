@@ -68,14 +68,20 @@ def read_table(path: Path, wanted: Sequence[str]) -> Understanding:
     stated.dataset, stated.training, stated.file_ending, stated.numTraining = {}, [], None, None
     if path.suffix.casefold() == ".json":
         rows, stated = _json_rows(path, stated)
+        lines = list(range(1, len(rows) + 1))
     else:
-        rows = _csv_rows(path)
+        rows, lines = _csv_rows(path)
     columns = list(dict.fromkeys(name for row in rows for name in row))
-    read = [_row(path, row, index) for index, row in enumerate(rows, start=1)]
+    read = [_row(path, row, line) for row, line in zip(rows, lines, strict=True)]
     cases: list[Case] = []
     test: list[Case] = []
     findings: list[Finding] = []
-    for row, id_ in zip(read, _ids(read), strict=True):
+    ids = _ids(read)
+    twice, more = _repeated(path, read, ids)
+    findings += more
+    for row, id_ in zip(read, ids, strict=True):
+        if id_ in twice and not row.test:
+            continue
         try:
             case = Case(id=id_, images=tuple(row.images), label=row.label, patient=row.patient, annotated=row.annotated)
             (test if row.test else cases).append(case)
@@ -95,7 +101,28 @@ def read_table(path: Path, wanted: Sequence[str]) -> Understanding:
     )
 
 
-def _csv_rows(path: Path) -> list[dict[str, Any]]:
+def _repeated(path: Path, rows: Sequence[_Row], ids: Sequence[str]) -> tuple[set[str], list[Finding]]:
+    """Names that several rows have, and an error for each."""
+    named: dict[str, list[_Row]] = {}
+    for row, id_ in zip(rows, ids, strict=True):
+        if not row.test:
+            named.setdefault(id_, []).append(row)
+    several = {id_: same for id_, same in named.items() if len(same) > 1}
+    return set(several), [
+        Finding(
+            severity="error",
+            what="several rows of the table have the same case name",
+            case=id_,
+            file=str(path),
+            found="; ".join(f"row {row.line}: {row.images[0]}" for row in same[:5]) + (" …" if len(same) > 5 else ""),
+            remedy="Remove all but one, or give each a name of its own in the column case.",
+        )
+        for id_, same in several.items()
+    ]
+
+
+def _csv_rows(path: Path) -> tuple[list[dict[str, Any]], list[int]]:
+    """The rows by their columns, and the line of the file in which each begins; the header's is 1."""
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except OSError as error:
@@ -107,9 +134,13 @@ def _csv_rows(path: Path) -> list[dict[str, Any]]:
     delimiter = next((each for each in "\t," if each in first), ";")
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     try:
-        header, *rows = [row for row in reader if any(cell.strip() for cell in row)] or [[]]
+        begins, read = 1, []
+        for cells in reader:
+            read += [(begins, cells)] if any(cell.strip() for cell in cells) else []
+            begins = reader.line_num + 1
     except csv.Error as error:
         raise UnreadableFileError(f"line {reader.line_num} of the table cannot be read: {error}", file=path) from error
+    (_, header), *rows = read or [(1, [])]
     names = [cell.strip().casefold() for cell in header]
     if not rows or len(set(names)) != len(names):
         raise InputError(
@@ -118,10 +149,12 @@ def _csv_rows(path: Path) -> list[dict[str, Any]]:
             found=", ".join(header) or "nothing",
             expected=_EXPECTED,
         )
-    for number, row in enumerate(rows, start=1):
+    for number, row in rows:
         if len(row) != len(names):
             raise InputError(f"row {number} has {len(row)} cells under {len(names)} columns", file=path)
-    return [dict(zip(names, (cell.strip() for cell in row), strict=True)) for row in rows]
+    return [dict(zip(names, (cell.strip() for cell in row), strict=True)) for _, row in rows], [
+        line for line, _ in rows
+    ]
 
 
 def _json_rows(path: Path, stated: Description) -> tuple[list[dict[str, Any]], Description]:
