@@ -12,7 +12,7 @@ import msgspec
 
 from autoseg.errors import DocumentError, UnreadableFileError
 from autoseg.io.layouts.misspelled import near_misses, refuse_unknown
-from autoseg.io.layouts.regions import in_writing_order, order_findings
+from autoseg.io.layouts.regions import in_writing_order, order_findings, parts_findings
 from autoseg.values import Finding, Label, Labels, decode
 
 __all__ = [
@@ -52,9 +52,9 @@ class Description(msgspec.Struct):
     channel_names: dict[str, str] = {}
     modality: dict[str, str] | list[str] | str = {}
     labels: dict[str, int | str | list[int]] = {}
-    regions: dict[str, list[str]] = {}
+    regions: dict[str, list[str | int]] = {}
     regions_class_order: list[int] = []
-    annotated: dict[str, list[str]] = {}
+    annotated: dict[str, list[str | int]] = {}
     patients: dict[str, str] = {}
     file_ending: str | None = None
     numTraining: int | None = None  # noqa: N815  the name in the file
@@ -203,6 +203,7 @@ def _labels(entries: dict[str, tuple[int, ...]], stated: Description) -> tuple[L
     if ignore is not None and len(ignore) != 1:
         raise ValueError("ignore must be one integer")
     foreground = [Label(name=name, values=values) for name, values in entries.items()]
+    declared = foreground
     if stated.regions:
         foreground = _regions_by_name(foreground, stated.regions)
     order = tuple(stated.regions_class_order)
@@ -215,19 +216,21 @@ def _labels(entries: dict[str, tuple[int, ...]], stated: Description) -> tuple[L
         ignore=None if ignore is None else ignore[0],
         region_values=order if has_regions else (),
     )
-    return labels, order_findings(labels) if stated.regions_class_order else []
+    findings = order_findings(labels) if stated.regions_class_order else []
+    return labels, [*findings, *parts_findings(declared, labels)]
 
 
-def _regions_by_name(declared: list[Label], regions: Mapping[str, list[str]]) -> list[Label]:
+def _regions_by_name(declared: list[Label], regions: Mapping[str, list[str | int]]) -> list[Label]:
     """The regions, with the labels that are in none of them: nothing that is declared is lost."""
-    values = {label.name: label.values for label in declared}
+    values: dict[str | int, tuple[int, ...]] = {value: (value,) for label in declared for value in label.values}
+    values |= {label.name: label.values for label in declared}
     result = []
     for name, parts in regions.items():
         unknown = [part for part in parts if part not in values]
         if unknown or not parts:
             raise ValueError(
                 f"the region {name!r} names {', '.join(map(repr, unknown)) or 'no label'}; "
-                f"there are {', '.join(map(repr, values))}"
+                f"there are {', '.join(f'{label.name!r} {list(label.values)}' for label in declared)}"
             )
         result.append(Label(name=name, values=tuple(sorted({value for part in parts for value in values[part]}))))
     joined = {value for region in result for value in region.values}

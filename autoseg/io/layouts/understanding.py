@@ -130,7 +130,9 @@ def _usable(understood: Understanding) -> tuple[list[Case], list[Finding]]:
             findings.append(
                 Finding(
                     severity="error",
-                    what="several cases would have the same name on some systems",
+                    what="several cases have the same name"
+                    if len({case.id for case in group}) == 1
+                    else "several cases would have the same name on some systems",
                     case=group[0].id,
                     found=", ".join(case.images[0] for case in group[:5]),
                     remedy="Rename all but one, or name the cases in a table (CSV).",
@@ -277,7 +279,7 @@ def _told(understood: Understanding, cases: Sequence[Case], labels: Labels) -> t
     stated, findings, told = understood.stated, [], []
     names = [label.name for label in labels.foreground]
     for case in cases:
-        annotated = stated.annotated.get(case.id, case.annotated)
+        annotated = _names(stated.annotated.get(case.id, case.annotated), labels)
         unknown = sorted(set(annotated or ()) - set(names))
         if unknown:
             findings.append(
@@ -307,6 +309,18 @@ def _told(understood: Understanding, cases: Sequence[Case], labels: Labels) -> t
                 )
             )
     return told, findings
+
+
+def _names(annotated: Sequence[str | int] | None, labels: Labels) -> list[str] | None:
+    """Names of the labels that were looked for, where some are given by their integers; a region by all of its own."""
+    if annotated is None:
+        return None
+    names = {label.name for label in labels.foreground}
+    integers = {int(each) for each in annotated if each not in names and str(each).isdecimal()}
+    by_integers = [label for label in labels.foreground if integers.issuperset(label.values)]
+    strange = integers.difference(*(label.values for label in by_integers))
+    named = [str(each) for each in annotated if each in names or not str(each).isdecimal()]
+    return [*named, *(label.name for label in by_integers), *map(str, sorted(strange))]
 
 
 def _unlabelled(cases: Sequence[Case]) -> list[Finding]:
