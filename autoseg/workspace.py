@@ -19,6 +19,7 @@ autoseg-workspace/
 from __future__ import annotations
 
 import contextlib
+import os
 from pathlib import Path
 
 from autoseg.errors import InputError, UnreadableFileError
@@ -36,11 +37,16 @@ DEFAULT_FOLDER = "autoseg-workspace"
 
 
 def folders_of(dataset: Dataset) -> set[Path]:
-    """What nothing is written into: the data set's folder; for a table, which may lie anywhere, the folders of its files."""
-    if dataset.layout != TABLE:
-        return {Path(dataset.root)}
-    files = [name for case in dataset.cases for name in (*case.images, *filter(None, [case.label]))]
-    return {Path(dataset.root, name).parent.resolve() for name in files}
+    """What nothing is written into: the folder that is the data set, and the folders of a table's files, wherever they lie.
+
+    The folder of a table that was named itself does not count, nor does a file that is not there.
+    """
+    folders = set() if dataset.layout.startswith(TABLE) else {Path(dataset.root)}
+    if TABLE in dataset.layout:
+        files = [name for case in dataset.cases for name in (*case.images, *filter(None, [case.label]))]
+        places = (Path(dataset.root, name) for name in files)
+        folders |= {place.parent.resolve() for place in places if os.path.exists(place)}
+    return folders
 
 
 class FoldFolder:

@@ -32,7 +32,7 @@ def shown_and_confirmed(*, yes: bool, quiet: bool) -> Callable[[Dataset, Sequenc
                 "the data set is to be understood otherwise",
                 file=dataset.root,
                 remedy="Name its files in a table (CSV with the columns image and label, one row per case), or state in "
-                "dataset.json what was guessed; --channel-names names the channels.",
+                "autoseg.json (or dataset.json) what was guessed; --channel-names names the channels.",
             )
 
     return understood

@@ -18,6 +18,8 @@ OTHER_UNIT = 20
 UNKNOWN = 2
 #: Fewer cases than that have no usual spacing.
 FEWEST_CASES = 4
+#: That many integers are shown of a list.
+MOST_INTEGERS = 12
 
 
 def across_findings(dataset: Dataset, cases: Sequence[CaseFingerprint], sha256: Callable[[Path], str]) -> list[Finding]:
@@ -190,8 +192,8 @@ def _gaps(dataset: Dataset) -> Iterator[Finding]:
     if integers != tuple(range(len(integers))):
         yield Finding(
             severity="note",
-            what="the declared label integers have gaps, which is legal",
-            found=", ".join(map(str, integers)),
+            what="the label integers have gaps, which is legal",
+            found=", ".join(map(str, integers[:MOST_INTEGERS])) + (" …" if len(integers) > MOST_INTEGERS else ""),
             remedy="Nothing is to be done.",
         )
 

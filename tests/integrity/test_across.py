@@ -122,6 +122,9 @@ def test_gaps_odd_paths_and_system_files_are_notes(tmp_path: Path) -> None:
     gaps, paths, stray = found([measured("é a", "1", "x")], tmp_path, labels)
     assert {finding.severity for finding in (gaps, paths, stray)} == {"note"}
     assert gaps.found == "0, 1, 255"
+    assert "declared" not in gaps.what  # they may have been found in the files
+    many = Labels(foreground=tuple(Label(name=str(value), values=(value,)) for value in range(2, 90)))
+    assert found([measured("x")], tmp_path, many)[0].found == "0, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12 …"
     assert paths.found == "2 paths: é a.img, é a.lab"
     assert "readme" not in stray.found
     assert ".DS_Store" in stray.found

@@ -6,6 +6,7 @@ One module per layout; ``LAYOUTS`` is the order in which they are asked "is this
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,13 +16,20 @@ from autoseg.executors import Executor
 from autoseg.io.layouts.bids import is_bids, read_bids
 from autoseg.io.layouts.decathlon import is_decathlon, read_decathlon
 from autoseg.io.layouts.describe import describe_dataset
-from autoseg.io.layouts.description import DESCRIPTIONS, Description, labels_of, read_description, read_listing
+from autoseg.io.layouts.description import (
+    DESCRIPTIONS,
+    Description,
+    labels_of,
+    misspelled_fields,
+    read_description,
+)
 from autoseg.io.layouts.folders import is_mixed, is_paired, read_mixed, read_paired
+from autoseg.io.layouts.found_tables import has_table, idle_tables, read_file, read_found
 from autoseg.io.layouts.inputs import read_inputs
 from autoseg.io.layouts.integers import IntegerCache
 from autoseg.io.layouts.nnunet import is_nnunet, read_nnunet
 from autoseg.io.layouts.splits import read_split
-from autoseg.io.layouts.table import TABLE_ENDINGS, read_table
+from autoseg.io.layouts.table import TABLE_ENDINGS
 from autoseg.io.layouts.understanding import Understanding, complete
 from autoseg.values import Dataset, Finding, Labels, decode
 from autoseg.workspace import Workspace
@@ -48,6 +56,7 @@ class Layout:
 LAYOUTS = (
     Layout(name="dataset.json with imagesTr/ and labelsTr/ (nnU-Net)", recognises=is_nnunet, read=read_nnunet),
     Layout(name="dataset.json with training pairs (Decathlon)", recognises=is_decathlon, read=read_decathlon),
+    Layout(name="a table of paths (CSV, TSV, JSON)", recognises=has_table, read=read_found),
     Layout(name="sub-*/ and derivatives/ (BIDS)", recognises=is_bids, read=read_bids),
     Layout(name="images/ and labels/", recognises=is_paired, read=read_paired),
     Layout(name="CASE_img and CASE_seg in one folder or one per case", recognises=is_mixed, read=read_mixed),
@@ -82,6 +91,7 @@ def read_dataset(
         understood = _of_folder(source, read_description(source), channel_names)
     else:
         raise InputError("there is no such folder", file=source, remedy="Name the folder or table of your data set.")
+    understood = dataclasses.replace(understood, findings=(*understood.findings, *misspelled_fields(understood.root)))
     known = IntegerCache(workspace) if workspace else None
     return complete(understood, channel_names=channel_names, known=known, executor=executor)
 
@@ -93,21 +103,20 @@ def _of_file(source: Path, channel_names: Sequence[str]) -> Understanding:
         raise InputError(
             "a file is not a data set", file=source, expected=f"a folder, or a table ({', '.join(TABLE_ENDINGS)})"
         )
-    if source.suffix.casefold() == ".json" and (stated := read_listing(source)):
-        return read_decathlon(source.parent, stated, channel_names)
-    return read_table(source, channel_names)
+    return read_file(source, channel_names)
 
 
 def _of_folder(folder: Path, stated: Description, channel_names: Sequence[str]) -> Understanding:
     for layout in LAYOUTS:
         if layout.recognises(folder, stated):
-            return layout.read(folder, stated, channel_names)
+            understood = layout.read(folder, stated, channel_names)
+            return dataclasses.replace(understood, findings=(*understood.findings, *idle_tables(folder)))
     here = sorted(path.name + "/" * path.is_dir() for path in folder.iterdir() if not path.name.startswith("."))
     raise InputError(
         "it is not clear what in this folder is an image and what a label",
         file=folder,
         found=(", ".join(here[:8]) + (" …" if len(here) > 8 else "")) or "nothing",
-        expected="; or ".join(layout.name for layout in LAYOUTS) + "; or a table of paths instead of the folder",
+        expected="; or ".join(layout.name for layout in LAYOUTS),
         remedy="A table always does: a CSV file with the columns image and label, one row per case. Or "
         'dataset.json: {"channel_names": {"0": "MRI"}, "labels": {"background": 0, "liver": 1}, "file_ending": ".nii.gz"}',
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Sequence
 
+from autoseg.io.layouts.regions import ONLY_PARTS
 from autoseg.values import Case, Dataset, Finding
 
 __all__ = ["describe_dataset"]
@@ -27,6 +28,7 @@ def describe_dataset(dataset: Dataset, findings: Sequence[Finding] = ()) -> str:
         ("channels", ", ".join(dataset.channels)),
         ("labels", _labels(dataset)),
     ]
+    rows += [("", f"{each.found} only as parts of regions") for each in findings if each.what == ONLY_PARTS]
     if patients := {case.patient for case in annotated if case.patient}:
         rows.append(("patients", f"{len(patients)}, told by the data set"))
     if partly := dataset.partly_annotated:

@@ -11,7 +11,8 @@ from pathlib import Path
 import msgspec
 
 from autoseg.errors import DocumentError, UnreadableFileError
-from autoseg.io.layouts.regions import in_writing_order, order_findings
+from autoseg.io.layouts.misspelled import near_misses, refuse_unknown
+from autoseg.io.layouts.regions import in_writing_order, order_findings, parts_findings
 from autoseg.values import Finding, Label, Labels, decode
 
 __all__ = [
@@ -20,13 +21,15 @@ __all__ = [
     "Listed",
     "Pair",
     "labels_of",
+    "misspelled_fields",
     "read_description",
     "read_listing",
     "stated_channels",
 ]
 
 #: In a folder; what the later one says overrules the earlier.
-DESCRIPTIONS = ("dataset.json", "autoseg.json")
+OWN, FOREIGN = "autoseg.json", "dataset.json"
+DESCRIPTIONS = (FOREIGN, OWN)
 
 
 class Listed(msgspec.Struct):
@@ -49,9 +52,9 @@ class Description(msgspec.Struct):
     channel_names: dict[str, str] = {}
     modality: dict[str, str] | list[str] | str = {}
     labels: dict[str, int | str | list[int]] = {}
-    regions: dict[str, list[str]] = {}
+    regions: dict[str, list[str | int]] = {}
     regions_class_order: list[int] = []
-    annotated: dict[str, list[str]] = {}
+    annotated: dict[str, list[str | int]] = {}
     patients: dict[str, str] = {}
     file_ending: str | None = None
     numTraining: int | None = None  # noqa: N815  the name in the file
@@ -59,6 +62,21 @@ class Description(msgspec.Struct):
     training: list[Pair | str] = []
     test: list[str | list[str] | Pair] = []
     source: str = ""  # file that it came from, for messages; overwritten by the reader
+
+
+#: Names of the fields, and of those in the objects that lie in them.
+_FIELDS: dict[str, tuple[str, ...]] = {
+    "": tuple(name for name in Description.__struct_fields__ if name != "source"),
+    "dataset": Listed.__struct_fields__,
+    "training": Pair.__struct_fields__,
+    "test": Pair.__struct_fields__,
+}
+
+
+def misspelled_fields(folder: Path) -> list[Finding]:
+    """Warnings about fields of somebody else's ``dataset.json`` that are almost called like one that is read."""
+    file = folder / FOREIGN
+    return near_misses(file.read_bytes(), _FIELDS[""], file) if file.is_file() else []
 
 
 def read_description(folder: Path) -> Description:
@@ -97,6 +115,8 @@ def _overruled(stated: Description, file: Path) -> Description:
     except OSError as error:
         raise UnreadableFileError(f"cannot read the file: {error.strerror or error}", file=file) from error
     more = decode(Description, data, source=file)
+    if file.name == OWN:
+        refuse_unknown(data, _FIELDS, file)
     given = {name: getattr(more, name) for name in _keys(data) if name in more.__struct_fields__}
     return msgspec.structs.replace(stated, **{**given, "source": str(file)})
 
@@ -183,6 +203,7 @@ def _labels(entries: dict[str, tuple[int, ...]], stated: Description) -> tuple[L
     if ignore is not None and len(ignore) != 1:
         raise ValueError("ignore must be one integer")
     foreground = [Label(name=name, values=values) for name, values in entries.items()]
+    declared = foreground
     if stated.regions:
         foreground = _regions_by_name(foreground, stated.regions)
     order = tuple(stated.regions_class_order)
@@ -195,19 +216,21 @@ def _labels(entries: dict[str, tuple[int, ...]], stated: Description) -> tuple[L
         ignore=None if ignore is None else ignore[0],
         region_values=order if has_regions else (),
     )
-    return labels, order_findings(labels) if stated.regions_class_order else []
+    findings = order_findings(labels) if stated.regions_class_order else []
+    return labels, [*findings, *parts_findings(declared, labels)]
 
 
-def _regions_by_name(declared: list[Label], regions: Mapping[str, list[str]]) -> list[Label]:
+def _regions_by_name(declared: list[Label], regions: Mapping[str, list[str | int]]) -> list[Label]:
     """The regions, with the labels that are in none of them: nothing that is declared is lost."""
-    values = {label.name: label.values for label in declared}
+    values: dict[str | int, tuple[int, ...]] = {value: (value,) for label in declared for value in label.values}
+    values |= {label.name: label.values for label in declared}
     result = []
     for name, parts in regions.items():
         unknown = [part for part in parts if part not in values]
         if unknown or not parts:
             raise ValueError(
                 f"the region {name!r} names {', '.join(map(repr, unknown)) or 'no label'}; "
-                f"there are {', '.join(map(repr, values))}"
+                f"there are {', '.join(f'{label.name!r} {list(label.values)}' for label in declared)}"
             )
         result.append(Label(name=name, values=tuple(sorted({value for part in parts for value in values[part]}))))
     joined = {value for region in result for value in region.values}

@@ -11,7 +11,9 @@ from collections.abc import Sequence
 
 from autoseg.values import Finding, Label, Labels
 
-__all__ = ["in_writing_order", "order_findings"]
+__all__ = ["ONLY_PARTS", "in_writing_order", "order_findings", "parts_findings"]
+
+ONLY_PARTS = "labels that are only parts of regions get no output of their own"
 
 EXAMPLE = (
     'Regions must lie in one another or apart, and each needs an integer of its own, as in "labels": {"background": 0, '
@@ -82,3 +84,20 @@ def order_findings(labels: Labels) -> list[Finding]:
                     )
                 )
     return findings
+
+
+def parts_findings(declared: Sequence[Label], labels: Labels) -> list[Finding]:
+    """A note about the declared labels that nothing is learned for but the regions that they are parts of."""
+    own = {label.values for label in labels.foreground}
+    parts = [label.name for label in declared if label.values not in own]
+    if not parts:
+        return []
+    return [
+        Finding(
+            severity="note",
+            what=ONLY_PARTS,
+            found=", ".join(parts),
+            remedy='Nothing is to be done, unless one is wanted by itself: add it to the regions then, as in "liver": '
+            '["liver"]. A region needs one integer that no region within it has.',
+        )
+    ]

@@ -24,7 +24,7 @@ from autoseg.io.layouts.understanding import Understanding
 from autoseg.values import Case, Finding, decode
 from autoseg.values.dataset import TABLE
 
-__all__ = ["TABLE_ENDINGS", "read_table"]
+__all__ = ["TABLE_ENDINGS", "paths_of", "read_table"]
 
 TABLE_ENDINGS = (".csv", ".tsv", ".json")
 _IMAGE, _LABEL = ("image", "images", "img", "scan", "volume"), ("label", "labels", "mask", "segmentation", "seg")
@@ -69,14 +69,20 @@ def read_table(path: Path, wanted: Sequence[str]) -> Understanding:
     stated.dataset, stated.training, stated.file_ending, stated.numTraining = {}, [], None, None
     if path.suffix.casefold() == ".json":
         rows, stated = _json_rows(path, stated)
+        lines = list(range(1, len(rows) + 1))
     else:
-        rows = _csv_rows(path)
+        rows, lines = _csv_rows(path)
     columns = list(dict.fromkeys(name for row in rows for name in row))
-    read = [_row(path, row, index) for index, row in enumerate(rows, start=1)]
+    read = [_row(path, row, line) for row, line in zip(rows, lines, strict=True)]
     cases: list[Case] = []
     test: list[Case] = []
     findings: list[Finding] = []
-    for row, id_ in zip(read, _ids(read), strict=True):
+    ids = _ids(read)
+    twice, more = _repeated(path, read, ids)
+    findings += more
+    for row, id_ in zip(read, ids, strict=True):
+        if id_ in twice and not row.test:
+            continue
         try:
             case = Case(id=id_, images=tuple(row.images), label=row.label, patient=row.patient, annotated=row.annotated)
             (test if row.test else cases).append(case)
@@ -85,7 +91,7 @@ def read_table(path: Path, wanted: Sequence[str]) -> Understanding:
                 Finding(severity="error", what=f"row {row.line}: {error}", file=str(path), remedy="Correct the row.")
             )
     return Understanding(
-        layout=TABLE,
+        layout=f"{TABLE}: {path.name}",
         root=path.parent.resolve(),
         name=path.stem,
         stated=stated,
@@ -96,15 +102,40 @@ def read_table(path: Path, wanted: Sequence[str]) -> Understanding:
     )
 
 
-def _csv_rows(path: Path) -> list[dict[str, Any]]:
+def _repeated(path: Path, rows: Sequence[_Row], ids: Sequence[str]) -> tuple[set[str], list[Finding]]:
+    """Names that several rows have, and an error for each."""
+    named: dict[str, list[_Row]] = {}
+    for row, id_ in zip(rows, ids, strict=True):
+        if not row.test:
+            named.setdefault(id_, []).append(row)
+    several = {id_: same for id_, same in named.items() if len(same) > 1}
+    return set(several), [
+        Finding(
+            severity="error",
+            what="several rows of the table have the same case name",
+            case=id_,
+            file=str(path),
+            found="; ".join(f"row {row.line}: {row.images[0]}" for row in same[:5]) + (" …" if len(same) > 5 else ""),
+            remedy="Remove all but one, or give each a name of its own in the column case.",
+        )
+        for id_, same in several.items()
+    ]
+
+
+def _csv_rows(path: Path) -> tuple[list[dict[str, Any]], list[int]]:
+    """The rows by their columns, and the line of the file in which each begins; the header's is 1."""
     text, stated = table_text(path)
     first = next((line for line in text.splitlines() if line.strip()), "")
     delimiter = stated or _delimiter(first)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     try:
-        header, *rows = [row for row in reader if any(cell.strip() for cell in row)] or [[]]
+        begins, read = 1 + (stated is not None), []  # of the line that states the delimiter
+        for cells in reader:
+            read += [(begins, cells)] if any(cell.strip() for cell in cells) else []
+            begins = reader.line_num + 1
     except csv.Error as error:
         raise UnreadableFileError(f"line {reader.line_num} of the table cannot be read: {error}", file=path) from error
+    (_, header), *rows = read or [(1, [])]
     names = [cell.strip().casefold() for cell in header]
     if not rows or len(set(names)) != len(names):
         raise InputError(
@@ -113,10 +144,12 @@ def _csv_rows(path: Path) -> list[dict[str, Any]]:
             found=", ".join(header) or "nothing",
             expected=_EXPECTED,
         )
-    for number, row in enumerate(rows, start=1):
+    for number, row in rows:
         if len(row) != len(names):
             raise InputError(f"row {number} has {len(row)} cells under {len(names)} columns", file=path)
-    return [dict(zip(names, (cell.strip() for cell in row), strict=True)) for row in rows]
+    return [dict(zip(names, (cell.strip() for cell in row), strict=True)) for _, row in rows], [
+        line for line, _ in rows
+    ]
 
 
 def _delimiter(header: str) -> str:
@@ -171,6 +204,14 @@ def _image_columns(columns: Sequence[str]) -> list[str]:
     """``image``, or ``image_t1``, ``image_t2``, …, in the order of the table."""
     plain = [name for name in columns if name in _IMAGE]
     return plain or [name for name in columns if name.startswith(("image_", "image ", "img_")) and len(name) > 6]
+
+
+def paths_of(row: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+    """The images and the label of a row, by the names of its columns, where they are texts."""
+    images, label = [row[name] for name in _image_columns(list(row))], _one_of(row, _LABEL)
+    texts = [each for value in images for each in (value if isinstance(value, list) else str(value or "").split(";"))]
+    named = [_path(text.strip()) for text in texts if isinstance(text, str) and text.strip()]
+    return named, [_path(label.strip())] if isinstance(label, str) and label.strip() else []
 
 
 def _channels(columns: Sequence[str]) -> tuple[str, ...]:

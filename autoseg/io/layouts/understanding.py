@@ -24,7 +24,9 @@ PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 #: More images than that without label files are told of in one note.
 MOST_NOTES = 10
 #: More integers than that are not taken for labels that nobody declared.
-MOST_LABELS, MOST_LOSSY_LABELS = 500, 16
+MOST_LABELS, MOST_LOSSY_LABELS = 100, 16
+#: More of them in a file that holds no background are grey values.
+MOST_WITHOUT_BACKGROUND = 32
 _LOSSY = (".jpg", ".jpeg")
 _WITH_PALETTE = (".png", ".bmp", ".tif", ".tiff")
 
@@ -128,7 +130,9 @@ def _usable(understood: Understanding) -> tuple[list[Case], list[Finding]]:
             findings.append(
                 Finding(
                     severity="error",
-                    what="several cases would have the same name on some systems",
+                    what="several cases have the same name"
+                    if len({case.id for case in group}) == 1
+                    else "several cases would have the same name on some systems",
                     case=group[0].id,
                     found=", ".join(case.images[0] for case in group[:5]),
                     remedy="Rename all but one, or name the cases in a table (CSV).",
@@ -216,27 +220,47 @@ def _labels(
                 expected="integers above 0, up to 32767",
                 remedy="Check that these are the label files.",
             )
-        _check_few(integers, files)
+        _check_few(found, integers, files)
         names = {value: f"label_{value}" for value in integers}
         inferred = [f"the labels, from the integers in the label files: {', '.join(map(str, integers))}"]
     labels, findings = labels_of(stated, names)
     return labels, inferred, findings
 
 
-def _check_few(integers: Sequence[int], files: Sequence[Path]) -> None:
-    """Refuses to take an image for a label map, or the noise of a lossy file for labels."""
-    lossy = files[0].suffix.casefold() in _LOSSY
-    if len(integers) > (MOST_LOSSY_LABELS if lossy else MOST_LABELS):
+def _check_few(found: Sequence[Sequence[int]], integers: Sequence[int], files: Sequence[Path]) -> None:
+    """Refuses to take images for label maps, or the noise of lossy files for labels.
+
+    Args:
+        found: the integers of each file.
+        integers: those of all files that would be labels.
+        files: of label maps, as they are called.
+
+    Raises:
+        InputError: they look like something else.
+    """
+    shown = ", ".join(map(str, integers[:8])) + (f" … {integers[-1]}" if len(integers) > 8 else "")
+    if files[0].suffix.casefold() in _LOSSY and len(integers) > MOST_LOSSY_LABELS:
         raise InputError(
-            f"the label files hold {len(integers)} different integers: "
-            + ("JPEG has changed the labels at their borders" if lossy else "are they label maps?"),
+            f"the label files hold {len(integers)} different integers: JPEG has changed the labels at their borders",
             file=files[0],
-            found=", ".join(map(str, integers[:8])) + " …",
+            found=shown,
             expected="one integer for each label",
-            remedy="Save them again as PNG, from before they were JPEG."
-            if lossy
-            else "Declare the labels if they are.",
+            remedy="Save them again as PNG, from before they were JPEG.",
         )
+    if len(integers) > MOST_LABELS or sum(map(_fills_a_grey_range, found)) * 2 > len(found):
+        raise InputError(
+            f"the label files hold {len(integers)} different integers, as grey pictures do: are they label maps, or are "
+            "images and label maps exchanged?",
+            file=files[0],
+            found=shown,
+            expected=f"one integer for each label, at most {MOST_LABELS} where none is declared, and 0 for background",
+            remedy="Exchange them if so. If these are label maps, declare their labels in autoseg.json.",
+        )
+
+
+def _fills_a_grey_range(integers: Sequence[int]) -> bool:
+    """Whether a file holds many integers and no background: 0 is missing, or not the least."""
+    return len(integers) > MOST_WITHOUT_BACKGROUND and min(integers) != 0
 
 
 def _check_there(files: Sequence[Path], root: Path) -> None:
@@ -255,7 +279,7 @@ def _told(understood: Understanding, cases: Sequence[Case], labels: Labels) -> t
     stated, findings, told = understood.stated, [], []
     names = [label.name for label in labels.foreground]
     for case in cases:
-        annotated = stated.annotated.get(case.id, case.annotated)
+        annotated = _names(stated.annotated.get(case.id, case.annotated), labels)
         unknown = sorted(set(annotated or ()) - set(names))
         if unknown:
             findings.append(
@@ -285,6 +309,18 @@ def _told(understood: Understanding, cases: Sequence[Case], labels: Labels) -> t
                 )
             )
     return told, findings
+
+
+def _names(annotated: Sequence[str | int] | None, labels: Labels) -> list[str] | None:
+    """Names of the labels that were looked for, where some are given by their integers; a region by all of its own."""
+    if annotated is None:
+        return None
+    names = {label.name for label in labels.foreground}
+    integers = {int(each) for each in annotated if each not in names and str(each).isdecimal()}
+    by_integers = [label for label in labels.foreground if integers.issuperset(label.values)]
+    strange = integers.difference(*(label.values for label in by_integers))
+    named = [str(each) for each in annotated if each in names or not str(each).isdecimal()]
+    return [*named, *(label.name for label in by_integers), *map(str, sorted(strange))]
 
 
 def _unlabelled(cases: Sequence[Case]) -> list[Finding]:

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import SimpleITK
 from PIL import Image
 
 from autoseg.errors import InputError
@@ -237,21 +236,6 @@ def test_the_labels_are_the_integers_in_the_files_with_any_gaps(tmp_path: Path) 
         Label(name=f"label_{value}", values=(value,)) for value in (3, 255, 32767)
     )
     assert any("3, 255, 32767" in guess for guess in dataset.inferred)
-
-
-def test_images_and_jpegs_are_not_taken_for_label_maps(tmp_path: Path) -> None:
-    write_tree(tmp_path / "D", ["images/a.nii.gz"])
-    many = SimpleITK.GetImageFromArray(np.arange(30 * 30 * 30, dtype=np.int16).reshape(30, 30, 30))
-    (tmp_path / "D" / "labels").mkdir()
-    SimpleITK.WriteImage(many, str(tmp_path / "D" / "labels" / "a.nii.gz"))
-    with pytest.raises(InputError, match="26999 different integers: are they label maps"):
-        read_dataset(tmp_path / "D")
-    write_image(tmp_path / "E" / "images" / "a.png")
-    disc = (np.hypot(*np.mgrid[-32:32, -32:32]) < 20).astype(np.uint8) * 255
-    (tmp_path / "E" / "masks").mkdir()
-    Image.fromarray(disc).save(tmp_path / "E" / "masks" / "a.jpg", quality=75)
-    with pytest.raises(InputError, match=r"JPEG has changed the labels.*Save them again as PNG"):
-        read_dataset(tmp_path / "E")
 
 
 def test_colours_of_label_pictures_are_kept_for_writing(tmp_path: Path) -> None:

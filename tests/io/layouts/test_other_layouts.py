@@ -234,10 +234,10 @@ def test_rows_for_tests_and_columns_of_others_and_variables(tmp_path: Path, monk
     [
         ("t.csv", "", "no rows|missing"),
         ("t.csv", "image,label\n", "no rows"),
-        ("t.csv", "scan_path,label\na,b\n", "row 1 of the table names no image"),
-        ("t.csv", "image,label\na.mha,b.mha,c\n", "row 1 has 3 cells under 2 columns"),
+        ("t.csv", "scan_path,label\na,b\n", "row 2 of the table names no image"),
+        ("t.csv", "image,label\na.mha,b.mha,c\n", "row 2 has 3 cells under 2 columns"),
         ("t.csv", "image,image\na.mha,b.mha\n", "twice"),
-        ("t.csv", "image,label\n,b.mha\n", "row 1 of the table names no image"),
+        ("t.csv", "image,label\n,b.mha\n", "row 2 of the table names no image"),
         ("t.json", "[]", "lists no cases"),
         ("t.json", "{}", "lists no cases"),
         ("t.json", "[1]", "not a valid"),
@@ -271,3 +271,23 @@ def test_a_label_of_thousands_of_digits_is_refused(tmp_path: Path) -> None:
     decathlon(tmp_path, labels={"9" * 5000: "x"})
     with pytest.raises(InputError, match="labels must be names with integers"):
         read_dataset(tmp_path)
+
+
+def test_one_name_twice_is_told_with_both_rows_as_an_editor_counts_them(tmp_path: Path) -> None:
+    (tmp_path / "autoseg.json").write_text('{"labels": {"liver": 1}}')
+    (tmp_path / "t.csv").write_text("case,image,label\nA,1.mha,1l.mha\n\nb,3.mha,3l.mha\nA,2.mha,2l.mha\n")
+    (finding,) = [each for each in read_dataset(tmp_path / "t.csv")[1] if each.severity == "error"]
+    assert finding.what == "several rows of the table have the same case name"
+    assert finding.found == "row 2: 1.mha; row 5: 2.mha"
+
+
+def test_who_knows_only_integers_may_say_what_was_annotated_by_them(tmp_path: Path) -> None:
+    write_tree(tmp_path, ["a.mha", "b.mha", "c.mha"], ["al.mha", "bl.mha", "cl.mha"], (1, 7))
+    rows = "case,image,label,annotated\na,a.mha,al.mha,1;7\nb,b.mha,bl.mha,\nc,c.mha,cl.mha,7\n"
+    (tmp_path / "t.csv").write_text(rows)
+    (tmp_path / "autoseg.json").write_text('{"annotated": {"b": [1]}}')
+    dataset, findings = read_dataset(tmp_path / "t.csv")
+    assert [case.annotated for case in dataset.cases] == [("label_1", "label_7"), ("label_1",), ("label_7",)]
+    (tmp_path / "t.csv").write_text(rows.replace("1;7", "9"))
+    findings = read_dataset(tmp_path / "t.csv")[1]
+    assert [(each.case, each.found) for each in findings if each.severity == "error"] == [("a", "9")]

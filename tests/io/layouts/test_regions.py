@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autoseg.errors import DocumentError
-from autoseg.io.layouts import read_dataset, read_labels_of
+from autoseg.errors import DocumentError, InputError
+from autoseg.io.layouts import describe_dataset, read_dataset, read_labels_of
 from autoseg.io.layouts.regions import in_writing_order
 from autoseg.values import Label, Labels
 from tests.io.layouts.trees import write_tree
@@ -83,7 +83,7 @@ def test_a_label_in_no_region_is_kept(tmp_path: Path) -> None:
         ({"a": ["x", "y"], "b": ["y", "z"]}, "overlap, and neither lies within the other"),
         ({"a": ["x", "y"], "b": ["y", "x"]}, "are the same"),
         ({"a": ["x", "y"], "b": ["x"], "c": ["y"]}, "no integer of its own: all of it belongs to 'b', 'c'"),
-        ({"a": ["x", "heart"]}, "names 'heart'; there are 'x', 'y', 'z'"),
+        ({"a": ["x", "heart"]}, "names 'heart'; there are 'x' [1], 'y' [2], 'z' [3]"),
         ({"a": []}, "no label"),
     ],
 )
@@ -147,3 +147,15 @@ def test_writing_in_the_derived_order_means_the_same_as_what_was_learned_from(re
         assert {r.name for r in regions if result in r.values} == {r.name for r in regions if integer in r.values}
     for one, other in itertools.pairwise(ordered):
         assert len(one.values) >= len(other.values)
+
+
+def test_regions_of_integers_and_labels_that_are_only_parts_of_them(tmp_path: Path) -> None:
+    write_tree(tmp_path, ["images/a.nii.gz"], ["labels/a.nii.gz"], (1, 7, 9))
+    stated = {"labels": {"liver": 1, "spleen": 7, "bone": 9}, "regions": {"abdomen": [1, "spleen"]}}
+    (tmp_path / "autoseg.json").write_text(json.dumps(stated))
+    dataset, findings = read_dataset(tmp_path)
+    assert [(label.name, label.values) for label in dataset.labels.foreground] == [("abdomen", (1, 7)), ("bone", (9,))]
+    assert "liver, spleen only as parts of regions" in describe_dataset(dataset, findings)
+    (tmp_path / "autoseg.json").write_text('{"regions": {"y": [1, 8]}}')
+    with pytest.raises(InputError, match=r"the region 'y' names 8; there are 'label_1' \[1\]"):
+        read_dataset(tmp_path)
