@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 
-from autoseg.errors import FindingsError, InputError
+from autoseg.errors import FindingsError, InputError, counted
 from autoseg.io.colours import image_channels
 from autoseg.io.dicom_files import is_dicom
 from autoseg.io.formats import is_series, known_endings, read_header, split_ending
@@ -136,7 +136,7 @@ def _channels_in(file: Path) -> int | InputError:
 def _not_told(held: int | InputError, ending: str, channels: Sequence[str]) -> str:
     if isinstance(held, InputError):
         return held.what
-    found = f"found {held} channel{'s' * (held != 1)}, expected {len(channels)} in one file"
+    found = f"found {counted(held, 'channel')}, expected {len(channels)} in one file"
     return found if held > 1 else f"{found}, or a name like CASE_0000{ending} or CASE_{channels[0]}{ending}"
 
 
