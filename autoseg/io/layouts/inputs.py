@@ -143,10 +143,10 @@ def _not_told(held: int | InputError, ending: str, channels: Sequence[str]) -> s
 def _case_names(items: Sequence[Item], channels: Sequence[str], taken: Set[str]) -> dict[Item, str]:
     """What names each case whose only file this is, as in a data set: ``Pat 00_ct`` is Pat 00, if no other is that."""
     short = {item: _short(item.stem, channels) for item in items}
-    counted = Counter(same_file_name(plain_id(stem)) for stem in short.values())
-    counted.update(same_file_name(id_) for id_ in taken)
-    counted.update(same_file_name(plain_id(item.stem)) for item in items if short[item] != item.stem)
-    return {item: stem if counted[same_file_name(plain_id(stem))] == 1 else item.stem for item, stem in short.items()}
+    frequency = Counter(same_file_name(plain_id(stem)) for stem in short.values())
+    frequency.update(same_file_name(id_) for id_ in taken)
+    frequency.update(same_file_name(plain_id(item.stem)) for item in items if short[item] != item.stem)
+    return {item: stem if frequency[same_file_name(plain_id(stem))] == 1 else item.stem for item, stem in short.items()}
 
 
 def _short(stem: str, channels: Sequence[str]) -> str:
