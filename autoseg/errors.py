@@ -36,6 +36,7 @@ __all__ = [
     "UnknownNameError",
     "UnreadableFileError",
     "WorkerLostError",
+    "counted",
 ]
 
 
@@ -226,6 +227,11 @@ class InterruptedRunError(AutosegError):
     """Stopped by the user or the system; the same command goes on from here."""
 
     exit_code = 130
+
+
+def counted(number: int, noun: str) -> str:
+    """``1 case``, ``2 cases``."""
+    return f"{number} {noun}{'s' * (number != 1)}"
 
 
 def describe(

@@ -15,7 +15,7 @@ import msgspec
 
 from autoseg import plugins
 from autoseg.check_stage import check_cases
-from autoseg.errors import InputError, UnknownNameError
+from autoseg.errors import FindingsError, InputError, UnknownNameError
 from autoseg.executors import Executor
 from autoseg.logs import Logger, SilentLogger
 from autoseg.planning import Budget, Planner, Wishes
@@ -98,7 +98,7 @@ def plan_dataset(
     from autoseg.integrity.fixes import remove_unused
     from autoseg.io.layouts import read_dataset
     from autoseg.patients import current_patients, joined
-    from autoseg.splitting import current_split, division_findings
+    from autoseg.splitting import division_findings
 
     planner, name = _planner(preset), _plan_name(name or preset.replace(":", "-"))
     wishes = wishes or Wishes()
@@ -116,7 +116,7 @@ def plan_dataset(
         checked = check_cases(dataset, known, workspace, fix=fix, executor=executor, logger=logger)
     dataset, fingerprint = checked.dataset, checked.fingerprint()
     patients = joined(patients, equal_images(fingerprint.cases))
-    split = current_split(workspace, dataset, patients)
+    split = _split(workspace, dataset, patients, checked.findings)
     budget = budget or budgeted()
     plan_for = _replanner(planner, fingerprint, budget, name, before=_plan_before(workspace, name))
     plan = plan_for(budget.memory_bytes)
@@ -133,6 +133,19 @@ def plan_dataset(
         findings=(*checked.findings, *division_findings(split, patients)),
         replan=plan_for,
     )
+
+
+def _split(workspace: Workspace, dataset: Dataset, patients: Patients, findings: Sequence[Finding]) -> Split:
+    """The folds; if there can be none, the error tells the findings, too, among which the reason may be."""
+    from autoseg.splitting import current_split
+
+    try:
+        return current_split(workspace, dataset, patients)
+    except InputError as error:
+        noticed = [finding for finding in findings if finding.severity != "note"]
+        if not noticed:
+            raise
+        raise FindingsError(f"{error}\nThis was noticed about the data:", noticed) from error
 
 
 def _replanner(

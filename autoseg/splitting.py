@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from autoseg.errors import InputError
+from autoseg.errors import InputError, counted
 from autoseg.files import read_document
 from autoseg.io.layouts import read_split
 from autoseg.values import Dataset, Finding, Fold, Patients, Split
@@ -128,8 +128,10 @@ def _check_enough(cases: Sequence[str], groups: Mapping[str, str] | None) -> Non
     if len(patients) < 2:
         raise InputError(
             "cross-validation needs at least two cases of different patients",
-            found=f"{len(cases)} case(s) of {len(patients)} patient(s)",
-            remedy="Add annotated cases." if len(patients) == len(cases) else "Add cases of others, or see --group-by.",
+            found=f"{counted(len(cases), 'case')} of {counted(len(patients), 'patient')}",
+            remedy="Add annotated cases."
+            if len(patients) == len(cases)
+            else "Cases with identical images count as one patient. Add cases of others, or see --group-by.",
         )
 
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import itertools
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from sklearn.model_selection import KFold
 
-from autoseg.errors import InputError
+from autoseg.errors import FindingsError, InputError
 from autoseg.files import read_document, write_document
+from autoseg.plan_stage import plan_dataset
 from autoseg.splitting import current_split, division_findings, extend_split, split_cases
 from autoseg.values import Case, Dataset, Fold, Label, Labels, Patients, Split, encode, select_fold
 from autoseg.workspace import Workspace
@@ -74,7 +76,7 @@ def test_too_few_cases_are_refused(cases: list[str]) -> None:
 
 
 def test_one_patient_cannot_be_split() -> None:
-    with pytest.raises(InputError, match=r"3 case\(s\) of 1 patient"):
+    with pytest.raises(InputError, match=r"3 cases of 1 patient"):
         split_cases(ids(3), dict.fromkeys(ids(3), "P"))
 
 
@@ -402,3 +404,19 @@ def test_folds_of_the_data_set_may_divide_what_only_the_names_group(tmp_path: Pa
 
 def test_one_model_on_all_cases_has_all_of_them(tmp_path: Path) -> None:
     assert select_fold(split_cases(CASES, GROUPS), "full").train == tuple(CASES)
+
+
+def test_what_was_noticed_is_told_where_there_can_be_no_folds(phantoms: Path, tmp_path: Path) -> None:
+    for kind, ending in (("imagesTr", "_0000.nii.gz"), ("labelsTr", ".nii.gz")):
+        (tmp_path / "D" / kind).mkdir(parents=True)
+        for name in ("a", "b"):
+            shutil.copy(phantoms / kind / f"phantom_000{ending}", tmp_path / "D" / kind / f"{name}{ending}")
+    shutil.copy(phantoms / "dataset.json", tmp_path / "D")
+    (tmp_path / "D" / "dataset.json").write_text(
+        (phantoms / "dataset.json").read_text().replace('"numTraining": 6', '"numTraining": 2')
+    )
+    with pytest.raises(
+        FindingsError, match=r"2 cases of 1 patient\. Cases with identical images count as one"
+    ) as caught:
+        plan_dataset(tmp_path / "D", Workspace(tmp_path / "W"), device="cpu", memory_gib=2)
+    assert "image is that of another case, too" in str(caught.value)

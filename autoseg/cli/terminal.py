@@ -65,6 +65,10 @@ class TerminalLogger:
                 self._line(_expected(fields))
             elif kind == "resumed":
                 self._line(f"goes on from iteration {fields['iteration']}")
+            elif kind == "preprocessed":
+                self._line(
+                    f"preprocess {fields['configuration']}: {fields['made']} made, {fields['kept']} kept as they were"
+                )
             elif kind == "case_failed":
                 self._line(f"case {fields['case']} failed in {fields['stage']}: {fields['error']}")
 

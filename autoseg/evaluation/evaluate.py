@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
@@ -16,7 +17,7 @@ from autoseg.io.cases import grid_conflict, read_labels, undeclared_values
 from autoseg.io.colours import on_grid_of
 from autoseg.io.formats import split_ending
 from autoseg.io.headers import Header
-from autoseg.io.layouts import read_labels_of
+from autoseg.io.layouts import pairs_by_name, read_labels_of
 from autoseg.logs import Logger
 from autoseg.values import PREDICTION_RECORD, CaseScore, Labels, PredictionRecord, Summary
 from autoseg.values.json_form import Value
@@ -126,31 +127,44 @@ def evaluate_folders(
     """Scores every prediction that has a reference; the summary names the cases that stand in one folder only.
 
     Raises:
-        InputError: no id stands in both folders.
+        InputError: no name stands in both folders.
         CasesFailedError: some pairs could not be scored; nothing is summarized, for a mean without them would mislead.
     """
     predicted, wanted = label_files(predictions), label_files(references)
-    both = sorted(predicted.keys() & wanted.keys())
-    if not both:
+    paired = dict(sorted(pairs_by_name(predicted, wanted).items()))
+    if not paired:
         raise InputError(
-            "no prediction has a reference of the same name",
+            "no prediction has a reference of its name, or which it has is ambiguous",
             found=f"{next(iter(predicted.values())).name} and {next(iter(wanted.values())).name}, for example",
-            expected=f"equal file names in {predictions} and {references}",
+            expected=f"names in {predictions} and {references} that are equal but for their endings, for words such as "
+            "image, mask and seg, and for one other word that is the same in all predictions",
         )
     scores, failures = [], {}
     task = ScoreCase(labels=labels)
-    pairs = [LabelPair(id=case, prediction=str(predicted[case]), reference=str(wanted[case])) for case in both]
+    pairs = [
+        LabelPair(id=case, prediction=str(predicted[first]), reference=str(wanted[second]))
+        for case, (first, second) in paired.items()
+    ]
+    _tell_other_names(paired, logger)
     for done, outcome in enumerate(run_admitted(executor, task, pairs, task.bytes), start=1):
-        logger.event("progress", stage=task.stage, done=done, total=len(both), detail=outcome.item.id)
+        logger.event("progress", stage=task.stage, done=done, total=len(pairs), detail=outcome.item.id)
         if outcome.result is None:
             failures[outcome.item.id] = outcome.error or InputError("unknown failure")
         else:
             scores.append(outcome.result)
     if failures:
         raise CasesFailedError("evaluate", failures, len(scores), kept=False)
-    return msgspec.structs.replace(
-        summarize(scores, labels), not_scored=tuple(sorted(predicted.keys() ^ wanted.keys()))
-    )
+    alone = predicted.keys() - {first for first, _ in paired.values()}
+    alone |= wanted.keys() - {second for _, second in paired.values()}
+    return msgspec.structs.replace(summarize(scores, labels), not_scored=tuple(sorted(alone)))
+
+
+def _tell_other_names(paired: Mapping[str, tuple[str, str]], logger: Logger) -> None:
+    other = [f"{first} with {second}" for first, second in paired.values() if first != second]
+    if other:
+        logger.event(
+            "message", text=f"label maps of other names are paired: {other[0]}, for example ({len(other)} in all)"
+        )
 
 
 def find_labels(predictions: Path, references: Path, workspace: Workspace | None) -> Labels:

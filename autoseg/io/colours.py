@@ -6,9 +6,10 @@ import dataclasses
 
 import numpy as np
 
+from autoseg.io.headers import Header
 from autoseg.values import Geometry, Volume
 
-__all__ = ["as_image", "as_labels", "on_grid_of"]
+__all__ = ["as_image", "as_labels", "image_channels", "on_grid_of"]
 
 
 def as_image(volume: Volume) -> Volume:
@@ -25,6 +26,13 @@ def as_image(volume: Volume) -> Volume:
     table[: len(colours)] = colours
     array = np.stack([table[:, channel][volume.array[0]] for channel in range(table.shape[1])])
     return dataclasses.replace(volume, array=array, palette=())
+
+
+def image_channels(header: Header) -> int:
+    """How many channels ``as_image`` gives of a file with that header."""
+    if not header.palette:
+        return header.channels
+    return 1 if all(len(set(colour)) == 1 for colour in header.palette) else 3
 
 
 def as_labels(volume: Volume) -> Volume:

@@ -8,6 +8,7 @@ rescale slope and intercept of every slice.
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from autoseg.errors import InputError, UnreadableFileError
+from autoseg.errors import InputError, UnreadableFileError, counted
 from autoseg.io.dicom_files import dicom_files, file_meta
 from autoseg.io.headers import LARGEST_RATIO, Header, require_room, require_within
 from autoseg.io.simpleitk_format import ONE_AT_A_TIME, itk_header, simpleitk
@@ -123,8 +124,7 @@ def _by_series(folder: Path, path: Path) -> dict[str, list[Slice]]:
                 part = _slice(file)
                 found[part.series].append(part)
         except (RuntimeError, ValueError, OSError) as error:
-            reason = [line.strip() for line in str(error).splitlines() if line.strip()][-1:]
-            broken.append(f"{file.name} ({''.join(reason).removeprefix('sitk::ERROR: ')})")
+            broken.append(f"{file.name} ({_reason(error)})")
     if broken:
         raise UnreadableFileError(
             f"{len(broken)} of {len(broken) + sum(map(len, found.values()))} DICOM files cannot be read: "
@@ -288,13 +288,14 @@ def _require_straight(ordered: Sequence[Slice], normal: np.ndarray, path: Path) 
     usual = float(np.sort(gaps)[(len(gaps) - 1) // 2])
     missing = {index: round(gap / usual) - 1 for index, gap in enumerate(gaps) if gap > 1.5 * usual}
     if missing:
+        count = sum(missing.values())
         where = [
-            f"{count} between {ordered[index].path.name} and {ordered[index + 1].path.name} "
+            f"{gone} between {ordered[index].path.name} and {ordered[index + 1].path.name} "
             f"({heights[index]:.1f} to {heights[index + 1]:.1f} mm)"
-            for index, count in missing.items()
+            for index, gone in missing.items()
         ]
         raise UnreadableFileError(
-            f"{sum(missing.values())} slices of the series are missing: {_some(where, 5)}",
+            f"{counted(count, 'slice')} of the series {'is' if count == 1 else 'are'} missing: {_some(where, 5)}",
             file=path,
             found=f"{len(ordered)} slices, usually {usual:.4g} mm apart",
             remedy="Fetch the series again. Without these slices the volume would be too short.",
@@ -328,11 +329,16 @@ def _pixels(part: Slice) -> np.ndarray:
             image = sitk.ReadImage(str(part.path), imageIO="GDCMImageIO")
         array: np.ndarray = sitk.GetArrayFromImage(image)
     except RuntimeError as error:
-        reason = [line.strip() for line in str(error).splitlines() if line.strip()][-1]
-        raise UnreadableFileError(f"cannot read this DICOM file: {reason}", file=part.path) from error
+        raise UnreadableFileError(f"cannot read this DICOM file: {_reason(error)}", file=part.path) from error
     if array.shape != part.header.geometry.shape:
         raise UnreadableFileError("the pixels of this DICOM file are not what its header says", file=part.path)
     return array[0]
+
+
+def _reason(error: Exception) -> str:
+    """The last line that says something, without addresses in memory, which mean nothing to anybody."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return re.sub(r"\(0x[0-9a-fA-F]+\)", "", lines[-1]).removeprefix("sitk::ERROR: ")
 
 
 def _notes(series: Sequence[Slice]) -> tuple[str, ...]:

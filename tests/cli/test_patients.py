@@ -153,7 +153,7 @@ def test_a_new_visit_joins_its_patient(visits, plan):
     [
         ("(", "not a regular expression"),
         ("P07", "names no patient for 4 of 6 annotated cases; found P08_t0, P08_t1, P09_t0, P09_t1"),
-        ("P", "6 case(s) of 1 patient(s)"),
+        ("P", "6 cases of 1 patient"),
         ("nowhere.csv", "there is no such table"),
         ("", "names no patient for 6 of 6"),
     ],

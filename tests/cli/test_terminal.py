@@ -30,6 +30,10 @@ EVENTS = {
     ),
     "resumed": ({"iteration": 7}, "goes on from iteration 7"),
     "case_failed": ({"case": "a", "stage": "predict", "error": "broken"}, "case a failed in predict: broken"),
+    "preprocessed": (
+        {"configuration": "2d", "made": 1, "kept": 7},
+        "preprocess 2d: 1 made, 7 kept as they were",
+    ),
     "planned": ({"plan": "p"}, None),
 }
 

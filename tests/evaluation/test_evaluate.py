@@ -187,3 +187,32 @@ def test_what_labels_mean_is_told_by_record_then_data_set_then_workspace(tmp_pat
     assert find_labels(predictions, references, workspace) == named("of data set")
     write_document(predictions / PREDICTION_RECORD, PredictionRecord(labels=named("of record"), cases={}))
     assert find_labels(predictions, references, workspace) == named("of record")
+
+
+@pytest.mark.parametrize(
+    ("predicted", "wanted"),
+    [
+        (("Pat 00_ct.nii.gz", "Pat 01_ct.nii.gz"), ("Pat 00_gt.nrrd", "Pat 01_gt.nrrd")),
+        (("im0.nii.gz", "im1.nii.gz"), ("im0_mask.nii.gz", "im1_mask.nii.gz")),
+        (("image_0.nii.gz", "image_1.nii.gz"), ("label_0.nii.gz", "label_1.nii.gz")),
+        (("a.nii.gz", "b.nii.gz"), ("a.nii.gz", "b_seg.nii.gz")),
+    ],
+    ids=str,
+)
+def test_names_that_plan_accepts_are_paired(
+    predicted: tuple[str, ...], wanted: tuple[str, ...], tmp_path: Path
+) -> None:
+    for seed, (one, other) in enumerate(zip(predicted, wanted, strict=True)):
+        write(tmp_path / "p" / one, label_map(seed))
+        write(tmp_path / "r" / other, label_map(seed))
+    summary = evaluate((tmp_path / "p", tmp_path / "r"))
+    assert summary.not_scored == ()
+    assert [Path(score.prediction_file).name for score in summary.metric_per_case] == list(predicted)
+    assert summary.foreground_mean.dice == 1.0
+
+
+def test_an_ambiguous_name_is_not_paired(tmp_path: Path) -> None:
+    for name in ("p/a.nii.gz", "r/a_mask.nii.gz", "r/a_seg.nii.gz"):
+        write(tmp_path / name, label_map(0))
+    with pytest.raises(InputError, match=r"ambiguous.*equal but for their endings"):
+        evaluate((tmp_path / "p", tmp_path / "r"))

@@ -141,7 +141,7 @@ def test_missing_slices_are_counted_and_located(missing: list[int], count: int, 
     left = [index for index in range(8) if index not in missing]
     write_series(tmp_path / "scan", noise(geometry), geometry, order=left, names="{}.dcm")
     message = refusal(tmp_path / "scan")
-    assert f"{count} slices of the series are missing" in message
+    assert f"{count} slice{' of the series is' if count == 1 else 's of the series are'} missing" in message
     assert f"between {missing[0] - 1}.dcm and {missing[0]}.dcm" in message
     assert "2.5 mm apart" in message
 
@@ -259,6 +259,7 @@ def test_a_truncated_slice_is_named(kept: float, tmp_path: Path) -> None:
     message = refusal(tmp_path / "scan")
     assert "1 of 4 DICOM files cannot be read" in message
     assert "2.dcm" in message
+    assert "(0x" not in message
 
 
 def test_a_report_beside_the_images_is_passed_over(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from autoseg.io.layouts.folders import is_mixed, is_paired, read_mixed, read_pai
 from autoseg.io.layouts.found_tables import has_table, idle_tables, read_file, read_found
 from autoseg.io.layouts.inputs import read_inputs
 from autoseg.io.layouts.integers import IntegerCache
+from autoseg.io.layouts.label_pairs import pairs_by_name
 from autoseg.io.layouts.nnunet import is_nnunet, read_nnunet
 from autoseg.io.layouts.splits import read_split
 from autoseg.io.layouts.table import TABLE_ENDINGS
@@ -34,7 +35,16 @@ from autoseg.io.layouts.understanding import Understanding, complete
 from autoseg.values import Dataset, Finding, Labels, decode
 from autoseg.workspace import Workspace
 
-__all__ = ["LAYOUTS", "Layout", "describe_dataset", "read_dataset", "read_inputs", "read_labels_of", "read_split"]
+__all__ = [
+    "LAYOUTS",
+    "Layout",
+    "describe_dataset",
+    "pairs_by_name",
+    "read_dataset",
+    "read_inputs",
+    "read_labels_of",
+    "read_split",
+]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Sequence
 
+from autoseg.errors import counted
 from autoseg.io.layouts.regions import ONLY_PARTS
 from autoseg.values import Case, Dataset, Finding
 
@@ -66,7 +67,7 @@ def _counts(dataset: Dataset) -> str:
     if unlabelled := len(dataset.cases) - annotated:
         parts.append(f"{unlabelled} without label, not trained on")
     if dataset.test:
-        parts.append(f"{len(dataset.test)} test images, left alone")
+        parts.append(f"{counted(len(dataset.test), 'test image')}, left alone")
     return ", ".join(parts)
 
 

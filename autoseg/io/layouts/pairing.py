@@ -16,7 +16,7 @@ from autoseg.io.layouts.items import Item
 from autoseg.io.layouts.names import IMAGE_WORDS, SEPARATORS, bare_forms, natural_order, plain_id, without_last_word
 from autoseg.values import Case, Finding
 
-__all__ = ["Pairs", "channel_names", "group_images", "pair_up"]
+__all__ = ["Pairs", "channel_names", "divisions", "group_images", "pair_up"]
 
 _NUMBER = re.compile(r"\d{4}")
 
@@ -97,7 +97,7 @@ def _owners(stem: str, names: Mapping[str, list[Item]]) -> tuple[list[Item], str
     """The label maps that an image may belong to, and the image's channel."""
     best: tuple[int, str, str] | None = None  # length of the name, the name, the channel
     for form in bare_forms(stem, "image"):
-        for name, channel in _divisions(form):
+        for name, channel in divisions(form):
             if name in names and (best is None or len(name) > best[0]):
                 best = (len(name), name, channel)
     if best is None:
@@ -105,7 +105,7 @@ def _owners(stem: str, names: Mapping[str, list[Item]]) -> tuple[list[Item], str
     return names[best[1]], _without_image_words(best[2])
 
 
-def _divisions(stem: str) -> list[tuple[str, str]]:
+def divisions(stem: str) -> list[tuple[str, str]]:
     """The stem whole, and divided in two at every separator: case and channel, either way round."""
     places = [place for place, letter in enumerate(stem) if letter in SEPARATORS and 0 < place < len(stem) - 1]
     before = [(stem[:place], stem[place + 1 :]) for place in places]
@@ -175,7 +175,7 @@ def _stem_of(label: Item, files: Sequence[Item]) -> str:
     """What names a case: the image's stem if the label map has the same, else what remains of the label's."""
     forms = list(bare_forms(label.stem, "label"))
     shared = [
-        form for form in forms if any(form in dict(_divisions(each)) for each in bare_forms(files[0].stem, "image"))
+        form for form in forms if any(form in dict(divisions(each)) for each in bare_forms(files[0].stem, "image"))
     ]
     return shared[0] if shared else forms[-1]
 
@@ -218,7 +218,7 @@ def group_images(images: Sequence[Item], order: Sequence[str]) -> tuple[list[Cas
 def _base_and_channel(stem: str, order: Sequence[str]) -> tuple[str, str]:
     known = {channel for channel in order if channel}
     for form in bare_forms(stem, "image"):
-        for base, rest in _divisions(form):
+        for base, rest in divisions(form):
             if rest and _without_image_words(rest).casefold() in known:
                 return base, _without_image_words(rest).casefold() if len(order) > 1 else ""
     return without_last_word(stem, "image"), ""

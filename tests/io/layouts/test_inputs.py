@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
+import SimpleITK
+from PIL import Image
 
 from autoseg.errors import FindingsError, InputError
 from autoseg.io.layouts import read_inputs
@@ -117,7 +120,7 @@ def test_sub_folders_are_cases_where_the_folder_holds_no_image_itself(tmp_path: 
         (tmp_path / name).touch()
     assert [(case.id, case.images) for case in read_inputs(tmp_path, ("CT",))] == [
         ("a", ("a/image.nii.gz",)),
-        ("b_ct", ("b/ct.nii.gz",)),
+        ("b", ("b/ct.nii.gz",)),
         ("c_deep", ("c/deep/scan.nii.gz",)),
     ]
     (tmp_path / "top.nii.gz").touch()
@@ -137,3 +140,63 @@ def test_dicom_series_are_images(tmp_path: Path) -> None:
 def test_ids_that_are_no_files_elsewhere_are_refused(names: tuple[str, ...], tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"device on Windows|letter case only"):
         inputs(tmp_path, *names)
+
+
+COLOURS = ("red", "green", "blue")
+
+
+def picture(file: Path, mode: str = "RGB") -> Path:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (6, 5), (10, 200, 30)).convert(mode).save(file)
+    return file
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "P"])
+def test_a_picture_with_all_colours_is_a_whole_case_whatever_its_name(mode: str, tmp_path: Path) -> None:
+    for name in ("x.png", "scan_0005.png", "t_0000.png", "u_0000.png", "u_0001.png"):
+        picture(tmp_path / name, mode)
+    for channel in range(3):
+        picture(tmp_path / f"grey_000{channel}.png", "L")
+    assert {case.id: case.images for case in read_inputs(tmp_path, COLOURS)} == {
+        "grey": ("grey_0000.png", "grey_0001.png", "grey_0002.png"),
+        "scan_0005": ("scan_0005.png",),
+        "t": ("t_0000.png",),
+        "u_0000": ("u_0000.png",),
+        "u_0001": ("u_0001.png",),
+        "x": ("x.png",),
+    }
+    (case,) = read_inputs(tmp_path / "scan_0005.png", COLOURS)
+    assert (case.id, case.images) == ("scan_0005", ("scan_0005.png",))
+
+
+def test_a_file_of_four_dimensions_with_all_channels_is_a_whole_case(tmp_path: Path) -> None:
+    image = SimpleITK.GetImageFromArray(np.zeros((2, 3, 4, 5), np.int16), isVector=False)
+    SimpleITK.WriteImage(image, str(tmp_path / "BRATS_099.nii.gz"))
+    assert [case.id for case in read_inputs(tmp_path, ("FLAIR", "T1w"))] == ["BRATS_099"]
+    with pytest.raises(FindingsError, match=r"BRATS_099\.nii\.gz: found 2 channels, expected 3 in one file"):
+        read_inputs(tmp_path, COLOURS)
+
+
+def test_a_grey_picture_among_coloured_ones_is_named_with_both_numbers(tmp_path: Path) -> None:
+    picture(tmp_path / "x.png")
+    picture(tmp_path / "y.png", "L")
+    with pytest.raises(
+        FindingsError, match=r"y\.png: found 1 channel, expected 3 in one file, or .*CASE_0000\.png"
+    ) as caught:
+        read_inputs(tmp_path, COLOURS)
+    assert len(caught.value.findings) == 1
+
+
+def test_cases_are_named_as_in_a_data_set_where_that_is_unique(tmp_path: Path) -> None:
+    assert list(inputs(tmp_path, "Pat 00_ct.nii.gz", "Pat 01_CT.nii.gz", "b_image.mha", channels=("ct",))) == [
+        "Pat 00",
+        "Pat 01",
+        "b",
+    ]
+    assert list(inputs(tmp_path, "Pat 00.nii.gz", "b_scan.mha", channels=("ct",))) == [
+        "Pat 00",
+        "Pat 00_ct",
+        "Pat 01",
+        "b_image",
+        "b_scan",
+    ]
