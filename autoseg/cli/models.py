@@ -106,7 +106,7 @@ def predict(
 ) -> None:
     """Segment new images.
 
-    Files are named CASE_0000.nii.gz, CASE_0001.nii.gz, … (one per channel); with one channel, any name will do. Label maps
+    Files with all channels may have any name; those of one channel each are CASE_0000.nii.gz, CASE_0001.nii.gz, … Label maps
     lie on the grid of their image. Repeating the command skips what is done.
 
     Example: autoseg predict -i imagesTs -o predictions
@@ -158,7 +158,7 @@ def _named_model(workspace: Workspace, model_path: Path | None, plan_name: str |
 @options.workers
 @options.as_json
 def evaluate(predictions: Path, references: Path, workspace_path: Path, workers: int | None, as_json: bool) -> None:
-    """Score label maps against references of the same names.
+    """Score label maps against references of the same names, up to words such as _gt or _mask.
 
     What the integers mean is taken from the predictions' record, a dataset.json beside the references, or the workspace.
 

@@ -13,7 +13,9 @@ from autoseg.phantom import write_phantom_dataset
 from tests.end_to_end.test_whole_way import run
 
 
-@pytest.mark.parametrize(("preset", "shape"), [("default", (9, 10, 6)), ("residual", (5, 4, 3))])
+@pytest.mark.parametrize(
+    ("preset", "shape"), [("default", (9, 10, 6)), pytest.param("residual", (5, 4, 3), marks=pytest.mark.slow)]
+)
 def test_training_on_tiny_volumes_stays_finite(preset: str, shape: tuple[int, int, int], tmp_path: Path) -> None:
     data = write_phantom_dataset(tmp_path / "Dataset001_Tiny", 5, shape=shape, spacing=(6.0, 6.0, 8.0))
     run("plan", data, "-w", tmp_path / "w", "--preset", preset, "--name", "tiny")

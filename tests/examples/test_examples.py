@@ -29,7 +29,10 @@ def autoseg(folder: Path, *arguments: object) -> str:
 
 @pytest.mark.parametrize(
     ("example", "place"),
-    [("own_recipe:recipe", ("augmentation", "recipe")), ("own_network:TwoConvolutions", ("network", "architecture"))],
+    [
+        pytest.param("own_recipe:recipe", ("augmentation", "recipe"), marks=pytest.mark.slow),
+        ("own_network:TwoConvolutions", ("network", "architecture")),
+    ],
 )
 def test_own_part_trains_and_predicts(example, place, phantoms, tmp_path):
     """A file of the user's own beside the data, named in plan.json, is used in training and prediction."""
