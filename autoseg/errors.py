@@ -36,7 +36,6 @@ __all__ = [
     "UnknownNameError",
     "UnreadableFileError",
     "WorkerLostError",
-    "counted",
 ]
 
 
