@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import SimpleITK
 
-from autoseg.cli import main
 from autoseg.values import CheckReport, Dataset, decode
+from tests import command_line
 from tests.conftest import TINY_PRESET
 from tests.planted import EXPECTED, FIXED, ORGAN, UNFIXABLE, write_planted
 
@@ -20,14 +20,8 @@ GOLDEN = Path(__file__).parent / "golden" / "planted_defects.txt"
 
 
 def invoke(*arguments: object) -> int:
-    """Runs the command line as the console script does; returns the exit code."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sys.argv", ["autoseg", *map(str, arguments)])
-        try:
-            main()
-        except SystemExit as end:
-            return int(end.code or 0)
-    return 0
+    """Runs a command; returns the exit code."""
+    return command_line.invoke(arguments)
 
 
 def contents(folder: Path) -> dict[str, str]:
