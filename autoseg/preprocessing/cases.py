@@ -185,11 +185,13 @@ def _outcomes(
 ) -> Generator[Outcome[CaseFiles, Made]]:
     """First what can be told without any work, then the work."""
     items = []
-    for item in (CaseFiles.of(case, task.dataset.root, None if task.verify else contents) for case in cases):
+    for item in (CaseFiles.of(case, task.dataset.root, contents) for case in cases):
+        if task.verify and all(Path(part).exists() for part in item.parts):  # what is gone keeps its last known hash
+            item = msgspec.structs.replace(item, known=(None,) * len(item.parts))
         key = case_key(task.parameters, item.hashes) if item.hashes else None
         if item.case.label is None:
             yield Outcome(item=item, error=InputError("the case has no label file", case=item.id))
-        elif key is not None and store.is_known_whole(item.id, key):
+        elif key is not None and not task.verify and store.is_known_whole(item.id, key):
             yield Outcome(item=item, result=Made(key=key))
         else:
             items.append(item)
