@@ -11,6 +11,7 @@ AutosegError                      anything that autoseg reports on purpose
 │   └── CompressedStoreError      preprocessed cases are compressed, and the package that reads them is not installed
 ├── DiskFullError                 no room left where something is to be written; exit code 1, resumable
 ├── TooLargeError                 a case needs more memory than there is; exit code 1
+├── ShortMemoryError              not even one patch of a training fits into the GPU's memory; exit code 1, resumable
 ├── WorkerLostError               the process that worked on a case died, or had to be ended; exit code 1
 ├── CasesFailedError              some cases failed, the others are done; exit code 1 (2: all, by their input)
 └── InterruptedRunError           stopped by the user or the system, resumable; exit code 130
@@ -32,6 +33,7 @@ __all__ = [
     "InputError",
     "InterruptedRunError",
     "MissingPartError",
+    "ShortMemoryError",
     "TooLargeError",
     "UnknownNameError",
     "UnreadableFileError",
@@ -143,6 +145,18 @@ class DiskFullError(AutosegError):
             f"no room on the disk of {folder}: {what}. What is done is kept: make room and repeat the command, or name a "
             "workspace elsewhere with -w"
         )
+
+
+class ShortMemoryError(AutosegError):
+    """A training cannot go on: the GPU's memory is too short for one patch at a time.
+
+    Args:
+        what: one sentence: what did not fit.
+        remedy: what to do.
+    """
+
+    def __init__(self, what: str, *, remedy: str) -> None:
+        super().__init__(describe(what, remedy=remedy))
 
 
 class TooLargeError(AutosegError):

@@ -72,11 +72,11 @@ def trainer_in(parent: Path, plan: Plan, logger: Listening, path: ExecutionPath 
 
 
 def step_bytes(trainer: FoldTrainer, parts: int) -> int:
-    trainer.network.train()
-    trainer._trial_step(parts)
+    trainer.step.network.train()
+    trainer.step._trial_step(parts)
     peak = torch.cuda.max_memory_allocated()
-    trainer._recover()
-    trainer._use_parts(1)
+    trainer.step._recover()
+    trainer.step._use_parts(1)
     return peak
 
 
@@ -86,14 +86,14 @@ def test_the_probe_splits_a_batch_that_does_not_fit_and_says_so(tmp_path: Path) 
     whole, half = step_bytes(trainer, 1), step_bytes(trainer, 2)
     assert half < 0.8 * whole
     allow(1.1 * half)
-    before = {name: tensor.clone() for name, tensor in trainer.network.state_dict().items()}
+    before = {name: tensor.clone() for name, tensor in trainer.step.network.state_dict().items()}
     random = torch.cuda.get_rng_state()
-    trainer.probe_memory()
-    parts = trainer.execution.parts
+    trainer.step.probe_memory()
+    parts = trainer.step.execution.parts
     assert parts > 1
     assert read_document(ExecutionPath, trainer.folder.execution).parts == parts
     assert torch.equal(torch.cuda.get_rng_state(), random)
-    assert all(torch.equal(tensor, before[name]) for name, tensor in trainer.network.state_dict().items())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in trainer.step.network.state_dict().items())
     texts = [str(entry["text"]) for entry in logger.all("message")]
     assert any(f"in {parts} parts, with equal results" in text for text in texts)
     assert any("GiB of GPU memory, planned were" in text for text in texts)
@@ -126,7 +126,7 @@ def test_where_not_even_one_patch_fits_the_error_says_what_to_do(tmp_path: Path)
     trainer = trainer_in(tmp_path, large_plan(), Listening())
     allow(step_bytes(trainer, BATCH) / 2)
     with pytest.raises(AutosegError, match="even one patch of 64 x 64 x 64"):
-        trainer.probe_memory()
+        trainer.step.probe_memory()
 
 
 def test_prediction_goes_on_with_fewer_tiles() -> None:

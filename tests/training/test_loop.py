@@ -342,7 +342,7 @@ def test_the_model_is_the_moving_average_under_the_names_of_the_network(tmp_path
     tensors, texts = load_tensors(trainer.save_model())
     assert texts == {"plan": plan.id, "fold": "0"}
     assert tensors.keys() == build_network(plan.configuration("tiny").network, seed=0).state_dict().keys()
-    own = trainer.network.state_dict()
+    own = trainer.step.network.state_dict()
     assert all(torch.equal(tensor, trainer.state.average.weights[name]) for name, tensor in tensors.items())
     assert any(not torch.equal(tensor, own[name]) for name, tensor in tensors.items())
 
@@ -374,17 +374,17 @@ def test_a_case_with_nan_is_named_and_the_last_healthy_checkpoint_stays(tmp_path
 
 def test_what_was_chosen_at_the_first_start_is_used_again(tmp_path: Path) -> None:
     plan, store, folder = make_plan(), make_store(tmp_path), FoldFolder(tmp_path / "fold")
-    first = FoldTrainer(make_job(plan), plan, store, folder, SilentLogger(), "cpu").execution
+    first = FoldTrainer(make_job(plan), plan, store, folder, SilentLogger(), "cpu").step.execution
     assert read_document(ExecutionPath, folder.execution) == first
     other = msgspec.structs.replace(first, channels_last=not first.channels_last, reason="chosen before")
     write_document(folder.execution, other)
-    assert FoldTrainer(make_job(plan), plan, store, folder, SilentLogger(), "cpu").execution == other
+    assert FoldTrainer(make_job(plan), plan, store, folder, SilentLogger(), "cpu").step.execution == other
 
 
 def test_a_choice_for_another_device_is_made_anew(tmp_path: Path) -> None:
     plan, store, folder = make_plan(), make_store(tmp_path), FoldFolder(tmp_path / "fold")
     write_document(folder.execution, ExecutionPath(device="cuda", precision="bf16"))
-    assert FoldTrainer(make_job(plan), plan, store, folder, SilentLogger(), "cpu").execution.device == "cpu"
+    assert FoldTrainer(make_job(plan), plan, store, folder, SilentLogger(), "cpu").step.execution.device == "cpu"
 
 
 def test_every_step_has_the_learning_rate_of_its_iteration(tmp_path: Path) -> None:
@@ -403,9 +403,9 @@ def test_a_step_is_no_longer_than_the_clipped_gradient_allows(tmp_path: Path, li
     training = msgspec.structs.replace(NNUNET, momentum=0.0, weight_decay=0.0, gradient_clip_norm=limit)
     plan, store = make_plan(training=training), make_store(tmp_path)
     trainer = FoldTrainer(make_job(plan), plan, store, fold_folder(tmp_path, "fold"), SilentLogger(), "cpu")
-    before = [parameter.detach().clone() for parameter in trainer.network.parameters()]
+    before = [parameter.detach().clone() for parameter in trainer.step.network.parameters()]
     trainer.train_step(trainer.loader(train=True).batch(0))
-    changes = [new.detach() - old for new, old in zip(trainer.network.parameters(), before, strict=True)]
+    changes = [new.detach() - old for new, old in zip(trainer.step.network.parameters(), before, strict=True)]
     length = float(torch.cat([change.flatten() for change in changes]).double().norm())
     assert length == pytest.approx(0.01 * limit, rel=0.05)
 

@@ -20,7 +20,7 @@ from torch import nn
 from autoseg.errors import AutosegError
 from autoseg.files import read_document
 from autoseg.networks.weights import load_tensors
-from autoseg.training import loop
+from autoseg.training import loop, step
 from autoseg.training.loop import FoldTrainer, train_fold
 from autoseg.values import ExecutionPath, Plan, TrainingSpec
 from tests.training.test_loop import (
@@ -61,7 +61,8 @@ def short_of_memory(monkeypatch: pytest.MonkeyPatch, room: int, *, after: int = 
         network.register_forward_pre_hook(refuse)
         return network
 
-    monkeypatch.setattr(loop, "build_network", build_short)
+    for module in (loop, step):
+        monkeypatch.setattr(module, "build_network", build_short)
 
 
 def assert_close_weights(one: Path, other: Path) -> None:
@@ -105,10 +106,10 @@ def test_estimates_in_parts_are_those_of_whole_batches(tmp_path: Path, monkeypat
     for name, room in (("whole", BATCH), ("short", 1)):
         trainer = FoldTrainer(make_job(plan), plan, store, fold_folder(tmp_path, name), Listening(), "cpu")
         short_of_memory(monkeypatch, room)  # only the estimate's own network, which is built now, is short of memory
-        trainer._estimate()
+        trainer.estimate()
         estimates.append(trainer.logger.all("estimate"))
         monkeypatch.undo()
-    assert trainer.execution.parts == BATCH
+    assert trainer.step.execution.parts == BATCH
     assert estimates[0] == estimates[1]
 
 
@@ -120,7 +121,7 @@ def test_where_not_even_one_patch_fits_the_error_says_what_to_do_and_nothing_is_
     whole = train(plan, store, fold_folder(tmp_path, "whole"))
     short_of_memory(monkeypatch, 0, after=2)
     with pytest.raises(
-        AutosegError, match=r"even one patch of 8 x 8 x 8 .*2\.00 GiB\)\. .*iteration 2\. .*--gpu-memory"
+        AutosegError, match=r"even one patch of 8 x 8 x 8 .*2\.00 GiB\)\. .*goes on .*--gpu-memory"
     ):
         train(plan, store, folder)
     assert folder.checkpoint.is_file()
@@ -138,17 +139,17 @@ def test_other_errors_of_a_step_pass(tmp_path: Path) -> None:
     def broken(image: torch.Tensor) -> list[torch.Tensor]:
         raise RuntimeError("something else")
 
-    trainer.forward = broken
+    trainer.step.forward = broken
     with pytest.raises(RuntimeError, match="something else"):
         trainer.train_step(trainer.loader(train=True).batch(0))
-    assert trainer.execution.parts == 1
+    assert trainer.step.execution.parts == 1
 
 
 def test_nothing_of_a_failed_attempt_is_held_when_it_is_repeated(tmp_path: Path) -> None:
     """Neither its tensors nor its gradients: on a GPU, they are what memory is short of."""
     plan, store = plan_of(), make_store(tmp_path)
     trainer = FoldTrainer(make_job(plan), plan, store, fold_folder(tmp_path, "fold"), Listening(), "cpu")
-    forward, held, alive = trainer.forward, [], []
+    forward, held, alive = trainer.step.forward, [], []
     gc.disable()  # what reference counting leaves behind counts as held
 
     def short(image: torch.Tensor) -> list[torch.Tensor]:
@@ -159,7 +160,7 @@ def test_nothing_of_a_failed_attempt_is_held_when_it_is_repeated(tmp_path: Path)
             raise torch.OutOfMemoryError(FULL)
         return outputs
 
-    trainer.forward = short
+    trainer.step.forward = short
     try:
         trainer.train_step(trainer.loader(train=True).batch(0))
     finally:
@@ -174,7 +175,7 @@ def test_gradients_of_parts_before_the_shortage_are_dropped(tmp_path: Path) -> N
         FoldTrainer(make_job(plan), plan, store, fold_folder(tmp_path, name), Listening(), "cpu")
         for name in ("whole", "short")
     ]
-    forward, sizes = trainers[1].forward, []
+    forward, sizes = trainers[1].step.forward, []
 
     def short(image: torch.Tensor) -> list[torch.Tensor]:
         sizes.append(len(image))
@@ -182,12 +183,12 @@ def test_gradients_of_parts_before_the_shortage_are_dropped(tmp_path: Path) -> N
             raise torch.OutOfMemoryError(FULL)
         return forward(image)
 
-    trainers[1].forward = short
-    trainers[1]._use_parts(2)
+    trainers[1].step.forward = short
+    trainers[1].step._use_parts(2)
     losses = [trainer.train_step(trainer.loader(train=True).batch(0)) for trainer in trainers]
     assert sizes == [2, 2, 1, 1, 1, 1]
     assert losses[1] == pytest.approx(losses[0], abs=1e-5)
-    for one, other in zip(trainers[1].network.parameters(), trainers[0].network.parameters(), strict=True):
+    for one, other in zip(trainers[1].step.network.parameters(), trainers[0].step.network.parameters(), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
 
 
@@ -199,12 +200,12 @@ def test_probing_chooses_and_keeps_the_parts_and_changes_nothing_else(
     short_of_memory(monkeypatch, room)
     plan, store, folder, logger = plan_of(base=base), make_store(tmp_path), fold_folder(tmp_path, "fold"), Listening()
     trainer = FoldTrainer(make_job(plan), plan, store, folder, logger, "cpu")
-    weights, random = copy.deepcopy(trainer.network.state_dict()), torch.get_rng_state()
-    trainer.probe_memory()
-    assert trainer.execution.parts == read_document(ExecutionPath, folder.execution).parts == parts
-    assert all(torch.equal(tensor, weights[name]) for name, tensor in trainer.network.state_dict().items())
+    weights, random = copy.deepcopy(trainer.step.network.state_dict()), torch.get_rng_state()
+    trainer.step.probe_memory()
+    assert trainer.step.execution.parts == read_document(ExecutionPath, folder.execution).parts == parts
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in trainer.step.network.state_dict().items())
     assert torch.equal(torch.get_rng_state(), random)
-    assert all(weight.grad is None for weight in trainer.network.parameters())
+    assert all(weight.grad is None for weight in trainer.step.network.parameters())
     assert not trainer.state.optimizer.state_dict()["state"]
     assert trainer.state.iteration == 0
     assert len([entry for entry in logger.all("message") if entry.get("parts") == parts]) == (parts > 1)
@@ -215,7 +216,7 @@ def test_probing_says_when_nothing_fits(tmp_path: Path, monkeypatch: pytest.Monk
     plan, store, folder = plan_of(), make_store(tmp_path), fold_folder(tmp_path, "fold")
     trainer = FoldTrainer(make_job(plan), plan, store, folder, Listening(), "cpu")
     with pytest.raises(AutosegError, match="even one patch"):
-        trainer.probe_memory()
+        trainer.step.probe_memory()
     assert not folder.checkpoint.exists()
     assert read_document(ExecutionPath, folder.execution).parts == 1
 
@@ -224,9 +225,9 @@ def test_the_parts_of_the_first_start_are_used_on_resuming(tmp_path: Path) -> No
     plan, store, folder = plan_of(), make_store(tmp_path), fold_folder(tmp_path, "fold")
     first = FoldTrainer(make_job(plan), plan, store, folder, Listening(), "cpu")
     sizes: list[int] = []
-    first._use_parts(2)
-    loop.write_document(folder.execution, first.execution)
+    first.step._use_parts(2)
+    step.write_document(folder.execution, first.step.execution)
     again = FoldTrainer(make_job(plan), plan, store, folder, Listening(), "cpu")
-    again.network.register_forward_pre_hook(lambda module, inputs: sizes.append(len(inputs[0])))
+    again.step.network.register_forward_pre_hook(lambda module, inputs: sizes.append(len(inputs[0])))
     assert np.isfinite(again.train_step(again.loader(train=True).batch(0)))
     assert sizes == [2, 2, 2, 2]

@@ -1,0 +1,191 @@
+"""What one iteration computes: forward and backward pass of a batch on the device, in parts where memory is short."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import msgspec
+import numpy as np
+import torch
+from torch import nn
+
+from autoseg import plugins
+from autoseg.errors import ShortMemoryError
+from autoseg.files import keep, write_document
+from autoseg.logs import Logger
+from autoseg.networks.build import build_network
+from autoseg.networks.execution import (
+    autocast,
+    choose_execution,
+    compiled,
+    memory_format,
+    place,
+    release_memory,
+    training_memory,
+    usable_here,
+)
+from autoseg.training.accumulation import backward_in_parts, fewest_parts
+from autoseg.training.losses import Loss
+from autoseg.training.optimization import make_optimizer, state_copies
+from autoseg.values import Configuration, ExecutionPath, Plan, TrainJob
+from autoseg.workspace import FoldFolder
+
+__all__ = ["TrainingStep"]
+
+T = TypeVar("T")
+
+
+class TrainingStep:
+    """Network, loss and optimizer of one training, where and how they run.
+
+    Args:
+        job: what is trained.
+        plan: that the job belongs to.
+        folder: of this training, which keeps how it runs.
+        logger: for events.
+        device: cpu, cuda or mps.
+    """
+
+    def __init__(self, job: TrainJob, plan: Plan, folder: FoldFolder, logger: Logger, device: str) -> None:
+        self.folder, self.logger = folder, logger
+        self.configuration: Configuration = plan.configuration(job.configuration)
+        self.spec = self.configuration.training
+        network = build_network(self.configuration.network, seed=job.seed)
+        self.execution = self._execution(network, device, job.iterations)
+        self.network: nn.Module = place(network, self.execution, self.configuration.dimensions)
+        self.forward = compiled(self.network, self.execution)
+        self.loss: Loss = plugins.load("loss", self.spec.loss)(plan.labels, batch_dice=self.spec.batch_dice)
+        self.optimizer = make_optimizer(self.spec, self.network.parameters())
+
+    def _execution(self, network: nn.Module, device: str, iterations: int) -> ExecutionPath:
+        """How to run on this device: what an earlier run of this training chose, else measured now and kept."""
+
+        def choose() -> ExecutionPath:
+            self.logger.event("message", text=f"choosing the fastest way to run the network on {device}")
+            return choose_execution(network, self.configuration, device=device, iterations=iterations)
+
+        def valid(kept: ExecutionPath) -> bool:
+            usable = kept.device == device and usable_here(kept)
+            if not usable:
+                text = "another kind of machine began this training: it goes on, but not to the same bits"
+                self.logger.event("message", text=text)
+            return usable
+
+        path = keep(self.folder.execution, ExecutionPath, choose, valid=valid)
+        self.logger.event("execution", **{name: getattr(path, name) for name in path.__struct_fields__})
+        return path
+
+    def gradients(self, batch: dict[str, Any]) -> float:
+        """Loss of a batch, with its gradients in the network; when memory is short, once more in smaller parts.
+
+        Raises:
+            ShortMemoryError: not even one sample fits.
+        """
+        self.optimizer.zero_grad(set_to_none=True)
+        return self.within_memory(lambda: self.forward_backward(batch))
+
+    def update(self, learning_rate: float) -> None:
+        """Moves the weights along their gradients, clipped."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate
+        nn.utils.clip_grad_norm_(self.network.parameters(), self.spec.gradient_clip_norm)
+        self.optimizer.step()
+
+    def forward_backward(self, batch: dict[str, Any]) -> float:
+        """Loss of a batch, with gradients left in the network; in as many parts as the execution path says."""
+
+        def forward(part: slice) -> tuple[list[torch.Tensor], torch.Tensor]:
+            image, target = self.to_device(batch, part)
+            with autocast(self.execution):
+                return self.forward(image), target
+
+        return backward_in_parts(forward, self.loss, len(batch["data"]), self.execution.parts)
+
+    def to_device(self, batch: dict[str, Any], part: slice) -> tuple[torch.Tensor, torch.Tensor]:
+        """Image ``(part, channels, *spatial)`` and label indices ``(part, *spatial)`` of some samples of a batch."""
+        layout = memory_format(self.execution, self.configuration.dimensions)
+        image = torch.from_numpy(batch["data"][part]).to(self.execution.device).contiguous(memory_format=layout)
+        target = torch.from_numpy(batch["seg"][part, 0]).to(self.execution.device, torch.long)
+        return image, target
+
+    def probe_memory(self) -> None:
+        """Chooses and keeps the fewest parts in which a step fits into the memory that is there now.
+
+        Steps are real, with memory set aside for what the optimizer will hold; weights and random state stay as they are.
+
+        Raises:
+            ShortMemoryError: not even one sample fits.
+        """
+        try:
+            parts = fewest_parts(self._trial_step, self.configuration.batch_size, recover=self._recover)
+        except torch.OutOfMemoryError as error:
+            raise self._too_short(error) from error
+        self.optimizer.zero_grad(set_to_none=True)
+        self._use_parts(parts)
+        write_document(self.folder.execution, self.execution)
+        planned = training_memory(self.configuration, "cuda")
+        if parts > 1:
+            self._tell_parts()
+        if self.execution.device == "cuda":
+            peak = torch.cuda.max_memory_allocated()
+            text = f"a training step takes {peak / 2**30:.2f} GiB of GPU memory, planned were {planned / 2**30:.2f} GiB"
+            self.logger.event("message", text=text, measured_bytes=peak, planned_bytes=planned, parts=parts)
+
+    def _trial_step(self, parts: int) -> None:
+        """Forward and backward pass of an empty batch of the planned shape, beside memory for the optimizer's state."""
+        channels = self.configuration.network.input_channels
+        shape = (self.configuration.batch_size, channels, *self.configuration.patch_size)
+        batch = {"data": np.zeros(shape, np.float32), "seg": np.zeros((shape[0], 1, *shape[2:]), np.int16)}
+        self._use_parts(parts)
+        on_gpu = self.execution.device == "cuda"
+        if on_gpu:
+            torch.cuda.reset_peak_memory_stats()
+        weights, buffers = list(self.network.parameters()), list(self.network.buffers())
+        before = [buffer.clone() for buffer in buffers]
+        with torch.random.fork_rng(devices=[torch.cuda.current_device()] if on_gpu else []):
+            try:
+                _set_aside = [torch.empty_like(weight) for weight in weights for _ in range(state_copies(self.spec))]
+                self.forward_backward(batch)
+            finally:
+                for buffer, old in zip(buffers, before, strict=True):
+                    buffer.copy_(old)
+
+    def within_memory(self, work: Callable[[], T]) -> T:
+        """What the work gives; when the GPU's memory is short, it is repeated in more parts, and all further work is, too.
+
+        Raises:
+            ShortMemoryError: not even one sample fits.
+        """
+        while True:
+            try:
+                return work()
+            except torch.OutOfMemoryError as error:
+                if self.execution.parts >= self.configuration.batch_size:
+                    raise self._too_short(error) from error
+            # not within the clause: the exception holds the failed attempt's tensors
+            self._recover()
+            self._use_parts(min(2 * self.execution.parts, self.configuration.batch_size))
+            write_document(self.folder.execution, self.execution)
+            self._tell_parts()
+
+    def _use_parts(self, parts: int) -> None:
+        self.execution = msgspec.structs.replace(self.execution, parts=parts)
+
+    def _recover(self) -> None:
+        """Frees what a step that ran out of memory left behind."""
+        self.optimizer.zero_grad(set_to_none=True)
+        release_memory(self.execution.device)
+
+    def _tell_parts(self) -> None:
+        parts = self.execution.parts
+        text = f"memory is shorter than planned: a batch is now computed in {parts} parts, with equal results"
+        self.logger.event("message", text=text, parts=parts)
+
+    def _too_short(self, error: torch.OutOfMemoryError) -> ShortMemoryError:
+        patch = " x ".join(map(str, self.configuration.patch_size))
+        return ShortMemoryError(
+            f"the GPU's memory is too short for even one patch of {patch} at a time ({str(error).splitlines()[0]})",
+            remedy="Close other programs that use the GPU and repeat the command: it goes on from where it is. Or make a "
+            "smaller plan: `autoseg plan DATASET --gpu-memory GIB --name NEW`",
+        )
