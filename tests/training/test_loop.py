@@ -369,7 +369,7 @@ def test_a_case_with_nan_is_named_and_the_last_healthy_checkpoint_stays(tmp_path
     healthy = trainer()
     healthy.resume()
     assert healthy.state.iteration == first
-    assert all(torch.isfinite(tensor).all() for tensor in healthy.network.state_dict().values())
+    assert all(torch.isfinite(tensor).all() for tensor in healthy.step.network.state_dict().values())
 
 
 def test_what_was_chosen_at_the_first_start_is_used_again(tmp_path: Path) -> None:

@@ -120,9 +120,7 @@ def test_where_not_even_one_patch_fits_the_error_says_what_to_do_and_nothing_is_
     folder = fold_folder(tmp_path, "fold")
     whole = train(plan, store, fold_folder(tmp_path, "whole"))
     short_of_memory(monkeypatch, 0, after=2)
-    with pytest.raises(
-        AutosegError, match=r"even one patch of 8 x 8 x 8 .*2\.00 GiB\)\. .*goes on .*--gpu-memory"
-    ):
+    with pytest.raises(AutosegError, match=r"even one patch of 8 x 8 x 8 .*2\.00 GiB\)\. .*goes on .*--gpu-memory"):
         train(plan, store, folder)
     assert folder.checkpoint.is_file()
     monkeypatch.undo()
