@@ -179,7 +179,7 @@ def preprocess(
 
     with (
         session(workspace_path, "preprocess") as (workspace, logger),
-        case_executor(workers, logger, preload=["autoseg.preprocessing.cases"]) as executor,
+        case_executor(workers, logger, preload=["autoseg.preprocessing.case_task"]) as executor,
     ):
         from autoseg import pipeline  # while the first worker is starting
 
