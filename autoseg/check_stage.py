@@ -68,7 +68,6 @@ def check_dataset(
     from autoseg.io.layouts import read_dataset
 
     dataset, known = read_dataset(folder, workspace=workspace, executor=executor)
-    workspace.check_dataset(dataset)
     return check_cases(dataset, known, workspace, fix=fix, executor=executor, logger=logger)
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
-from autoseg.errors import DiskFullError
+from autoseg.errors import DiskFullError, counted
 from autoseg.networks.tape import FLOAT_BYTES
 from autoseg.values import AxisMap, Configuration, Fingerprint, Plan
 from autoseg.volume.resample import target_shape
@@ -46,33 +46,32 @@ def free_bytes(folder: Path) -> int:
 def check_room(
     folder: Path,
     plan: Plan,
-    configuration: Configuration,
+    missing: Mapping[str, Collection[str]],
     fingerprint: Fingerprint,
-    cases: Collection[str],
     *,
-    compressed: bool,
+    compressed: Callable[[], bool],
 ) -> None:
     """Sees to it that cases can be preprocessed into a folder.
 
     Args:
         folder: that will hold them.
         plan: orientation and channels.
-        configuration: the grid.
+        missing: by configuration the ids of the cases that will be made.
         fingerprint: sizes of the cases.
-        cases: ids of those that will be made.
-        compressed: how they will be stored.
+        compressed: tells how they will be stored; asked only where that decides.
 
     Raises:
         DiskFullError: there is clearly too little room; nothing was written.
     """
-    sizes = mapped_bytes(plan, configuration, fingerprint)
-    needed = sum(sizes.get(case, 0) for case in cases)
-    if compressed:
+    needed, free = 0, free_bytes(folder)
+    for name, cases in missing.items():
+        sizes = mapped_bytes(plan, plan.configuration(name), fingerprint)
+        needed += sum(sizes.get(case, 0) for case in cases)
+    if needed > free and compressed():
         needed = int(needed * SHARE_OF_COMPRESSED)
-    free = free_bytes(folder)
     if needed > free:
+        made = ", ".join(f"{counted(len(cases), 'case')} of {name}" for name, cases in missing.items())
         raise DiskFullError(
             folder,
-            f"{len(cases)} cases of {configuration.name} take at least {needed / GIBIBYTE:.2f} GiB there, and "
-            f"{free / GIBIBYTE:.2f} GiB are free",
+            f"{made} take at least {needed / GIBIBYTE:.2f} GiB there, and {free / GIBIBYTE:.2f} GiB are free",
         )

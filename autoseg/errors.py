@@ -231,7 +231,7 @@ class CasesFailedError(AutosegError):
         others = "the others are done" if kept else "nothing is written"
         lines = "\n".join(f"  - {case}: {str(error) or type(error).__name__}" for case, error in self.failures.items())
         super().__init__(
-            f"{stage}: {len(self.failures)} of {len(self.failures) + done} cases failed, {others}:\n{lines}\n"
+            f"{stage}: {len(self.failures)} of {counted(len(self.failures) + done, 'case')} failed, {others}:\n{lines}\n"
             f"  Mend or remove these cases and repeat the command" + (": what is done is kept." if kept else ".")
         )
 

@@ -6,7 +6,7 @@ import csv
 import io
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import NoReturn
 
@@ -56,14 +56,14 @@ def current_patients(workspace: Workspace, dataset: Dataset, group_by: str | Non
     return Patients(source="table", rule=kept.rule, patient_of=_remembered(kept, cases))
 
 
-def joined(patients: Patients, groups: Iterable[Sequence[str]]) -> Patients:
+def joined(patients: Patients, groups: Collection[Sequence[str]]) -> Patients:
     """The patients, with each group of cases in the hands of one: those whose images are equal, for example."""
     patient_of = dict(patients.patient_of)
     for first, *others in groups:
         for other in others:
             absorbed, absorbing = patient_of[other], patient_of[first]
             patient_of = {case: absorbing if who == absorbed else who for case, who in patient_of.items()}
-    return msgspec.structs.replace(patients, patient_of=patient_of)
+    return msgspec.structs.replace(patients, patient_of=patient_of, joined=any(len(group) > 1 for group in groups))
 
 
 def _by_dataset(dataset: Dataset) -> Patients:

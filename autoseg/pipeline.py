@@ -5,7 +5,7 @@ Every stage takes values and gives values; where two rooms must meet, this modul
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -109,7 +109,6 @@ def preprocess(
         CasesFailedError: some cases failed; the others are stored.
         DiskFullError: there is too little room; what is stored stays.
     """
-    from autoseg.disk import check_room
     from autoseg.integrity.fixes import require_current_fixes
     from autoseg.preprocessing.cases import preprocess_cases
 
@@ -122,20 +121,33 @@ def preprocess(
         )
     require_current_fixes(workspace, dataset, again=verify)
     wanted = [case for case in dataset.annotated_cases if not cases or case.id in cases]
-    keys = {}
-    for name in [plan.configuration(name).name for name in configurations] or plan.names:
-        store, configuration = _case_store(workspace, plan, name), plan.configuration(name)
-        missing = {case.id for case in wanted} - store.case_ids()
-        if missing and workspace.fingerprint_path().is_file():
-            fingerprint = read_document(Fingerprint, workspace.fingerprint_path())
-            check_room(store.folder, plan, configuration, fingerprint, missing, compressed=store.compressed)
-        keys[name] = preprocess_cases(
-            *(dataset, wanted, plan, configuration, store),
-            *(workspace.contents, executor or ThreadExecutor(), logger, stop),
-            verify=verify,
-            spared=workspace.keys_in_use(),
+    names = [plan.configuration(name).name for name in configurations] or plan.names
+    stores = {name: _case_store(workspace, plan, name) for name in names}
+    _require_room(workspace, plan, stores, {case.id for case in wanted})
+    return preprocess_cases(
+        *(dataset, wanted, plan, stores, workspace.contents, executor or ThreadExecutor(), logger, stop),
+        verify=verify,
+        spared=workspace.keys_in_use(),
+    )
+
+
+def _require_room(workspace: Workspace, plan: Plan, stores: Mapping[str, CaseStore], wanted: set[str]) -> None:
+    """Before anything is made: what is missing of all configurations must fit on the disk."""
+    from autoseg.disk import check_room
+
+    missing: dict[Path, tuple[str, set[str]]] = {}
+    for name, store in stores.items():  # configurations with equal cases have one folder, which is filled once
+        missing.setdefault(store.folder, (name, wanted - store.case_ids()))
+    named = {name: cases for name, cases in missing.values() if cases}
+    if named and workspace.fingerprint_path().is_file():
+        fingerprint = read_document(Fingerprint, workspace.fingerprint_path())
+        check_room(
+            workspace.path / "preprocessed",
+            plan,
+            named,
+            fingerprint,
+            compressed=lambda: stores[next(iter(named))].compressed,
         )
-    return keys
 
 
 def train(

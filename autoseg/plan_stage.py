@@ -108,7 +108,6 @@ def plan_dataset(
     # what was asked for may be wrong, which is to be told at once; else torch, which takes its time, is loaded meanwhile
     budget = budgeted() if device or memory_gib is not None else None
     dataset, known = read_dataset(folder, channel_names=channel_names, workspace=workspace, executor=executor)
-    workspace.check_dataset(dataset)
     if understood is not None:
         understood(dataset, known)
     patients = current_patients(workspace, dataset, group_by)

@@ -228,7 +228,7 @@ def test_too_small_a_disk_is_told_before_anything_is_written(study: Study, monke
     with monkeypatch.context() as patched:
         patched.setattr("autoseg.disk.free_bytes", lambda folder: 1000)
         with pytest.raises(
-            DiskFullError, match=r"no room on the disk of .*2d-.*6 cases of 2d take at least .* are free"
+            DiskFullError, match=r"no room on the disk of .*preprocessed: 6 cases of 2d take at least .* are free"
         ):
             study.made()
     assert not list(folder.rglob("*.json"))

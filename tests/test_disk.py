@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from autoseg import disk
@@ -31,11 +32,23 @@ def test_the_least_that_is_needed_must_be_free(
     ids = [case.id for case in cases.cases][:2]
     needed = 2 * 10 * 30 * 40 * 5 // (4 if compressed else 1)
     monkeypatch.setattr(disk, "free_bytes", lambda folder: needed)
-    disk.check_room(tmp_path, PLAN, CONFIGURATION, cases, ids, compressed=compressed)
+    disk.check_room(tmp_path, PLAN, {"tiny": ids}, cases, compressed=lambda: compressed)
     monkeypatch.setattr(disk, "free_bytes", lambda folder: needed - 1)
     with pytest.raises(DiskFullError, match=r"no room on the disk of .*: 2 cases of tiny take at least .* GiB"):
-        disk.check_room(tmp_path, PLAN, CONFIGURATION, cases, ids, compressed=compressed)
-    disk.check_room(tmp_path, PLAN, CONFIGURATION, cases, ["unknown"], compressed=compressed)
+        disk.check_room(tmp_path, PLAN, {"tiny": ids}, cases, compressed=lambda: compressed)
+    disk.check_room(tmp_path, PLAN, {"tiny": ["unknown"]}, cases, compressed=lambda: compressed)
+
+
+def test_all_configurations_together_must_find_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = small_plan(CONFIGURATION, msgspec.structs.replace(CONFIGURATION, name="other"))
+    cases = fingerprint([((1.0, 1.0, 1.0), (20, 30, 40), 2)])
+    ids = [case.id for case in cases.cases]
+    needed = (2 + 1) * 10 * 30 * 40 * 5
+    monkeypatch.setattr(disk, "free_bytes", lambda folder: needed)
+    disk.check_room(tmp_path, plan, {"tiny": ids, "other": ids[:1]}, cases, compressed=lambda: False)
+    monkeypatch.setattr(disk, "free_bytes", lambda folder: needed - 1)
+    with pytest.raises(DiskFullError, match=r"2 cases of tiny, 1 case of other take at least"):
+        disk.check_room(tmp_path, plan, {"tiny": ids, "other": ids[:1]}, cases, compressed=lambda: False)
 
 
 def test_the_disk_of_a_folder_that_is_not_there_yet_is_that_of_its_parent(tmp_path: Path) -> None:

@@ -299,6 +299,7 @@ def test_joined_cases_have_one_patient_with_all_that_the_others_had() -> None:
     assert joined(patients, []) == patients
     made = joined(patients, [("a", "b2"), ("c", "b1")])
     assert made.several == {"c": ("a", "b1", "b2", "c")}
+    assert made.joined
     assert made.patient_of["d"] == "d"
 
 

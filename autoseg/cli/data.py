@@ -12,6 +12,7 @@ from autoseg.cli import options
 from autoseg.cli.check import fix_option
 from autoseg.cli.confirmation import shown_and_confirmed
 from autoseg.cli.wishes import GibibytesOrAuto, read_names, read_wishes, wish_options
+from autoseg.errors import counted
 
 if TYPE_CHECKING:
     from autoseg.estimates import Explanation
@@ -150,7 +151,7 @@ def _show(planned: Planned, explained: Sequence[Explanation], workspace_path: Pa
         click.echo(f"\n{about_patients}")
     annotated, all_cases = len(planned.dataset.annotated_cases), len(planned.dataset.cases)
     click.echo(
-        f"\n{annotated} annotated cases of {all_cases}, {len(planned.split)} folds. Written: "
+        f"\n{counted(annotated, 'annotated case')} of {all_cases}, {counted(len(planned.split), 'fold')}. Written: "
         f"{planned.folder.path / 'plan.json'}\n"
         + options.next_command(f"train {planned.plan.main_configuration} 0", workspace_path)
     )
@@ -179,7 +180,7 @@ def preprocess(
 
     with (
         session(workspace_path, "preprocess") as (workspace, logger),
-        case_executor(workers, logger, preload=["autoseg.preprocessing.cases"]) as executor,
+        case_executor(workers, logger, preload=["autoseg.preprocessing.case_task"]) as executor,
     ):
         from autoseg import pipeline  # while the first worker is starting
 
@@ -187,5 +188,6 @@ def preprocess(
             workspace.existing(), configurations, plan_name=plan_name, verify=verify, executor=executor, logger=logger
         )
     for name, cases in keys.items():
-        click.echo(f"{name}: {len(cases)} cases are ready in {workspace.path / 'preprocessed'}")
+        are = "is" if len(cases) == 1 else "are"
+        click.echo(f"{name}: {counted(len(cases), 'case')} {are} ready in {workspace.path / 'preprocessed'}")
     click.echo(options.next_command(f"train {list(keys)[-1]} 0", workspace_path))

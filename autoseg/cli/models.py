@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from autoseg.cli import options
+from autoseg.errors import counted
 
 if TYPE_CHECKING:
     from autoseg.workspace import ModelFolder, Workspace
@@ -178,7 +179,12 @@ def evaluate(predictions: Path, references: Path, workspace_path: Path, workers:
     click.echo(summary_text(summary))
     if alone := summary.not_scored:
         named = ", ".join(alone[:5]) + (" …" if len(alone) > 5 else "")
-        click.echo(f"{len(alone)} cases stand in one of the folders only and are not scored: {named}")
+        stand = (
+            "stands in one of the folders only and is"
+            if len(alone) == 1
+            else "stand in one of the folders only and are"
+        )
+        click.echo(f"{counted(len(alone), 'case')} {stand} not scored: {named}")
     click.echo(
         f"Written: {predictions / 'summary.json'}, with every case\nNext: look at the cases of lowest Dice there"
     )

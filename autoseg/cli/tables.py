@@ -163,12 +163,13 @@ def patients_text(patients: Patients, split: Split) -> str:
         "table": patients.rule,
         "dataset": "the data set",
     }
+    by = origin[patients.source] + (" and equal images" if patients.joined else "")
     if not several:
-        return f"patients: one for each of {cases} cases, by {origin[patients.source]}." if patients.stated else ""
+        return f"patients: one for each of {cases} cases, by {by}." if patients.stated else ""
     shown = [f"{patient}: {_listed(', ', each, 4)}" for patient, each in several.items()]
     divided = patients.divided_by(split)
     return (
-        f"patients: {len(set(patients.patient_of.values()))} in {cases} cases, by {origin[patients.source]} "
+        f"patients: {len(set(patients.patient_of.values()))} in {cases} cases, by {by} "
         f"({_listed('; ', shown, 3)}); "
         + (f"{len(divided)} on both sides of a fold." if divided else "none stands on both sides of a fold.")
         + ("" if patients.stated else " Not so? --group-by tells.")

@@ -12,7 +12,7 @@ from typing import Protocol, TypeVar
 from autoseg.errors import InputError
 from autoseg.executors import Executor, Outcome
 from autoseg.files import Content, ContentIndex, content_of
-from autoseg.io.formats import parts_of, read_header
+from autoseg.io.formats import foreign_formats, parts_of, read_header
 from autoseg.io.headers import Header
 from autoseg.values import Case
 from autoseg.values.json_form import Value
@@ -81,19 +81,22 @@ class CaseFiles(Value, frozen=True, kw_only=True):
 
     @property
     def hashes(self) -> list[str] | None:
-        """The hashes of all parts, if all are known."""
+        """What reading the files depends on, if all of it is known; see ``look``."""
         found = [each for each in self.known if each is not None]
-        return found if len(found) == len(self.parts) else None
+        return [*found, *foreign_formats(self.paths)] if len(found) == len(self.parts) else None
 
     def look(self) -> tuple[list[str], dict[str, Content]]:
-        """The hash of every part's content, and what was read for that.
+        """What reading the files depends on, and what was read for that.
+
+        That is the hash of every part's content, and the identities of formats that other packages brought.
 
         Raises:
             UnreadableFileError: a file is not there or cannot be read.
         """
         read = {part: content_of(Path(part)) for part, known in zip(self.parts, self.known, strict=True) if not known}
         pairs = zip(self.parts, self.known, strict=True)
-        return [known or read[part].sha256 for part, known in pairs], read
+        hashes = [known or read[part].sha256 for part, known in pairs]
+        return [*hashes, *foreign_formats(self.paths)], read
 
 
 def remember(contents: ContentIndex, read: dict[str, Content]) -> None:

@@ -8,7 +8,7 @@ as one file; so does any file of a series, which stands for the whole series.
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -20,6 +20,7 @@ from autoseg.values import Volume
 
 __all__ = [
     "Format",
+    "foreign_formats",
     "format_of",
     "is_series",
     "known_endings",
@@ -75,9 +76,13 @@ class Format(Protocol):
 
 
 @functools.cache
+def _handlers() -> dict[str, Format]:
+    return {name: plugins.load("format", name)() for name in plugins.available("format")}
+
+
+@functools.cache
 def _by_ending() -> dict[str, Format]:
-    formats = (plugins.load("format", name)() for name in plugins.available("format"))
-    return {ending: handler for handler in formats for ending in handler.endings}
+    return {ending: handler for handler in _handlers().values() for ending in handler.endings}
 
 
 @functools.cache
@@ -145,6 +150,20 @@ def format_of(path: Path) -> Format:
         file=path,
         expected=f"one of {', '.join(known_endings())}, or a folder with a DICOM series",
     )
+
+
+def foreign_formats(paths: Iterable[str]) -> list[str]:
+    """Identities of the formats that read these files, if they come from other packages: what is read depends on them."""
+    endings = {split_ending(Path(path).name)[1].lower() for path in paths}
+    return sorted({_foreign()[ending] for ending in endings & _foreign().keys()})
+
+
+@functools.cache
+def _foreign() -> dict[str, str]:
+    """The identity of the format by ending, where it is not autoseg's own, whose changes raise the caches' versions."""
+    owners = {ending: name for name, handler in _handlers().items() for ending in handler.endings}
+    identities = {ending: plugins.identity("format", name) for ending, name in owners.items()}
+    return {ending: identity for ending, identity in identities.items() if identity != owners[ending]}
 
 
 def read_header(path: Path, *, limit: int = LARGEST_BYTES) -> Header:

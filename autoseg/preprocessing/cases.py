@@ -1,112 +1,39 @@
-"""Preprocessing all cases of a configuration: what is stored for the same content and parameters is left alone."""
+"""Preprocessing all cases of some configurations: what is stored for the same content and parameters is left alone."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Generator, Sequence
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 
 import msgspec
 
 from autoseg.errors import (
+    AutosegError,
     CasesFailedError,
     CompressedStoreError,
-    DamagedCaseError,
     DiskFullError,
     InputError,
     InterruptedRunError,
 )
 from autoseg.executors import Executor, Outcome
-from autoseg.files import Content, ContentIndex, sweep
-from autoseg.io.case_store import CaseStore, StoredCase
+from autoseg.files import ContentIndex, sweep
+from autoseg.io.case_store import CaseStore
 from autoseg.io.case_work import CaseFiles, remember, run_admitted
-from autoseg.io.cases import check_case
-from autoseg.io.dtypes import smallest_integers
-from autoseg.io.headers import Header
 from autoseg.logs import Logger, reported
-from autoseg.preprocessing.forward import case_key, parameters_key, preprocess_case
-from autoseg.preprocessing.memory import preprocessing_bytes
-from autoseg.values import Case, Configuration, Dataset, Plan
-from autoseg.values.json_form import Value
+from autoseg.preprocessing.case_task import CaseToPreprocess, Grid, Made, MadeCase, PreprocessCase, stage_of
+from autoseg.preprocessing.forward import case_key, parameters_key
+from autoseg.processes.wire import rebuilt
+from autoseg.values import Case, Dataset, Plan
 
-__all__ = ["Made", "PreprocessCase", "preprocess_cases"]
-
-
-class Made(Value, frozen=True, kw_only=True):
-    """What became of one case.
-
-    Attributes:
-        key: of its content.
-        made: it had to be made.
-        damage: what was damaged of it before, if anything.
-        read: the files that were read for the key.
-    """
-
-    key: str
-    made: bool = False
-    damage: str | None = None
-    read: dict[str, Content] = {}
-
-
-class PreprocessCase(Value, frozen=True, kw_only=True):
-    """Brings a case to the grid of a configuration and stores it, unless it is stored already; a task for any executor.
-
-    Attributes:
-        dataset: its root, channels and labels; cases are not needed.
-        plan: what all configurations share.
-        configuration: the name of the grid.
-        parameters: digest of all parameters.
-        store: folder of the preprocessed cases.
-        verify: stored cases are read again, whatever the sizes and times of their files.
-        spared: content keys of older entries that are still needed.
-    """
-
-    dataset: Dataset
-    plan: Plan
-    configuration: str
-    parameters: str
-    store: str
-    verify: bool = False
-    spared: tuple[str, ...] = ()
-
-    @property
-    def stage(self) -> str:
-        """For messages."""
-        return f"preprocess {self.configuration}"
-
-    def __call__(self, item: CaseFiles) -> Made:
-        """Stores the case.
-
-        Raises:
-            InputError: the case cannot be used.
-            DiskFullError: there is no room for it.
-            CompressedStoreError: it is stored compressed, and blosc2 is not installed.
-        """
-        hashes, read = item.look()
-        configuration = self.plan.configuration(self.configuration)
-        key = case_key(self.parameters, hashes)
-        store, damage = CaseStore(Path(self.store), patch_size=configuration.patch_size), None
-        if store.has(item.id, key):
-            damage = _damage(store, item.id, key, verify=self.verify)
-            if damage is None:
-                return Made(key=key, read=read)
-        ready = _preprocessed(self.dataset, item.case, self.plan, configuration, key, damage)
-        if damage:
-            store.discard(item.id, key)
-        store.save(ready, spared=self.spared)
-        return Made(key=key, made=True, damage=damage, read=read)
-
-    def bytes(self, item: CaseFiles, headers: tuple[Header | None, ...]) -> int:
-        """Memory that the work on a case takes at most."""
-        return preprocessing_bytes(headers[:-1], headers[-1], self.plan, self.plan.configuration(self.configuration))
+__all__ = ["preprocess_cases"]
 
 
 def preprocess_cases(
     dataset: Dataset,
     cases: Sequence[Case],
     plan: Plan,
-    configuration: Configuration,
-    store: CaseStore,
+    stores: Mapping[str, CaseStore],
     contents: ContentIndex,
     executor: Executor,
     logger: Logger,
@@ -114,24 +41,23 @@ def preprocess_cases(
     *,
     verify: bool = False,
     spared: Collection[str] = (),
-) -> dict[str, str]:
-    """Sees to it that all cases are in the store, whole; those that are damaged are made anew.
+) -> dict[str, dict[str, str]]:
+    """Sees to it that all cases are in the stores, whole; those that are damaged are made anew.
 
     Args:
         dataset: that the cases are of.
         cases: annotated ones.
         plan: what all configurations share.
-        configuration: the grid.
-        store: to keep them in.
+        stores: where to keep the cases of each configuration, by its name; one folder of several is filled once.
         contents: hashes of the data set's files.
         executor: runs the cases.
         logger: for progress, and for the names of damaged cases.
         stop: asked after every case.
-        verify: read all files of the data set and of the store again, whatever their sizes and times.
+        verify: read all files of the data set and of the stores again, whatever their sizes and times.
         spared: content keys of older entries that are still needed.
 
     Returns:
-        Case id to content key.
+        Per configuration: case id to content key.
 
     Raises:
         CasesFailedError: some cases could not be preprocessed; the others are stored.
@@ -139,88 +65,146 @@ def preprocess_cases(
         CompressedStoreError: there are compressed cases, and blosc2 is not installed.
         InterruptedRunError: ``stop`` said so; what is stored stays.
     """
-    sweep(store.folder)
+    first: dict[Path, str] = {}
+    for name, store in stores.items():
+        first.setdefault(store.folder, name)
+        sweep(store.folder)
     task = PreprocessCase(
         dataset=msgspec.structs.replace(dataset, cases=()),
         plan=plan,
-        configuration=configuration.name,
-        parameters=parameters_key(plan, configuration),
-        store=str(store.folder),
+        grids=tuple(_grid(plan, name, folder) for folder, name in first.items()),
         verify=verify,
         spared=tuple(sorted(spared)),
     )
-    keys: dict[str, str] = {}
-    failures: dict[str, BaseException] = {}
-    made = 0
+    tally = _Tally(task, {name: stores[name] for name in first.values()}, logger)
     try:
-        with closing(_outcomes(task, cases, store, contents, executor)) as outcomes:
+        with closing(_outcomes(task, cases, tally.stores, contents, executor)) as outcomes:
             for done, outcome in enumerate(outcomes, start=1):
                 logger.event("progress", stage=task.stage, done=done, total=len(cases))
                 if isinstance(outcome.error, DiskFullError | CompressedStoreError):
                     raise outcome.error  # the next case would meet the same
-                if outcome.result is None:
-                    failures[outcome.item.id] = outcome.error or InputError("unknown failure")
-                    logger.event("case_failed", stage="preprocess", case=outcome.item.id, **reported(outcome.error))
-                else:
-                    keys[outcome.item.id] = outcome.result.key
-                    made += outcome.result.made
+                if outcome.result is not None:
                     remember(contents, outcome.result.read)
-                    if outcome.result.damage:
-                        logger.event("case_mended", case=outcome.item.id, damage=outcome.result.damage)
-                        logger.event("message", text=f"{outcome.item.id} was damaged and has been made anew")
+                tally.take(outcome)
                 if stop():
                     raise InterruptedRunError(
                         f"stopped preprocessing after {done} of {len(cases)} cases; they are kept"
                     )
     finally:
         contents.save()
-    logger.event("preprocessed", configuration=configuration.name, made=made, kept=len(keys) - made)
-    if failures:
-        raise CasesFailedError(f"preprocess {configuration.name}", failures, len(keys))
-    return dict(sorted(keys.items()))
+    for name, store in stores.items():
+        filled = first[store.folder]
+        made, ready = len(tally.made[filled]) if name == filled else 0, len(tally.keys[filled])
+        logger.event("preprocessed", configuration=name, made=made, kept=ready - made)
+    tally.require_all(len(cases))
+    return {name: dict(sorted(tally.keys[first[store.folder]].items())) for name, store in stores.items()}
+
+
+def _grid(plan: Plan, configuration: str, folder: Path) -> Grid:
+    parameters = parameters_key(plan, plan.configuration(configuration))
+    return Grid(configuration=configuration, parameters=parameters, store=str(folder))
 
 
 def _outcomes(
-    task: PreprocessCase, cases: Sequence[Case], store: CaseStore, contents: ContentIndex, executor: Executor
-) -> Generator[Outcome[CaseFiles, Made]]:
+    task: PreprocessCase,
+    cases: Sequence[Case],
+    stores: Mapping[str, CaseStore],
+    contents: ContentIndex,
+    executor: Executor,
+) -> Generator[Outcome[CaseToPreprocess, MadeCase]]:
     """First what can be told without any work, then the work."""
     items = []
-    for item in (CaseFiles.of(case, task.dataset.root, contents) for case in cases):
-        if task.verify and all(Path(part).exists() for part in item.parts):  # what is gone keeps its last known hash
-            item = msgspec.structs.replace(item, known=(None,) * len(item.parts))
-        key = case_key(task.parameters, item.hashes) if item.hashes else None
-        if item.case.label is None:
+    for files in (CaseFiles.of(case, task.dataset.root, contents) for case in cases):
+        if files.case.label is None:
+            item = CaseToPreprocess(files=files, wanted=tuple(stores))
             yield Outcome(item=item, error=InputError("the case has no label file", case=item.id))
-        elif key is not None and not task.verify and store.is_known_whole(item.id, key):
-            yield Outcome(item=item, result=Made(key=key))
-        else:
+            continue
+        if task.verify and all(Path(part).exists() for part in files.parts):  # what is gone keeps its last known hash
+            files = msgspec.structs.replace(files, known=(None,) * len(files.parts))
+        whole = _known_whole(task, stores, files)
+        item = CaseToPreprocess(files=files, whole=whole, wanted=tuple(name for name in stores if name not in whole))
+        if item.wanted:
             items.append(item)
+        else:
+            yield Outcome(item=item, result=MadeCase(grids={}))
     if items:
         yield from run_admitted(executor, task, items, task.bytes)
 
 
-def _damage(store: CaseStore, case_id: str, key: str, *, verify: bool) -> str | None:
-    """What is damaged of a stored case; None if it is whole."""
-    try:
-        store.check(case_id, key, always=verify)
-    except DamagedCaseError as error:
-        return str(error.what)
-    return None
+def _known_whole(task: PreprocessCase, stores: Mapping[str, CaseStore], files: CaseFiles) -> dict[str, str]:
+    """Content keys by configuration, where sizes and times tell that what is stored is whole, and that is enough."""
+    if files.hashes is None or task.verify:
+        return {}
+    keys = {grid.configuration: case_key(grid.parameters, files.hashes) for grid in task.grids}
+    return {name: key for name, key in keys.items() if stores[name].is_known_whole(files.id, key)}
 
 
-def _preprocessed(
-    dataset: Dataset, case: Case, plan: Plan, configuration: Configuration, key: str, damage: str | None
-) -> StoredCase:
-    image, labels, findings = check_case(dataset, case)
-    errors = [finding for finding in findings if finding.severity == "error"]
-    if errors or image is None or labels is None:
-        told = "; ".join(str(error) for error in errors)
-        raise InputError(f"{damage}; and it cannot be made anew: {told}" if damage else told)
-    ready = preprocess_case(image, labels, plan, configuration, case_id=case.id, key=key)
-    return StoredCase(
-        record=ready.record,
-        image=ready.image,
-        segmentation=ready.segmentation,
-        locations=ready.locations,
-        reference=smallest_integers(labels.array[0]),
-    )
+class _Tally:
+    """What has become of the cases so far.
+
+    Args:
+        task: that is done on them.
+        stores: of the task's grids, by configuration.
+        logger: hears of what failed and what was damaged.
+    """
+
+    def __init__(self, task: PreprocessCase, stores: Mapping[str, CaseStore], logger: Logger) -> None:
+        self.task, self.stores, self.logger = task, stores, logger
+        self.keys: dict[str, dict[str, str]] = {name: {} for name in stores}
+        self.made: dict[str, set[str]] = {name: set() for name in stores}
+        self.failures: dict[str, dict[str, Exception]] = {}
+
+    def take(self, outcome: Outcome[CaseToPreprocess, MadeCase]) -> None:
+        """Counts a case."""
+        case, failed = outcome.item.id, dict[str, Exception]()
+        for name, key in outcome.item.whole.items():
+            self.keys[name][case] = key
+        for name, made in self._results(outcome).items():
+            if isinstance(made, Exception):
+                failed[name] = made
+                continue
+            self.keys[name][case] = made.key
+            if made.made:
+                self.made[name].add(case)
+            if made.damage:
+                self.logger.event("case_mended", case=case, configuration=name, damage=made.damage)
+                which = f"{case} ({name})" if len(self.stores) > 1 else case
+                self.logger.event("message", text=f"{which} was damaged and has been made anew")
+        if failed:
+            self.failures[case] = failed
+        for error, names in _distinct(failed):
+            self.logger.event("case_failed", stage=stage_of(names), case=case, **reported(error))
+
+    def _results(self, outcome: Outcome[CaseToPreprocess, MadeCase]) -> dict[str, Made | Exception]:
+        """What became of the case on every grid that it was wanted on."""
+        item, result = outcome.item, outcome.result
+        if result is not None:
+            return {name: rebuilt(made.error) if made.error else made for name, made in result.grids.items()}
+        error = outcome.error or InputError("unknown failure")
+        # a worker that was lost on one grid may have stored the case on another before
+        stored = {} if item.files.case.label is None else _known_whole(self.task, self.stores, item.files)
+        return {name: Made(key=stored[name], made=True) if name in stored else error for name in item.wanted}
+
+    def require_all(self, total: int) -> None:
+        """Raises ``CasesFailedError``, which names all cases that failed, and on which grids if not on all that any did."""
+        if not self.failures:
+            return
+        names = [name for name in self.stores if any(name in failed for failed in self.failures.values())]
+        told: dict[str, BaseException] = {}
+        for case, failed in self.failures.items():
+            distinct = _distinct(failed)
+            if len(failed) == len(names) and len(distinct) == 1:
+                told[case] = distinct[0][0]
+                continue
+            text = "; ".join(f"{', '.join(where)}: {reported(error)['error']}" for error, where in distinct)
+            by_input = all(isinstance(error, InputError) for error in failed.values())
+            told[case] = InputError(text) if by_input else AutosegError(text)
+        raise CasesFailedError(stage_of(names), told, total - len(told))
+
+
+def _distinct(failed: Mapping[str, Exception]) -> list[tuple[Exception, list[str]]]:
+    """Errors by configuration as errors that differ, each with its configurations."""
+    found: dict[str, tuple[Exception, list[str]]] = {}
+    for name, error in failed.items():
+        found.setdefault(f"{type(error).__name__}: {error}", (error, []))[1].append(name)
+    return list(found.values())

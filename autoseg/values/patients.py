@@ -18,11 +18,13 @@ class Patients(Value, frozen=True, kw_only=True, tag_field="schema", tag="autose
         source: the names of the cases alone, or what the user said: a pattern for them, a table, or the data set itself.
         rule: the pattern, the absolute path of the table, or the data set's layout; empty for names.
         patient_of: case id to patient; a case that shares its patient with no other has one of its own.
+        joined: some cases have equal images, and so one patient, whatever the source says.
     """
 
     source: Literal["names", "pattern", "table", "dataset"]
     rule: str = ""
     patient_of: dict[str, str]
+    joined: bool = False
 
     def __post_init__(self) -> None:
         require((self.source == "names") == (not self.rule), "what the user said, and nothing else, has a rule")

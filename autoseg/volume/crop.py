@@ -9,6 +9,8 @@ from autoseg.volume.lookup import look_up
 __all__ = ["Box", "bounding_box", "nonzero_mask", "outside_nonzero"]
 
 Box = tuple[slice, slice, slice]
+#: As many zeros are visited one by one.
+FEW_ZEROS = 2000
 
 
 def bounding_box(image: np.ndarray) -> Box:
@@ -34,9 +36,30 @@ def nonzero_mask(image: np.ndarray) -> np.ndarray:
     present = image[0] != 0
     for channel in image[1:]:
         present |= channel != 0
-    if present.all():
+    zeros = present.size - np.count_nonzero(present)
+    if not zeros:
         return present
-    return _filled(present)
+    return _few_filled(present) if zeros <= FEW_ZEROS else _filled(present)
+
+
+def _few_filled(present: np.ndarray) -> np.ndarray:
+    """As ``_filled`` for a few zeros, each visited once from the faces on: quicker than to load a library for it."""
+    at = np.argwhere(~present)
+    on_face = ((at == 0) | (at == np.array(present.shape) - 1)).any(axis=1)
+    # numbers of places in a volume with a margin, in which no neighbour of a place is on the other side
+    steps = ((present.shape[1] + 2) * (present.shape[2] + 2), present.shape[2] + 2, 1)
+    numbers = (at + 1) @ np.array(steps)
+    front = numbers[on_face].tolist()
+    hidden = set(numbers[~on_face].tolist())
+    while front:
+        place = front.pop()
+        for near in (place + step for length in steps for step in (-length, length)):
+            if near in hidden:
+                hidden.remove(near)
+                front.append(near)
+    holes = at[[number in hidden for number in numbers.tolist()]]
+    present[tuple(holes.T)] = True
+    return present
 
 
 def _filled(present: np.ndarray) -> np.ndarray:

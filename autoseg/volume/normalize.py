@@ -27,7 +27,7 @@ class Normalizer(Protocol):
     def __call__(
         self, image: np.ndarray, mask: np.ndarray | None, properties: IntensityProperties | None
     ) -> np.ndarray:
-        """A new float32 array of the same shape.
+        """A new float32 array of the same shape; ``image`` may be read-only.
 
         Raises:
             InputError: the image or the statistics do not suit this scheme.

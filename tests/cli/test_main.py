@@ -29,8 +29,8 @@ BAD_CASE = {"a": InputError("broken")}
     [
         (None, 0, ""),
         (CasesFailedError("predict", BAD_CASE, 3), 1, "error: predict: 1 of 4 cases failed"),
-        (CasesFailedError("predict", BAD_CASE, 0), 2, "error: predict: 1 of 1 cases failed"),
-        (CasesFailedError("predict", {"a": RuntimeError("x")}, 0), 1, "error: predict: 1 of 1 cases failed"),
+        (CasesFailedError("predict", BAD_CASE, 0), 2, "error: predict: 1 of 1 case failed"),
+        (CasesFailedError("predict", {"a": RuntimeError("x")}, 0), 1, "error: predict: 1 of 1 case failed"),
         (InputError("wrong", remedy="Mend it."), 2, "error: wrong. Mend it."),
         (UnknownNameError("no fold 9"), 2, "error: no fold 9"),
         (FindingsError("bad data", ["one", "two"]), 2, "  - one\n  - two"),

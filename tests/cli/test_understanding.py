@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from autoseg.files import read_document
+from autoseg.errors import InputError
+from autoseg.files import read_document, write_document
 from autoseg.io.layouts import read_dataset
 from autoseg.values import Patients, Split
 from autoseg.workspace import Workspace
@@ -57,6 +58,15 @@ def test_what_was_understood_is_shown_and_nobody_is_asked_where_there_is_no_term
     dataset = Workspace(tmp_path / "W").dataset()
     assert [case.id for case in dataset.test] == ["phantom_100", "phantom_101"]
     assert read_document(dict[str, list[int]], tmp_path / "W" / "label_integers.json")
+
+
+def test_nothing_is_written_into_the_workspace_of_another_data_set(bare, phantoms, tmp_path):
+    for file in [*bare.glob("*/phantom_*")]:
+        file.rename(file.with_name(file.name.replace("phantom", "scan")))
+    write_document(tmp_path / "W" / "dataset.json", read_dataset(phantoms)[0])
+    with pytest.raises(InputError, match="belongs to another data set"):
+        read_dataset(bare, workspace=Workspace(tmp_path / "W"))
+    assert [path.name for path in (tmp_path / "W").iterdir()] == ["dataset.json"]
 
 
 def test_integers_of_label_files_are_looked_up_only_where_they_changed(bare, tmp_path):

@@ -34,18 +34,18 @@ def test_fifty_random_kills(tmp_path: Path) -> None:
     true_store, contents = CaseStore(tmp_path / "true"), ContentIndex(tmp_path / "sources.json")
     with ProcessExecutor(2, logger=listener) as executor:
         arguments = (contents, executor, SilentLogger(), lambda: False)
-        truth = preprocess_cases(dataset, dataset.cases, plan, grid, true_store, *arguments)
+        truth = preprocess_cases(dataset, dataset.cases, plan, {"tiny": true_store}, *arguments)
         while killed < 50:
             rounds += 1
             store = CaseStore(tmp_path / f"round {rounds}")
             contents = ContentIndex(tmp_path / f"sources {rounds}.json")
             finish = kill_at_random(executor, 50 - killed, 0.6, threading.Event())
             again = preprocess_cases(
-                *(dataset, dataset.cases, plan, grid, store, contents, executor, SilentLogger(), lambda: False)
+                *(dataset, dataset.cases, plan, {"tiny": store}, contents, executor, SilentLogger(), lambda: False)
             )
             killed += finish()
             assert again == truth
-            for case, key in truth.items():
+            for case, key in truth["tiny"].items():
                 np.testing.assert_array_equal(store.open(case, key).image, true_store.open(case, key).image)
     assert killed == 50
     assert all(event["signal"] == "SIGKILL" for event in listener.of("worker_lost"))

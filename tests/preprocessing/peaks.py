@@ -8,21 +8,32 @@ from autoseg.io.case_work import CaseFiles, FileList
 from autoseg.io.layouts.integers import FindIntegers
 from autoseg.machine import process_memory
 from autoseg.measuring import MeasureCase
-from autoseg.preprocessing.cases import PreprocessCase
+from autoseg.preprocessing.case_task import CaseToPreprocess, PreprocessCase
 from autoseg.values import Value
 
 
 class Peak(Value, frozen=True, kw_only=True):
-    """One of the three tasks."""
+    """One of two tasks."""
 
     measure: MeasureCase | None = None
-    preprocess: PreprocessCase | None = None
     prepare: PrepareInput | None = None
 
     def __call__(self, item: CaseFiles) -> int:
-        for task in (self.measure, self.preprocess, self.prepare):
+        for task in (self.measure, self.prepare):
             if task is not None:
                 task(item)
+        return _most()
+
+
+class PeakOfPreprocessing(Value, frozen=True, kw_only=True):
+    """Preprocessing a case."""
+
+    task: PreprocessCase
+
+    def __call__(self, item: CaseToPreprocess) -> int:
+        made = self.task(item).grids
+        assert made.keys() == set(item.wanted)
+        assert all(each.made and each.error is None for each in made.values()), made
         return _most()
 
 

@@ -65,11 +65,11 @@ class Run:
         contents = ContentIndex(self.folder / "sources.json")
         executor = ThreadExecutor(threads) if threads else SerialExecutor()
         keys = preprocess_cases(
-            *(dataset, dataset.cases, self.plan, self.plan.configurations[0]),
-            *(self.store, contents, executor, listener, stop),
+            *(dataset, dataset.cases, self.plan, {"3d_fullres": self.store}),
+            *(contents, executor, listener, stop),
             **options,
         )
-        return keys, next(fields for kind, fields in listener.events if kind == "preprocessed")
+        return keys["3d_fullres"], next(fields for kind, fields in listener.events if kind == "preprocessed")
 
     def times(self) -> dict[str, int]:
         """When each stored case was written."""
@@ -202,17 +202,17 @@ def test_a_machine_without_the_data_set_uses_what_was_preprocessed(run: Run) -> 
     shutil.rmtree(run.root)
     listener, contents = Listener(), ContentIndex(run.folder / "sources.json")
     again = preprocess_cases(
-        *(dataset, dataset.cases, run.plan, run.plan.configurations[0]),
-        *(run.store, contents, SerialExecutor(), listener, lambda: False),
+        *(dataset, dataset.cases, run.plan, {"3d_fullres": run.store}),
+        *(contents, SerialExecutor(), listener, lambda: False),
     )
-    assert again == keys
+    assert again == {"3d_fullres": keys}
 
 
 def test_progress_counts_every_case(run: Run) -> None:
     dataset, listener = run.dataset, Listener()
     preprocess_cases(
-        *(dataset, dataset.cases, run.plan, run.plan.configurations[0]),
-        *(run.store, ContentIndex(run.folder / "sources.json"), SerialExecutor(), listener, lambda: False),
+        *(dataset, dataset.cases, run.plan, {"3d_fullres": run.store}),
+        *(ContentIndex(run.folder / "sources.json"), SerialExecutor(), listener, lambda: False),
     )
     progress = [(fields["done"], fields["total"]) for kind, fields in listener.events if kind == "progress"]
     assert progress == [(1, 4), (2, 4), (3, 4), (4, 4)]
@@ -221,10 +221,10 @@ def test_progress_counts_every_case(run: Run) -> None:
 def test_no_cases_are_no_work(run: Run) -> None:
     nothing = msgspec.structs.replace(run.dataset, cases=())
     keys = preprocess_cases(
-        *(nothing, (), run.plan, run.plan.configurations[0]),
-        *(run.store, ContentIndex(run.folder / "sources.json"), SerialExecutor(), Listener(), lambda: False),
+        *(nothing, (), run.plan, {"3d_fullres": run.store}),
+        *(ContentIndex(run.folder / "sources.json"), SerialExecutor(), Listener(), lambda: False),
     )
-    assert keys == {}
+    assert keys == {"3d_fullres": {}}
 
 
 def damage(run: Run, case: int, *, hidden: bool, name: str = "image") -> Path:
@@ -301,8 +301,8 @@ def test_a_damaged_case_without_its_files_is_named_and_left_and_the_others_are_d
     before = damaged.read_bytes()
     with pytest.raises(CasesFailedError, match=r"phantom_022: .*not as it was written.*cannot be made anew") as caught:
         preprocess_cases(
-            *(dataset, dataset.cases, run.plan, run.plan.configurations[0]),
-            *(run.store, ContentIndex(run.folder / "sources.json"), SerialExecutor(), Listener(), lambda: False),
+            *(dataset, dataset.cases, run.plan, {"3d_fullres": run.store}),
+            *(ContentIndex(run.folder / "sources.json"), SerialExecutor(), Listener(), lambda: False),
         )
     assert (set(caught.value.failures), caught.value.done) == ({"phantom_022"}, 3)
     assert damaged.read_bytes() == before

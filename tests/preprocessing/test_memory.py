@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 import SimpleITK
@@ -16,11 +17,11 @@ from autoseg.inference.inputs import PrepareInput
 from autoseg.io.case_work import SLACK, CaseFiles, FileList, ReadHeaders
 from autoseg.io.layouts.integers import FindIntegers
 from autoseg.measuring import MeasureCase
-from autoseg.preprocessing.cases import PreprocessCase
+from autoseg.preprocessing.case_task import CaseToPreprocess, Grid, PreprocessCase
 from autoseg.preprocessing.forward import parameters_key
 from autoseg.processes.executor import WORKER_BYTES, ProcessExecutor
 from autoseg.values import Case, Dataset, Label, Labels, NormalizationSpec
-from tests.preprocessing.peaks import Peak, PeakOfConversion, PeakOfLook
+from tests.preprocessing.peaks import Peak, PeakOfConversion, PeakOfLook, PeakOfPreprocessing
 from tests.small_plans import small_configuration, small_plan
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the system does not tell what a process held")
@@ -80,17 +81,23 @@ def check(folder: Path, scan: Scan, stages: str) -> None:
     """Compares what is predicted with what a new worker has held in the end."""
     dataset = write(folder, scan)
     grid = small_configuration(spacing=scan.spacing, inputs=scan.channels, outputs=scan.labels + 1)
+    twin = msgspec.structs.replace(grid, name="twin")  # of the first nothing may be left when it begins
     normalization = (NormalizationSpec(scheme="zscore", use_mask=scan.masked),) * scan.channels
-    plan = small_plan(grid, labels=dataset.labels, channels=dataset.channels, normalization=normalization)
+    plan = small_plan(grid, twin, labels=dataset.labels, channels=dataset.channels, normalization=normalization)
     item = CaseFiles.of(dataset.cases[0], folder)
     bare = CaseFiles.of(Case(id="case", images=dataset.cases[0].images), folder)
     measure = MeasureCase(dataset=dataset, folder=str(folder / "measured"))
-    store, key = str(folder / "store"), parameters_key(plan, grid)
-    preprocess = PreprocessCase(dataset=dataset, plan=plan, configuration="tiny", parameters=key, store=store)
+    key = parameters_key(plan, grid)
+    grids = tuple(Grid(configuration=name, parameters=key, store=str(folder / name)) for name in plan.names)
+    preprocess = PreprocessCase(dataset=dataset, plan=plan, grids=grids)
     prepare = PrepareInput(plan=plan, configuration="tiny", root=str(folder), folder=str(folder))
     works = {
         "measure": (Peak(measure=measure), measure, item),
-        "preprocess": (Peak(preprocess=preprocess), preprocess, item),
+        "preprocess": (
+            PeakOfPreprocessing(task=preprocess),
+            preprocess,
+            CaseToPreprocess(files=item, wanted=plan.names),
+        ),
         "prepare": (Peak(prepare=prepare), prepare, bare),
     }
     for stage in stages.split():

@@ -17,7 +17,8 @@ __all__ = ["installed_glass", "write_glass_tree"]
 
 def _forget() -> None:
     plugins._entry_points.cache_clear()
-    formats._by_ending.cache_clear()
+    for cached in (formats._handlers, formats._by_ending, formats._foreign):
+        cached.cache_clear()
 
 
 @pytest.fixture

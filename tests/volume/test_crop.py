@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
+from autoseg.volume import crop
 from autoseg.volume.crop import bounding_box, nonzero_mask, outside_nonzero
+
+
+@pytest.fixture(autouse=True, scope="module", params=[0, crop.FEW_ZEROS], ids=["numbered", "visited"])
+def way(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Zeros are numbered by scipy, or visited one by one where they are few."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(crop, "FEW_ZEROS", request.param)
+        yield
 
 
 def image(*points: tuple[int, int, int, int], shape: tuple[int, int, int, int] = (2, 6, 7, 8)) -> np.ndarray:

@@ -85,14 +85,14 @@ def read_dataset(
     Args:
         source: the folder, its ``dataset.json``, or the table.
         channel_names: that the user asks for; overrule those stated or found.
-        workspace: remembers what was found in label files.
+        workspace: of this data set; remembers what was found in label files.
         executor: looks into label files, where the labels are not declared; threads by default.
 
     Returns:
         The data set with the cases that are complete, and findings about the others.
 
     Raises:
-        InputError: it cannot be understood at all.
+        InputError: it cannot be understood at all, or the workspace is another data set's.
     """
     source = source.resolve()
     if source.is_file():
@@ -103,7 +103,11 @@ def read_dataset(
         raise InputError("there is no such folder", file=source, remedy="Name the folder or table of your data set.")
     understood = dataclasses.replace(understood, findings=(*understood.findings, *misspelled_fields(understood.root)))
     known = IntegerCache(workspace) if workspace else None
-    return complete(understood, channel_names=channel_names, known=known, executor=executor)
+    dataset, findings = complete(understood, channel_names=channel_names, known=known, executor=executor)
+    if workspace and known:
+        workspace.check_dataset(dataset)  # before anything is written into it
+        known.save()
+    return dataset, findings
 
 
 def _of_file(source: Path, channel_names: Sequence[str]) -> Understanding:

@@ -35,6 +35,7 @@ class IntegerCache:
         self._contents = workspace.contents
         self._path = workspace.label_integers_path
         self._known: dict[str, list[int]] = {}
+        self._changed = False
         if self._path.is_file():
             with contextlib.suppress(DocumentError):  # a damaged cache is as good as none
                 self._known = read_document(dict[str, list[int]], self._path)
@@ -47,13 +48,16 @@ class IntegerCache:
     def add(self, found: FoundIntegers) -> None:
         """Takes what a worker has found."""
         remember(self._contents, found.read)
+        self._changed |= bool(found.read)
         for content in found.read.values():
             self._known[content.sha256] = list(found.integers)
 
     def save(self) -> None:
         """Keeps what was found."""
-        self._contents.save()
-        write_document(self._path, dict(sorted(self._known.items())))
+        if self._changed:
+            self._contents.save()
+            write_document(self._path, dict(sorted(self._known.items())))
+            self._changed = False
 
 
 class FoundIntegers(Value, frozen=True, kw_only=True):
@@ -108,7 +112,7 @@ def integers_in(
 
     Args:
         files: of label maps; one that is named twice is looked into once.
-        known: from an earlier pass; keeps what is found now.
+        known: from an earlier pass; takes what is found now.
         executor: looks into the files; threads by default.
     """
     found, items = [], []
@@ -131,8 +135,6 @@ def integers_in(
                 found.append(list(outcome.result.integers))
                 if known:
                     known.add(outcome.result)
-    if known and any(found):
-        known.save()
     return found
 
 

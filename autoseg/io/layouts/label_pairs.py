@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
-from autoseg.io.layouts.names import bare_forms, plain_id
+from autoseg.io.layouts.names import SEPARATORS, bare_forms, plain_id
 from autoseg.io.layouts.pairing import divisions
 
 __all__ = ["pairs_by_name"]
+
+#: Words for a side of the body.
+SIDES = {"left", "right", "l", "r", "lt", "rt", "lh", "rh", "sin", "dex", "links", "rechts"}
 
 
 def pairs_by_name(predictions: Iterable[str], references: Iterable[str]) -> dict[str, tuple[str, str]]:
@@ -16,7 +20,7 @@ def pairs_by_name(predictions: Iterable[str], references: Iterable[str]) -> dict
 
     Equal stems belong together. Of the others, those that are equal without words for images and label maps do; and then
     those that differ by one ending or beginning more, the same for all of them, such as a channel: ``Pat 00_ct`` and
-    ``Pat 00_gt``.
+    ``Pat 00_gt``. A side of the body is never left away: it tells which of two things a file is about.
     """
     predicted, wanted = set(predictions), set(references)
     equal = predicted & wanted
@@ -29,11 +33,15 @@ def pairs_by_name(predictions: Iterable[str], references: Iterable[str]) -> dict
     for stem in left:
         for form in _forms([stem])[stem]:
             for base, rest in divisions(form):
-                if rest and not rest.isdecimal():
+                if rest and not rest.isdecimal() and not _tells_side(rest):
                     shorter.setdefault(rest.casefold(), {}).setdefault(stem, set()).add(base)
     found = [_unambiguous(forms, _forms(alone), taken=pairs) for forms in shorter.values() if forms.keys() == left]
     complete = [each for each in found if each]
     return {**pairs, **complete[0]} if len(complete) == 1 else pairs
+
+
+def _tells_side(rest: str) -> bool:
+    return not SIDES.isdisjoint(re.split(f"[{SEPARATORS}]+", rest.casefold()))
 
 
 def _forms(stems: Iterable[str]) -> dict[str, set[str]]:
