@@ -339,11 +339,11 @@ def _partly(dataset: Dataset) -> list[Finding]:
         return []
     return [
         Finding(
-            severity="warning",
-            what=f"{len(partly)} cases are annotated for some labels only, and training cannot respect that yet",
+            severity="note",
+            what=f"{len(partly)} cases are annotated for some labels only",
             case=partly[0].id,
             found=f"annotated for {', '.join(partly[0].annotated or ()) or 'nothing'}",
-            remedy="autoseg train refuses this data set until those cases are completed or left out.",
+            remedy="Nothing is to be done: of these cases, only what is known is learned and scored.",
         )
     ]
 
