@@ -359,11 +359,12 @@ def evaluate(
     Returns:
         The summary; it names the cases that stand in one of the folders only.
     """
-    from autoseg.evaluation.evaluate import evaluate_folders, find_labels
+    from autoseg.evaluation.evaluate import evaluate_folders, find_annotated, find_labels
     from autoseg.io.outputs import check_no_links_out
 
     check_no_links_out(predictions, lambda name: name == "summary.json")
     labels = labels or find_labels(predictions, references, workspace)
-    summary = evaluate_folders(predictions, references, labels, executor or SerialExecutor(), logger)
+    annotated = find_annotated(references, labels, workspace)
+    summary = evaluate_folders(predictions, references, labels, executor or SerialExecutor(), logger, annotated)
     write_document(predictions / "summary.json", summary)
     return summary

@@ -68,8 +68,8 @@ class TrainingStep:
     def _cannot_be_told(self, job: TrainJob) -> InputError:
         case, names = min(job.annotated.items())
         return InputError(
-            f"{len(job.annotated)} cases are annotated for some labels only, and the loss {self.spec.loss!r} cannot be told so, and "
-            "would learn the other labels as background",
+            f"{len(job.annotated)} cases are annotated for some labels only: the loss {self.spec.loss!r} cannot be told, "
+            "and would learn the other labels as background",
             found=f"{case}, annotated for {', '.join(names) or 'nothing'}, for example",
             remedy="Give the loss a third argument looked_for=None (docs/reference/plugs.md), use dice_cross_entropy, or "
             "leave these cases out.",

@@ -317,9 +317,9 @@ def scan(case_id: str, seed: int, *, partly: bool) -> tuple[StoredCase, np.ndarr
 
 
 class TestTraining:
-    """Two organs, and half of the cases annotated for the first only."""
+    """Two organs, and two thirds of the cases annotated for the first only."""
 
-    FULL, PARTLY = "abc", "uvw"
+    FULL, PARTLY = "abc", "uvwxy"
     ANNOTATED: ClassVar = dict.fromkeys(PARTLY, ("disc",))
 
     @pytest.fixture
@@ -335,7 +335,9 @@ class TestTraining:
         return store
 
     def plan(self, **changes: object) -> Plan:
-        training = msgspec.structs.replace(SHORT, iterations_per_epoch=50, validation_iterations=8, **changes)
+        training = msgspec.structs.replace(
+            SHORT, iterations_per_epoch=60, learning_rate=0.02, validation_iterations=8, **changes
+        )
         return small_plan(small_configuration(patch=(24, 24), outputs=3, training=training), labels=TWO_ORGANS)
 
     def job(self, plan: Plan, iterations: int, annotated: dict[str, tuple[str, ...]]) -> TrainJob:
@@ -345,7 +347,7 @@ class TestTraining:
             fold="0",
             iterations=iterations,
             seed=plan.seed,
-            cases=Fold(train=("a", "b", "u", "v"), val=("c", "w")),
+            cases=Fold(train=("a", "b", "u", "v", "w", "x"), val=("c", "y")),
             case_keys={case: digest([case]) for case in self.FULL + self.PARTLY},
             annotated=annotated,
         )
@@ -370,13 +372,13 @@ class TestTraining:
     ) -> None:
         plan, dice, estimates = self.plan(), {}, {}
         for name, annotated in (("told", self.ANNOTATED), ("untold", {})):
-            trainer = self.trainer(plan, store, tmp_path / name, 100, annotated)
+            trainer = self.trainer(plan, store, tmp_path / name, 60, annotated)
             trainer.run(lambda: False)
             dice[name] = [self.dice_of_rings(trainer, cases, names) for names in (self.FULL, self.PARTLY)]
             estimates[name] = trainer.estimate()
-        assert min(dice["told"]) > 0.9, dice
-        assert dice["untold"][1] < 0.5, dice
-        assert min(estimates["told"]) > 0.9  # no ring in the case of which nobody knows counts as wrong
+        assert min(dice["told"]) > 0.85, dice
+        assert dice["untold"][1] < 0.65, dice
+        assert min(estimates["told"]) > 0.85  # no ring in the case of which nobody knows counts as wrong
 
     def test_batches_say_what_was_looked_for_only_if_some_case_is_partly_annotated(self, tmp_path, store) -> None:
         plan = self.plan()
@@ -388,14 +390,14 @@ class TestTraining:
             assert batch["looked_for"].dtype == bool
         trainer = self.trainer(plan, store, tmp_path / "untold", 1, {})
         assert "looked_for" not in trainer.loader(train=True).batch(0)
-        trainer = self.trainer(plan, store, tmp_path / "held out", 1, {"w": ("disc",)})
+        trainer = self.trainer(plan, store, tmp_path / "held out", 1, {"y": ("disc",)})
         assert "looked_for" not in trainer.loader(train=True).batch(0)
         assert "looked_for" in trainer.loader(train=False).batch(0)
 
     def test_a_loss_that_cannot_be_told_is_refused(self, tmp_path: Path, store: CaseStore) -> None:
         plan = self.plan(loss="tests.training.test_partly_annotated:simple_loss")
         self.trainer(plan, store, tmp_path / "untold", 1, {}).run(lambda: False)
-        with pytest.raises(InputError, match="3 cases are annotated for some labels only, and the loss"):
+        with pytest.raises(InputError, match="5 cases are annotated for some labels only: the loss"):
             self.trainer(plan, store, tmp_path / "told", 1, self.ANNOTATED)
 
     def test_the_job_of_fully_annotated_cases_is_as_before(self) -> None:
