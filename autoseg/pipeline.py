@@ -17,7 +17,6 @@ from autoseg.files import content_hash, read_document, sweep, write_document
 from autoseg.logs import Logger, SilentLogger, WithFields
 from autoseg.plan_check import (
     USED_IN_PREDICTION,
-    check_fully_annotated,
     check_no_foreign_code,
     check_single_stage,
     usable_plan,
@@ -193,7 +192,7 @@ def train(
     folds = [str(index) for index in range(len(split))] if fold == "all" else [fold]
     jobs = [(each, select_fold(split, each)) for each in folds]
     used = sorted({case for _, cases in jobs for case in (*cases.train, *cases.val)})
-    check_fully_annotated(workspace.dataset(), used)
+    annotated = {case.id: case.annotated or () for case in workspace.dataset().partly_annotated}
     new = sum(not model.fold(configuration, each).job.is_file() for each, _ in jobs)
     if new:
         announce(workspace, plan, configuration, length or training.iterations, new, resolve_device(device), logger)
@@ -210,6 +209,7 @@ def train(
             seed=plan.seed,
             cases=cases,
             case_keys={case: keys[case] for case in sorted((*cases.train, *cases.val))},
+            annotated={case: annotated[case] for case in sorted((*cases.train, *cases.val)) if case in annotated},
         )
         events = WithFields(logger, configuration=configuration, fold=each)
         results.append(
@@ -256,7 +256,7 @@ def _train_one(
                 choice = Choice(configuration=job.configuration, folds=(job.fold,), dice=None)
                 predictor = load_predictor(model, choice, device=device)
                 keys = {case: job.case_keys[case] for case in job.cases.val}
-                summary = validate_cases(predictor, plan, store, keys, folder, logger, stop)
+                summary = validate_cases(predictor, plan, store, keys, job.annotated, folder, logger, stop)
     except Timeout as error:
         raise InputError("another process is training this fold", file=folder.path, remedy="Wait for it.") from error
     return Trained(configuration=job.configuration, fold=job.fold, folder=folder, summary=summary)
@@ -371,11 +371,12 @@ def evaluate(
     Returns:
         The summary; it names the cases that stand in one of the folders only.
     """
-    from autoseg.evaluation.evaluate import evaluate_folders, find_labels
+    from autoseg.evaluation.evaluate import evaluate_folders, find_annotated, find_labels
     from autoseg.io.outputs import check_no_links_out
 
     check_no_links_out(predictions, lambda name: name == "summary.json")
     labels = labels or find_labels(predictions, references, workspace)
-    summary = evaluate_folders(predictions, references, labels, executor or SerialExecutor(), logger)
+    annotated = find_annotated(references, labels, workspace)
+    summary = evaluate_folders(predictions, references, labels, executor or SerialExecutor(), logger, annotated)
     write_document(predictions / "summary.json", summary)
     return summary

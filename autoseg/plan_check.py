@@ -11,12 +11,11 @@ from pathlib import Path
 
 from autoseg import plugins
 from autoseg.errors import DocumentError, InputError, MissingPartError, UnknownNameError
-from autoseg.values import Configuration, Dataset, Plan
+from autoseg.values import Configuration, Plan
 from autoseg.workspace import ModelFolder
 
 __all__ = [
     "USED_IN_PREDICTION",
-    "check_fully_annotated",
     "check_no_foreign_code",
     "check_plugs",
     "check_single_stage",
@@ -57,29 +56,6 @@ def check_single_stage(models: Sequence[ModelFolder], name: str | None) -> None:
             file=model.path / "plan.json",
             expected=" or ".join(single),
             remedy=f"The first stage can be trained: autoseg train {stages[0] if stages[0] in single else single[0]} 0",
-        )
-
-
-def check_fully_annotated(dataset: Dataset, cases: Sequence[str]) -> None:
-    """Sees to it that every label was looked for in every case: what nobody looked for would be learned as background.
-
-    Args:
-        dataset: that says what was looked for.
-        cases: ids of those to train on or to score.
-
-    Raises:
-        InputError: some are annotated for some labels only.
-    """
-    partly = [case for case in dataset.partly_annotated if case.id in set(cases)]
-    if partly:
-        named = ", ".join(case.id for case in partly[:5]) + (" …" if len(partly) > 5 else "")
-        raise InputError(
-            f"{len(partly)} of {len(cases)} cases are annotated for some labels only, and training cannot respect that yet: "
-            "the other labels would be learned as background",
-            file=dataset.root,
-            found=f"{named}; {partly[0].id} for {', '.join(partly[0].annotated or ()) or 'nothing'}",
-            expected=", ".join(label.name for label in dataset.labels.foreground),
-            remedy="Complete these cases and remove their annotated lists, or leave the cases out, and plan again.",
         )
 
 

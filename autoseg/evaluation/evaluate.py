@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import msgspec
@@ -17,13 +17,21 @@ from autoseg.io.cases import grid_conflict, read_labels, undeclared_values
 from autoseg.io.colours import on_grid_of
 from autoseg.io.formats import split_ending
 from autoseg.io.headers import Header
-from autoseg.io.layouts import pairs_by_name, read_labels_of
+from autoseg.io.layouts import pairs_by_name, read_annotated_of, read_labels_of
 from autoseg.logs import Logger
 from autoseg.values import PREDICTION_RECORD, CaseScore, Labels, PredictionRecord, Summary
 from autoseg.values.json_form import Value
 from autoseg.workspace import Workspace
 
-__all__ = ["LabelPair", "ScoreCase", "evaluate_case", "evaluate_folders", "find_labels", "label_files"]
+__all__ = [
+    "LabelPair",
+    "ScoreCase",
+    "evaluate_case",
+    "evaluate_folders",
+    "find_annotated",
+    "find_labels",
+    "label_files",
+]
 
 #: Two label maps of 32 bits and the sorted copy of one; and what counting the overlap of a slice holds.
 BYTES_PER_VOXEL, BYTES_OF_SLICE = 20, 64
@@ -52,8 +60,10 @@ def label_files(folder: Path) -> dict[str, Path]:
     return files
 
 
-def evaluate_case(case_id: str, prediction: Path, reference: Path, labels: Labels) -> CaseScore:
-    """Scores one label map against its reference.
+def evaluate_case(
+    case_id: str, prediction: Path, reference: Path, labels: Labels, annotated: Collection[str] | None = None
+) -> CaseScore:
+    """Scores one label map against its reference: the labels that were looked for there, None for all.
 
     Raises:
         InputError: a file is unreadable or holds undeclared values, or the two lie on different grids.
@@ -80,18 +90,19 @@ def evaluate_case(case_id: str, prediction: Path, reference: Path, labels: Label
             remedy="Score on the reference's grid.",
         )
     return CaseScore(
-        metrics=overlap_scores(wanted.array[0], predicted.array[0], labels),
+        metrics=overlap_scores(wanted.array[0], predicted.array[0], labels, annotated),
         prediction_file=str(prediction),
         reference_file=str(reference),
     )
 
 
 class LabelPair(Value, frozen=True, kw_only=True):
-    """A label map and its reference."""
+    """A label map and its reference, with the labels that were looked for there; None for all."""
 
     id: str
     prediction: str
     reference: str
+    annotated: tuple[str, ...] | None = None
 
     @property
     def paths(self) -> tuple[str, ...]:
@@ -111,7 +122,7 @@ class ScoreCase(Value, frozen=True, kw_only=True):
 
     def __call__(self, item: LabelPair) -> CaseScore:
         """The scores of a pair."""
-        return evaluate_case(item.id, Path(item.prediction), Path(item.reference), self.labels)
+        return evaluate_case(item.id, Path(item.prediction), Path(item.reference), self.labels, item.annotated)
 
     def bytes(self, item: LabelPair, headers: tuple[Header | None, ...]) -> int:
         """Memory that the work on a pair takes at most."""
@@ -122,9 +133,22 @@ class ScoreCase(Value, frozen=True, kw_only=True):
 
 
 def evaluate_folders(
-    predictions: Path, references: Path, labels: Labels, executor: Executor, logger: Logger
+    predictions: Path,
+    references: Path,
+    labels: Labels,
+    executor: Executor,
+    logger: Logger,
+    annotated: Mapping[str, tuple[str, ...]] | None = None,
 ) -> Summary:
     """Scores every prediction that has a reference; the summary names the cases that stand in one folder only.
+
+    Args:
+        predictions: folder of label maps.
+        references: folder of label maps.
+        labels: what the integers mean.
+        executor: runs the pairs.
+        logger: for events.
+        annotated: reference's name without ending to the labels that were looked for there, where these are not all.
 
     Raises:
         InputError: no name stands in both folders.
@@ -142,7 +166,12 @@ def evaluate_folders(
     scores, failures = [], {}
     task = ScoreCase(labels=labels)
     pairs = [
-        LabelPair(id=case, prediction=str(predicted[first]), reference=str(wanted[second]))
+        LabelPair(
+            id=case,
+            prediction=str(predicted[first]),
+            reference=str(wanted[second]),
+            annotated=(annotated or {}).get(second),
+        )
         for case, (first, second) in paired.items()
     ]
     _tell_other_names(paired, logger)
@@ -185,3 +214,32 @@ def find_labels(predictions: Path, references: Path, workspace: Workspace | None
         expected="a dataset.json beside the references, or a workspace",
         remedy="Name the workspace with -w.",
     )
+
+
+def find_annotated(references: Path, labels: Labels, workspace: Workspace | None) -> dict[str, tuple[str, ...]]:
+    """The labels that were looked for in references of which some are partly annotated, by file name without ending.
+
+    Told by the references' data set, and by the workspace if it is that of these references.
+
+    Raises:
+        InputError: they are not among the labels to score.
+    """
+    told: dict[str, tuple[str, ...]] = {}
+    if (references.parent / "dataset.json").is_file():
+        told |= read_annotated_of(references.parent)
+    if workspace is not None and workspace.dataset_path.is_file():
+        dataset = workspace.dataset()
+        files = {case: Path(dataset.root, case.label or "") for case in dataset.partly_annotated}
+        here = {case: file for case, file in files.items() if file.parent.resolve() == references.resolve()}
+        told |= {split_ending(file.name)[0]: case.annotated or () for case, file in here.items()}
+    names = {label.name for label in labels.foreground}
+    for case, annotated in sorted(told.items()):
+        if not names.issuperset(annotated):
+            raise InputError(
+                "the reference is annotated for labels that are not among those to score",
+                case=case,
+                found=", ".join(sorted(set(annotated) - names)),
+                expected=f"some of {', '.join(sorted(names))}",
+                remedy="Name the labels alike, where they are declared and in the list of what was looked for.",
+            )
+    return told

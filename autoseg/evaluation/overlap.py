@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -57,18 +57,26 @@ def label_keys(labels: Labels) -> list[str]:
     return [str(label.values if len(label.values) > 1 else label.values[0]) for label in labels.foreground]
 
 
-def overlap_scores(reference: np.ndarray, prediction: np.ndarray, labels: Labels) -> dict[str, LabelScore]:
+def overlap_scores(
+    reference: np.ndarray, prediction: np.ndarray, labels: Labels, annotated: Collection[str] | None = None
+) -> dict[str, LabelScore]:
     """Scores of every foreground entry; voxels that the reference ignores count nowhere.
+
+    A label that was not looked for is known nowhere: its counts are 0, and no metric is defined.
 
     Args:
         reference: integers ``(*spatial)``.
         prediction: integers, same shape.
         labels: what the integers mean.
+        annotated: names of the labels that were looked for; None for all.
     """
     table = _joint_counts(reference, prediction, labels)
     position = {value: index for index, value in enumerate(labels.integers)}
     scores = {}
-    for key, label in zip(label_keys(labels), labels.foreground, strict=True):
+    for key, label, known in zip(label_keys(labels), labels.foreground, labels.looked_for(annotated), strict=True):
+        if not known:
+            scores[key] = LabelScore(dice=None, iou=None, tp=0, fp=0, fn=0, tn=0, n_pred=0, n_ref=0)
+            continue
         inside = [position[value] for value in label.values]
         both = int(table[np.ix_(inside, inside)].sum())
         wanted, predicted = int(table[inside].sum()), int(table[:, inside].sum())

@@ -28,6 +28,8 @@ def summarize(scores: Sequence[CaseScore], labels: Labels) -> Summary:
 
 
 def _mean_over_cases(scores: Sequence[LabelScore]) -> MeanScore:
+    """Over the cases of which anything is known: a label that was not looked for has no voxel, not none that is right."""
+    scores = [score for score in scores if score.n_ref + score.fp + score.tn]
     return MeanScore(
         dice=_mean(score.dice for score in scores),
         iou=_mean(score.iou for score in scores),

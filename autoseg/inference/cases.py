@@ -34,6 +34,7 @@ def validate_cases(
     plan: Plan,
     store: CaseStore,
     keys: Mapping[str, str],
+    annotated: Mapping[str, Sequence[str]],
     folder: FoldFolder,
     logger: Logger,
     stop: Callable[[], bool],
@@ -48,6 +49,7 @@ def validate_cases(
         plan: it belongs to.
         store: of the preprocessed cases, with their references.
         keys: case id to content key, of the cases to predict.
+        annotated: case id to the labels that were looked for, of the cases in which not all were; only these are scored.
         folder: of the training; gets the label maps, a score per case, and their summary.
         logger: for progress.
         stop: asked before every case, and after every few tiles.
@@ -75,7 +77,9 @@ def validate_cases(
             except MissingPartError as error:  # scores need no image library
                 logger.event("message", text=f"{file.name} is not written: {error}")
             return CaseScore(
-                metrics=overlap_scores(np.asarray(stored.reference), prediction.array[0], plan.labels),
+                metrics=overlap_scores(
+                    np.asarray(stored.reference), prediction.array[0], plan.labels, annotated.get(case_id)
+                ),
                 prediction_file=file.name,
                 reference_file=f"{case_id}{plan.file_ending}",
             )

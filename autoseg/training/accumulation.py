@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
+from typing import Any, cast
 
 import torch
 
@@ -49,11 +51,14 @@ def fewest_parts(step: Callable[[int], None], samples: int, *, recover: Callable
     raise AssertionError("a batch has at least one sample")
 
 
-def backward_in_parts(forward: Forward, loss: Loss, samples: int, parts: int) -> float:
+def backward_in_parts(
+    forward: Forward, loss: Loss, samples: int, parts: int, looked_for: torch.Tensor | None = None
+) -> float:
     """Loss of a batch, with its gradients added to those of the weights; only one part is in memory at a time.
 
-    Where the loss couples the samples, its gradient depends on sums over the whole batch. So these are taken first, in a
-    pass without gradients. Another loss is the mean over the samples; one that is not made of sums is taken for such.
+    Where the loss couples the samples, or where they are not known alike, its gradient depends on sums over the whole
+    batch. So these are taken first, in a pass without gradients. Another loss is the mean over the samples; one that is not
+    made of sums is taken for such.
 
     The network must treat each sample by itself and alike at every call: no batch norm, no dropout.
 
@@ -62,39 +67,52 @@ def backward_in_parts(forward: Forward, loss: Loss, samples: int, parts: int) ->
         loss: of one resolution.
         samples: of the batch.
         parts: to split it into; one for the whole batch at once.
+        looked_for: labels per sample, for a ``PartialLoss``; None for all.
     """
+    if looked_for is not None and looked_for.all():
+        looked_for = None
     pieces = parts_of(samples, parts)
-    if len(pieces) > 1 and isinstance(loss, AdditiveLoss) and loss.couples_samples:
-        return _backward_coupled(forward, loss, pieces)
-    shares = [(piece.stop - piece.start) / samples for piece in pieces]
-    return float(sum(_backward_share(forward, loss, piece, share) for piece, share in zip(pieces, shares, strict=True)))
+    if len(pieces) > 1 and isinstance(loss, AdditiveLoss) and (loss.couples_samples or looked_for is not None):
+        return _backward_coupled(forward, loss, pieces, looked_for)
+    values = [
+        _backward_share(forward, loss, piece, (piece.stop - piece.start) / samples, looked_for) for piece in pieces
+    ]
+    return float(sum(values))
 
 
-def _backward_share(forward: Forward, loss: Loss, piece: slice, share: float) -> torch.Tensor:
+def _backward_share(
+    forward: Forward, loss: Loss, piece: slice, share: float, looked_for: torch.Tensor | None
+) -> torch.Tensor:
     outputs, target = forward(piece)
+    if looked_for is not None:
+        loss = functools.partial(cast(Any, loss), looked_for=looked_for[piece])
     value = share * deeply_supervised(loss, outputs, target)
     value.backward()
     return value.detach()
 
 
-def _backward_coupled(forward: Forward, loss: AdditiveLoss, pieces: Sequence[slice]) -> float:
+def _backward_coupled(
+    forward: Forward, loss: AdditiveLoss, pieces: Sequence[slice], looked_for: torch.Tensor | None
+) -> float:
     with torch.no_grad():
-        totals = [
-            torch.stack(sums).sum(0) for sums in zip(*(_sums(forward, loss, piece) for piece in pieces), strict=True)
-        ]
+        parts = [_sums(forward, loss, piece, looked_for) for piece in pieces]
+        totals = [torch.stack(sums).sum(0) for sums in zip(*parts, strict=True)]
         value = _supervised_value(loss, totals)
     for piece in pieces:
-        own = _sums(forward, loss, piece)
+        own = _sums(forward, loss, piece, looked_for)
         # the numbers are those of the whole batch, the gradient flows through this part alone
         whole = [total + (mine - mine.detach()) for total, mine in zip(totals, own, strict=True)]
         _supervised_value(loss, whole).backward()
     return float(value)
 
 
-def _sums(forward: Forward, loss: AdditiveLoss, piece: slice) -> list[torch.Tensor]:
+def _sums(forward: Forward, loss: AdditiveLoss, piece: slice, looked_for: torch.Tensor | None) -> list[torch.Tensor]:
     """Of every resolution."""
     outputs, target = forward(piece)
-    return [loss.sums(logits, at_resolution(target, logits.shape[2:])) for logits in outputs]
+    sums = loss.sums
+    if looked_for is not None:
+        sums = functools.partial(cast(Any, sums), looked_for=looked_for[piece])
+    return [sums(logits, at_resolution(target, logits.shape[2:])) for logits in outputs]
 
 
 def _supervised_value(loss: AdditiveLoss, sums: Sequence[torch.Tensor]) -> torch.Tensor:

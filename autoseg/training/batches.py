@@ -11,7 +11,7 @@ import functools
 import queue
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -80,6 +80,7 @@ class PatchLoader(SlimDataLoaderBase):
         seed: of the plan.
         purpose: first part of every stream's key.
         masked_channels: channels that are 0 outside the non-zero region and stay so.
+        looked_for: which of the foreground labels were looked for, of the cases in which not all were.
     """
 
     def __init__(
@@ -94,6 +95,7 @@ class PatchLoader(SlimDataLoaderBase):
         seed: int,
         purpose: int,
         masked_channels: Sequence[int] = (),
+        looked_for: Mapping[str, Sequence[bool]] | None = None,
     ) -> None:
         super().__init__(keys, batch_size)
         self.patch_size = tuple(patch_size)
@@ -102,6 +104,7 @@ class PatchLoader(SlimDataLoaderBase):
         self._recipe, self._steps = recipe, recipe.steps()
         self._seed, self._purpose = seed, purpose
         self._masked_channels = list(masked_channels)
+        self._looked_for = {case: row for case, row in (looked_for or {}).items() if case in keys}
         self._opened = functools.lru_cache(most_open_cases())(lambda case: store.open(case, keys[case]))
         self.iteration = 0
 
@@ -112,10 +115,17 @@ class PatchLoader(SlimDataLoaderBase):
         return batch
 
     def batch(self, iteration: int) -> dict[str, Any]:
-        """The batch of an iteration: ``data``, ``seg`` and ``keys`` (the case ids)."""
+        """The batch of an iteration: ``data``, ``seg`` and ``keys`` (the case ids).
+
+        If any case of the loader is partly annotated, also ``looked_for`` ``(batch, foreground labels)``, bool.
+        """
         samples = [self._sample(iteration, position) for position in range(self.batch_size)]
         images, segmentations, cases = zip(*samples, strict=True)
-        return {"data": np.stack(images), "seg": np.stack(segmentations)[:, None], "keys": list(cases)}
+        batch = {"data": np.stack(images), "seg": np.stack(segmentations)[:, None], "keys": list(cases)}
+        if self._looked_for:
+            every = np.ones_like(next(iter(self._looked_for.values())), bool)
+            batch["looked_for"] = np.stack([self._looked_for.get(case, every) for case in cases])
+        return batch
 
     def _sample(self, iteration: int, position: int) -> tuple[np.ndarray, np.ndarray, str]:
         """A sample; if its case turns out damaged, the case is made anew and the sample with it, from the same stream."""

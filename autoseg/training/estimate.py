@@ -9,21 +9,30 @@ from autoseg.values import Labels
 __all__ = ["dice_of_counts", "voxel_counts"]
 
 
-def voxel_counts(logits: torch.Tensor, target: torch.Tensor, labels: Labels) -> torch.Tensor:
+def voxel_counts(
+    logits: torch.Tensor, target: torch.Tensor, labels: Labels, looked_for: torch.Tensor | None = None
+) -> torch.Tensor:
     """Voxels ``(3, foreground labels)`` over a batch: in both, predicted, wanted; those to be ignored count nowhere.
+
+    Nor do those of samples in which the label was not looked for.
 
     Args:
         logits: ``(batch, outputs, *spatial)``.
         target: label indices ``(batch, *spatial)``.
         labels: what outputs and indices mean.
+        looked_for: ``(batch, foreground labels)``, bool; None for all.
     """
+    if looked_for is None:
+        looked_for = torch.ones(len(target), len(labels.foreground), dtype=torch.bool)
+    looked_for = looked_for.to(target.device).view(*looked_for.shape, *(1,) * (target.ndim - 1))
     known = torch.ones_like(target, dtype=torch.bool) if labels.ignore is None else target != labels.ignore_index
     rows = []
     winner = logits.argmax(1)
     for position, indices in enumerate(labels.region_indices):
-        wanted = torch.isin(target, torch.tensor(indices, device=target.device)) & known
+        counted = known & looked_for[:, position]
+        wanted = torch.isin(target, torch.tensor(indices, device=target.device)) & counted
         guess = logits[:, position] > 0 if labels.has_regions else winner == indices[0]
-        guess = guess & known
+        guess = guess & counted
         rows.append(torch.stack([(guess & wanted).sum(), guess.sum(), wanted.sum()]))
     return torch.stack(rows, 1).float()
 

@@ -32,7 +32,13 @@ def job_to_do(path: Path, wanted: TrainJob, *, exact_length: bool) -> TrainJob:
     if changed == ["iterations"]:
         found, expected = f"{there.iterations} iterations", str(wanted.iterations)
     else:
-        named = {"case_keys": "the content of cases", "cases": "the folds", "plan_id": "the plan", "seed": "the seed"}
+        named = {
+            "case_keys": "the content of cases",
+            "annotated": "the labels that were looked for",
+            "cases": "the folds",
+            "plan_id": "the plan",
+            "seed": "the seed",
+        }
         found, expected = ", ".join(named.get(name, name) for name in changed) + " changed since", "the same as then"
     raise InputError(
         "a training with other settings stands here",

@@ -25,7 +25,7 @@ from autoseg.training.batches import PatchLoader, prefetched
 from autoseg.training.estimate import dice_of_counts, voxel_counts
 from autoseg.training.optimization import WeightAverage
 from autoseg.training.state import TrainState
-from autoseg.training.step import TrainingStep
+from autoseg.training.step import TrainingStep, looked_for
 from autoseg.values import Configuration, Plan, TrainJob
 from autoseg.workspace import FoldFolder
 
@@ -125,6 +125,7 @@ class FoldTrainer:
             seed=self.job.seed,
             purpose=TRAINING if train else VALIDATION,
             masked_channels=[index for index, spec in enumerate(self.plan.normalization) if spec.use_mask],
+            looked_for={case: self.plan.labels.looked_for(names) for case, names in self.job.annotated.items()},
         )
 
     def run(self, stop: Callable[[], bool]) -> None:
@@ -219,7 +220,7 @@ class FoldTrainer:
                 image, target = self.step.to_device(batch, part)
                 with autocast(execution):
                     logits = network(image)[0]
-                counts += voxel_counts(logits, target, self.plan.labels).cpu()
+                counts += voxel_counts(logits, target, self.plan.labels, looked_for(batch, part)).cpu()
         return counts
 
     def save_model(self) -> Path:

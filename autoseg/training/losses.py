@@ -2,35 +2,66 @@
 
 Dice term after Milletari et al. (3DV 2016) in nnU-Net's form: per class, from sums over space, with a small constant so
 that an empty class counts as right when nothing is predicted. Voxels with the ignore label count nowhere.
+
+Where some labels were not looked for in a sample, only what is known of it counts (see ``DiceCrossEntropy``).
 """
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import torch
-import torch.nn.functional as F
-from torch.autograd.function import once_differentiable
+from torch import nn
 
+from autoseg.training.sample_sums import SampleSums
 from autoseg.values import Labels
 
-__all__ = ["AdditiveLoss", "DiceCrossEntropy", "Loss", "at_resolution", "deeply_supervised", "supervision_weights"]
+__all__ = [
+    "AdditiveLoss",
+    "DiceCrossEntropy",
+    "Loss",
+    "PartialLoss",
+    "at_resolution",
+    "deeply_supervised",
+    "supervision_weights",
+    "takes_looked_for",
+]
 
 SMOOTH, SMALLEST = 1e-5, 1e-8
 
 
 class Loss(Protocol):
-    """The loss plug: made from labels and the batch-Dice switch."""
+    """The loss plug: made from labels and the batch-Dice switch. One that names a third argument is a ``PartialLoss``."""
 
     def __call__(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """Scalar loss of logits ``(batch, outputs, *spatial)`` against target ``(batch, *spatial)`` of label indices."""
         ...
 
 
+class PartialLoss(Protocol):
+    """A loss that can learn from samples in which some labels were not looked for."""
+
+    def __call__(
+        self, logits: torch.Tensor, target: torch.Tensor, looked_for: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """As ``Loss``; ``looked_for`` ``(batch, foreground labels)``, bool, on the CPU: None for all labels everywhere."""
+        ...
+
+
+def takes_looked_for(loss: Loss | PartialLoss) -> bool:
+    """Whether a loss can be told which labels were looked for: it, or the module's ``forward``, names ``looked_for``."""
+    return "looked_for" in inspect.signature(loss.forward if isinstance(loss, nn.Module) else loss).parameters
+
+
 @runtime_checkable
 class AdditiveLoss(Loss, Protocol):
-    """A loss that a batch can be split for: a function of sums that add up over the parts of the batch."""
+    """A loss that a batch can be split for: a function of sums that add up over the parts of the batch.
+
+    One that is a ``PartialLoss``, too, has ``sums`` that take ``looked_for`` as well; where that is given, samples count as
+    coupled.
+    """
 
     @property
     def couples_samples(self) -> bool:
@@ -49,11 +80,23 @@ class AdditiveLoss(Loss, Protocol):
 class DiceCrossEntropy:
     """Dice and cross-entropy with weight one each.
 
+    Of a sample in which some labels were not looked for, this is known, and nothing else counts:
+
+    - labels: a voxel with a label that was looked for has it; any other voxel is background *or* one of those that were not
+      looked for. So their probabilities are summed (marginal cross-entropy; Fang and Yan, IEEE TMI 2020; Shi et al., Medical
+      Image Analysis 2021). A sample in which nothing was looked for says nothing.
+    - regions: the outputs of the regions that were looked for. Voxels of an unknown region that must be inside, because a
+      smaller region of theirs was looked for, are not used: without any that are outside, they would only teach to say yes.
+
+    Cross-entropy is the mean over the voxels (regions: voxels times regions) of which anything is known; Dice that over
+    the pairs of sample and class that was looked for, with ``batch_dice`` over the classes that any sample was searched for.
+
     Sums over space are taken sample by sample, and the backward pass computes anew what it needs, so that memory is:
 
     - kept from forward to backward: the logits as they came and the target, nothing else of the batch's size;
     - at work, either way, per voxel of *one* sample: for labels 8 bytes per output (two float32 arrays) and about 10
-      (with an ignore label 20); for regions 12 to 13 per output (three float32 arrays and a bool one);
+      (with an ignore label 20; where labels were not looked for, half as much again); for regions 12 to 13 per output
+      (three float32 arrays and a bool one);
     - made by the backward pass: the gradient, of the logits' size and type.
 
     Args:
@@ -64,183 +107,79 @@ class DiceCrossEntropy:
     def __init__(self, labels: Labels, *, batch_dice: bool) -> None:
         self.batch_dice, self.ignore = batch_dice, labels.ignore_index
         self.outputs = labels.output_count
+        #: Output of every foreground label or region, as ``looked_for`` orders them.
+        self.output_of = list(range(self.outputs))
         self.region_table: torch.Tensor | None = None
         if labels.has_regions:
             size = len(labels.integers) + (labels.ignore is not None)
             self.region_table = torch.zeros(self.outputs, size, dtype=torch.bool)
             for region, indices in enumerate(labels.region_indices):
                 self.region_table[region, list(indices)] = True
+        else:
+            self.output_of = [index for (index,) in labels.region_indices]
 
     @property
     def couples_samples(self) -> bool:
         """With Dice over the batch, or where the count of known voxels differs between samples."""
         return self.batch_dice or self.ignore is not None
 
-    def __call__(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        """See ``Loss``."""
-        return self.value(self.sums(logits, target))
+    def __call__(
+        self, logits: torch.Tensor, target: torch.Tensor, looked_for: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """See ``PartialLoss``."""
+        return self.value(self.sums(logits, target, looked_for))
 
-    def sums(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    def sums(self, logits: torch.Tensor, target: torch.Tensor, looked_for: torch.Tensor | None = None) -> torch.Tensor:
         """What the loss is made of, additive over the parts of a batch; float32 (float64 for logits in float64).
 
         Args:
             logits: ``(batch, outputs, *spatial)``.
             target: label indices ``(batch, *spatial)``.
+            looked_for: ``(batch, foreground labels)``, bool; None for all.
 
         Returns:
             Cross-entropy and count over known voxels, then: Dice over the batch: overlap, predicted and wanted volume
-            of every class, ``(2 + 3 * classes)`` together; Dice per sample: their Dice and their number, ``(4)``.
+            of every class and the samples that were searched for it, ``(2 + 4 * classes)`` together; Dice per sample:
+            that of its classes, and how many were looked for, both as shares of all classes, ``(4)``.
         """
         table = None if self.region_table is None else self.region_table.to(logits.device)
-        samples: torch.Tensor = _SampleSums.apply(logits, target, table, self.ignore)
+        outputs = self._outputs_looked_for(logits, looked_for)
+        samples: torch.Tensor = SampleSums.apply(logits, target, table, self.ignore, outputs)
+        first = 1 if table is None else 0  # background has no class
+        known = samples.new_ones(len(samples), self.outputs - first)
+        for row, some in zip(known, outputs, strict=True):
+            if some is not None:
+                row.zero_()[[output - first for output in some]] = 1
         if self.batch_dice:
-            return samples.sum(0)
-        dice = _dice(samples[:, 2:]).mean(1)
-        return torch.stack([*samples[:, :2].sum(0), dice.sum(), torch.ones_like(dice).sum()])
+            return torch.cat([samples.sum(0), known.sum(0)])
+        dice = _dice(samples[:, 2:]).mul(known).mean(1)
+        return torch.stack([*samples[:, :2].sum(0), dice.sum(), known.mean(1).sum()])
+
+    def _outputs_looked_for(self, logits: torch.Tensor, looked_for: torch.Tensor | None) -> list[list[int] | None]:
+        """For every sample the outputs that were looked for, background not among them; None for all."""
+        if looked_for is None:
+            return [None] * len(logits)
+        return [
+            None if all(row) else sorted(output for output, known in zip(self.output_of, row, strict=True) if known)
+            for row in looked_for.tolist()
+        ]
 
     def value(self, sums: torch.Tensor) -> torch.Tensor:
         """The loss of a batch, a scalar, from its sums."""
-        entropy, known, *_ = sums
-        dice = _dice(sums[2:]).mean() if self.batch_dice else sums[2] / sums[3]
-        return entropy / known.clamp_min(1) - dice
+        entropy, voxels, *_ = sums
+        if self.batch_dice:
+            classes = len(sums[2:]) // 4
+            known = sums[-classes:] > 0
+            dice = (_dice(sums[2:-classes]) * known).sum() / known.sum().clamp_min(1)
+        else:
+            dice = sums[2] / sums[3].clamp_min(SMALLEST)
+        return entropy / voxels.clamp_min(1 / self.outputs) - dice
 
 
 def _dice(volumes: torch.Tensor) -> torch.Tensor:
     """Dice ``(..., classes)`` from ``(..., 3 * classes)``: overlap, predicted and wanted volumes."""
     overlap, predicted, wanted = volumes.unflatten(-1, (3, -1)).unbind(-2)
     return (2 * overlap + SMOOTH) / (predicted + wanted + SMOOTH).clamp_min(SMALLEST)
-
-
-class _SampleSums(torch.autograd.Function):
-    """Sums ``(batch, 2 + 3 * classes)`` per sample: cross-entropy, known voxels, overlap, predicted, wanted per class.
-
-    Background has no class among labels. Automatic differentiation would keep several float32 arrays in the size of the
-    batch; here the gradient is written out, and each sample is done before the next begins.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any, logits: torch.Tensor, target: torch.Tensor, table: torch.Tensor | None, ignore: int | None
-    ) -> torch.Tensor:
-        ctx.save_for_backward(logits, target, table)
-        ctx.ignore = ignore
-        return torch.stack(
-            [_sums_of_sample(sample, wanted, table, ignore) for sample, wanted in zip(logits, target, strict=True)]
-        )
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        logits, target, table = ctx.saved_tensors
-        result = torch.empty_like(logits)
-        for sample, wanted, row, out in zip(logits, target, gradient, result, strict=True):
-            out.copy_(_gradient_of_sample(sample, wanted, table, ctx.ignore, row).view(out.shape))
-        return result, None, None, None
-
-
-def _sums_of_sample(
-    sample: torch.Tensor, target: torch.Tensor, table: torch.Tensor | None, ignore: int | None
-) -> torch.Tensor:
-    target = target.flatten().long()
-    known = None if ignore is None else target != ignore
-    if table is None:
-        entropy, volumes = _label_sums(sample, _known_labels(target, known), known)
-    else:
-        entropy, volumes = _region_sums(sample, table[:, target], known)
-    count = len(target) if known is None else known.sum()
-    return torch.cat([torch.stack([entropy, torch.ones_like(entropy) * count]), *volumes])
-
-
-def _gradient_of_sample(
-    sample: torch.Tensor, target: torch.Tensor, table: torch.Tensor | None, ignore: int | None, of_sums: torch.Tensor
-) -> torch.Tensor:
-    """Gradient ``(outputs, voxels)`` of a sample's logits from that of its sums."""
-    target = target.flatten().long()
-    known = None if ignore is None else target != ignore
-    of_entropy, (of_overlap, of_predicted, _) = of_sums[0], of_sums[2:].unflatten(0, (3, -1))
-    if table is None:
-        slope = _label_gradient(sample, _known_labels(target, known), of_entropy, of_overlap, of_predicted)
-    else:
-        slope = _region_gradient(sample, table[:, target], of_entropy, of_overlap, of_predicted)
-    return slope if known is None else slope.mul_(known)
-
-
-def _flat(sample: torch.Tensor) -> torch.Tensor:
-    """Logits of a sample as ``(outputs, voxels)``, in float32 at least."""
-    dtype = torch.promote_types(sample.dtype, torch.float32)
-    return sample.flatten(1).to(dtype, memory_format=torch.contiguous_format).contiguous()
-
-
-def _known_labels(target: torch.Tensor, known: torch.Tensor | None) -> torch.Tensor:
-    """Label indices ``(1, voxels)``, background where nothing is known."""
-    return (target if known is None else target.masked_fill(~known, 0))[None]
-
-
-def _label_sums(
-    sample: torch.Tensor, target: torch.Tensor, known: torch.Tensor | None
-) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
-    """Cross-entropy, and overlap, predicted and wanted volumes of the foreground labels."""
-    probabilities = F.log_softmax(_flat(sample), 0)
-    entropy = probabilities.gather(0, target)
-    probabilities.exp_()
-    if known is not None:
-        entropy.mul_(known)
-        probabilities.mul_(known)
-    predicted = probabilities[1:].sum(1)
-    truth = torch.zeros_like(probabilities).scatter_(0, target, 1.0)
-    wanted = truth[1:].sum(1)
-    overlap = truth.mul_(probabilities)[1:].sum(1)
-    return -entropy.sum(), (overlap, predicted, wanted)
-
-
-def _label_gradient(
-    sample: torch.Tensor,
-    target: torch.Tensor,
-    of_entropy: torch.Tensor,
-    of_overlap: torch.Tensor,
-    of_predicted: torch.Tensor,
-) -> torch.Tensor:
-    """Gradient ``(outputs, voxels)`` from those of the sums.
-
-    With G the gradient of the probabilities p, that of the logits is p (G - sum of p G), and p - truth of cross-entropy.
-    """
-    of_overlap, of_predicted = F.pad(of_overlap, (1, 0)), F.pad(of_predicted, (1, 0))[:, None]
-    slope = F.softmax(_flat(sample), 0)
-    at_target = slope.gather(0, target).mul_(of_overlap[target])
-    mean = (slope * of_predicted).sum(0, keepdim=True).add_(at_target)
-    slope.mul_(of_predicted + of_entropy - mean)
-    return slope.scatter_(0, target, slope.gather(0, target).add_(at_target).sub_(of_entropy))
-
-
-def _region_sums(
-    sample: torch.Tensor, truth: torch.Tensor, known: torch.Tensor | None
-) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
-    """Binary cross-entropy, mean over regions, and overlap, predicted and wanted volumes of the regions."""
-    x = _flat(sample)
-    entropy = F.logsigmoid(torch.where(truth, x, -x))
-    if known is not None:
-        entropy.mul_(known)
-    total = -entropy.sum() / len(x)
-    del entropy
-    probabilities = x.sigmoid()
-    if known is not None:
-        probabilities.mul_(known)
-    predicted, wanted = probabilities.sum(1), truth.sum(1, dtype=x.dtype)
-    return total, (probabilities.mul_(truth).sum(1), predicted, wanted)
-
-
-def _region_gradient(
-    sample: torch.Tensor,
-    truth: torch.Tensor,
-    of_entropy: torch.Tensor,
-    of_overlap: torch.Tensor,
-    of_predicted: torch.Tensor,
-) -> torch.Tensor:
-    """Gradient ``(outputs, voxels)`` from those of the sums."""
-    probabilities = _flat(sample).sigmoid()
-    slope = torch.addcmul(probabilities, probabilities, probabilities, value=-1)
-    slope.mul_((truth * of_overlap[:, None]).add_(of_predicted[:, None]))
-    return slope.add_(probabilities.sub_(truth.to(slope.dtype)).mul_(of_entropy / len(slope)))
 
 
 def supervision_weights(outputs: int) -> list[float]:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from autoseg import plugins
-from autoseg.errors import ShortMemoryError
+from autoseg.errors import InputError, ShortMemoryError
 from autoseg.files import keep, write_document
 from autoseg.logs import Logger
 from autoseg.networks.build import build_network
@@ -26,14 +26,19 @@ from autoseg.networks.execution import (
     usable_here,
 )
 from autoseg.training.accumulation import backward_in_parts, fewest_parts
-from autoseg.training.losses import Loss
+from autoseg.training.losses import Loss, takes_looked_for
 from autoseg.training.optimization import make_optimizer, state_copies
 from autoseg.values import Configuration, ExecutionPath, Plan, TrainJob
 from autoseg.workspace import FoldFolder
 
-__all__ = ["TrainingStep"]
+__all__ = ["TrainingStep", "looked_for"]
 
 T = TypeVar("T")
+
+
+def looked_for(batch: dict[str, Any], part: slice) -> torch.Tensor | None:
+    """Which labels were looked for in some samples of a batch ``(part, foreground labels)``, on the CPU; None for all."""
+    return torch.from_numpy(batch["looked_for"][part]) if "looked_for" in batch else None
 
 
 class TrainingStep:
@@ -56,7 +61,19 @@ class TrainingStep:
         self.network: nn.Module = place(network, self.execution, self.configuration.dimensions)
         self.forward = compiled(self.network, self.execution)
         self.loss: Loss = plugins.load("loss", self.spec.loss)(plan.labels, batch_dice=self.spec.batch_dice)
+        if job.annotated and not takes_looked_for(self.loss):
+            raise self._cannot_be_told(job)
         self.optimizer = make_optimizer(self.spec, self.network.parameters())
+
+    def _cannot_be_told(self, job: TrainJob) -> InputError:
+        case, names = min(job.annotated.items())
+        return InputError(
+            f"{len(job.annotated)} cases are annotated for some labels only: the loss {self.spec.loss!r} cannot be told, "
+            "and would learn the other labels as background",
+            found=f"{case}, annotated for {', '.join(names) or 'nothing'}, for example",
+            remedy="Give the loss a third argument looked_for=None (docs/reference/plugs.md), use dice_cross_entropy, or "
+            "leave these cases out.",
+        )
 
     def _execution(self, network: nn.Module, device: str, iterations: int) -> ExecutionPath:
         """How to run on this device: what an earlier run of this training chose, else measured now and kept."""
@@ -100,7 +117,8 @@ class TrainingStep:
             with autocast(self.execution):
                 return self.forward(image), target
 
-        return backward_in_parts(forward, self.loss, len(batch["data"]), self.execution.parts)
+        samples = len(batch["data"])
+        return backward_in_parts(forward, self.loss, samples, self.execution.parts, looked_for(batch, slice(samples)))
 
     def to_device(self, batch: dict[str, Any], part: slice) -> tuple[torch.Tensor, torch.Tensor]:
         """Image ``(part, channels, *spatial)`` and label indices ``(part, *spatial)`` of some samples of a batch."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from autoseg.values.json_form import Value, require, require_file_name, same_file_name
 
 __all__ = ["TABLE", "Case", "Dataset", "Label", "Labels"]
@@ -97,6 +99,20 @@ class Labels(Value, frozen=True, kw_only=True):
         position = {value: index for index, value in enumerate(self.integers)}
         return tuple(tuple(position[value] for value in label.values) for label in self.foreground)
 
+    def looked_for(self, annotated: Collection[str] | None) -> tuple[bool, ...]:
+        """For each foreground entry whether a case is known for it that is annotated for some of them; None for all.
+
+        A region is known, too, if smaller ones that were looked for make it up together.
+        """
+        if annotated is None:
+            return (True,) * len(self.foreground)
+        named = [set(label.values) for label in self.foreground if label.name in annotated]
+        return tuple(
+            label.name in annotated
+            or set(label.values) == set().union(*(values for values in named if values <= set(label.values)))
+            for label in self.foreground
+        )
+
     @property
     def output_count(self) -> int:
         """Output channels of a network: regions, or labels with background."""
@@ -179,7 +195,4 @@ class Dataset(Value, frozen=True, kw_only=True, tag_field="schema", tag="autoseg
     @property
     def partly_annotated(self) -> tuple[Case, ...]:
         """The cases with a label file in which not every label was looked for."""
-        every = {label.name for label in self.labels.foreground}
-        return tuple(
-            case for case in self.annotated_cases if case.annotated is not None and not every <= set(case.annotated)
-        )
+        return tuple(case for case in self.annotated_cases if not all(self.labels.looked_for(case.annotated)))

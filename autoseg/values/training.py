@@ -55,7 +55,7 @@ class ExecutionPath(Value, frozen=True, kw_only=True, tag_field="schema", tag="a
         require(self.parts > 0, "parts must be positive")
 
 
-class TrainJob(Value, frozen=True, kw_only=True, tag_field="schema", tag="autoseg.train-job/1"):
+class TrainJob(Value, frozen=True, kw_only=True, omit_defaults=True, tag_field="schema", tag="autoseg.train-job/1"):
     """One training, fully specified: the same job gives the same weights on the same machine.
 
     Attributes:
@@ -66,6 +66,8 @@ class TrainJob(Value, frozen=True, kw_only=True, tag_field="schema", tag="autose
         seed: of all random streams.
         cases: trained on and held out.
         case_keys: content key of every preprocessed case; a changed case makes another job.
+        annotated: names of the labels that were looked for, of the cases in which not all were; left out of the file if
+            there are none.
     """
 
     plan_id: str
@@ -75,6 +77,7 @@ class TrainJob(Value, frozen=True, kw_only=True, tag_field="schema", tag="autose
     seed: int
     cases: Fold
     case_keys: dict[str, str]
+    annotated: dict[str, tuple[str, ...]] = {}
 
     def __post_init__(self) -> None:
         require(self.iterations > 0, "iterations must be positive")

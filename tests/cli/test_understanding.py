@@ -14,7 +14,7 @@ import pytest
 from autoseg.errors import InputError
 from autoseg.files import read_document, write_document
 from autoseg.io.layouts import read_dataset
-from autoseg.values import Patients, Split
+from autoseg.values import Patients, Split, Summary, TrainJob
 from autoseg.workspace import Workspace
 from tests.cli.test_bad_input import failure, invoke
 from tests.conftest import TINY_PRESET
@@ -156,16 +156,26 @@ def test_a_table_that_leaves_a_patient_out_is_refused(bare, tmp_path, capsys):
     assert invoke(plan(path, tmp_path / "W", "--group-by", ".*")) == 0
 
 
-def test_partly_annotated_cases_are_planned_with_warnings_and_not_trained(bare, tmp_path, capsys):
-    path = table(bare, tmp_path / "cases.csv", {}, {1: "liver;spine", 2: "liver;spleen;spine"})
-    assert invoke(plan(path, tmp_path / "W")) == 0
-    warnings = [line for line in capsys.readouterr().out.splitlines() if line.startswith("  - ")]
-    assert any("phantom_001" in line and "annotated for some labels only" in line for line in warnings)
-    assert any("labels that the case is not annotated for; found spleen" in line for line in warnings)
-    text = failure(capsys, "train", "2d", "0", "-w", tmp_path / "W", "--iterations", "1", "--device", "cpu")
-    assert "1 of 6 cases are annotated for some labels only" in text
-    assert "phantom_001 for liver, spine" in text
-    assert not list((tmp_path / "W" / "models").glob("*/*/fold_*"))
+def test_partly_annotated_cases_are_trained_on_and_scored_by_what_is_known_of_them(bare, tmp_path, capsys):
+    partly = dict.fromkeys(range(1, 6), "liver;spine") | {2: "liver;spleen;spine"}
+    path, workspace = table(bare, tmp_path / "cases.csv", {}, partly), tmp_path / "W"
+    assert invoke(plan(path, workspace)) == 0
+    told = [line for line in capsys.readouterr().out.splitlines() if line.startswith("  - ")]
+    assert any("phantom_001" in line and "annotated for some labels only" in line for line in told)
+    assert any("labels that the case is not annotated for; found spleen" in line for line in told)
+    assert invoke(["train", "2d", "0", "-w", workspace, "--iterations", "2", "--device", "cpu"]) == 0
+    fold = Workspace(workspace).model().fold("2d", "0")
+    job, summary = read_document(TrainJob, fold.job), read_document(Summary, fold.summary)
+    assert job.annotated == {f"phantom_00{number}": ("liver", "spine") for number in (1, 3, 4, 5)}
+    spleen = next(key for key, name in summary.label_names.items() if name == "spleen")
+    for score in summary.metric_per_case:
+        unknown = score.prediction_file.removesuffix(".nii.gz") in job.annotated
+        for key, found in score.metrics.items():
+            assert (found.tn == 0) == (unknown and key == spleen)
+    text = (Path(bare) / "labels").as_posix()
+    again = ["evaluate", "-p", fold.validation, "-r", text, "-w", workspace]
+    assert invoke(again) == 0
+    assert read_document(Summary, fold.validation / "summary.json").mean == summary.mean
 
 
 @pytest.fixture(scope="module")

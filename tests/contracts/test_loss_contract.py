@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import itertools
+from typing import cast
 
 import pytest
 import torch
 
 from autoseg import plugins
-from autoseg.training.losses import AdditiveLoss, Loss
+from autoseg.training.losses import AdditiveLoss, Loss, PartialLoss, takes_looked_for
 from autoseg.values import Label, Labels
 
 FOREGROUND = (Label(name="a", values=(1,)), Label(name="b", values=(2,)))
@@ -108,6 +109,20 @@ def test_a_patch_without_any_annotation_is_harmless(loss: Loss, labels: Labels) 
     value.backward()
     assert torch.isfinite(value)
     assert not logits.grad.any()
+
+
+def test_if_told_what_was_looked_for_it_learns_nothing_of_a_sample_in_which_nothing_was(
+    loss: Loss, labels: Labels
+) -> None:
+    if not takes_looked_for(loss):
+        pytest.skip("this loss cannot be told")
+    logits, target = example(labels)
+    logits.requires_grad_()
+    value = cast(PartialLoss, loss)(logits, target, torch.tensor([[True, False], [False, False]]))
+    value.backward()
+    assert torch.isfinite(value)
+    assert logits.grad[0].any()
+    assert not logits.grad[1].any()
 
 
 def test_a_patch_of_background_alone_is_harmless(loss: Loss, labels: Labels) -> None:

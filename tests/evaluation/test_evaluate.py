@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from autoseg.errors import CasesFailedError, InputError
-from autoseg.evaluation.evaluate import evaluate_case, evaluate_folders, find_labels, label_files
+from autoseg.evaluation.evaluate import evaluate_case, evaluate_folders, find_annotated, find_labels, label_files
 from autoseg.executors import SerialExecutor, ThreadExecutor
 from autoseg.files import write_document
 from autoseg.io.formats import format_of
 from autoseg.logs import SilentLogger
-from autoseg.values import PREDICTION_RECORD, Dataset, Geometry, Label, Labels, PredictionRecord, Summary, Volume
+from autoseg.values import PREDICTION_RECORD, Case, Dataset, Geometry, Label, Labels, PredictionRecord, Summary, Volume
 from autoseg.workspace import Workspace
 
 LABELS = Labels(foreground=(Label(name="a", values=(1,)), Label(name="b", values=(2,))))
@@ -216,3 +216,37 @@ def test_an_ambiguous_name_is_not_paired(tmp_path: Path) -> None:
         write(tmp_path / name, label_map(0))
     with pytest.raises(InputError, match=r"ambiguous.*equal but for their endings"):
         evaluate((tmp_path / "p", tmp_path / "r"))
+
+
+def test_only_labels_that_were_looked_for_are_scored(folders) -> None:
+    every = evaluate(folders)
+    (folders[1].parent / "dataset.json").write_text(
+        json.dumps({"labels": {"background": 0, "a": 1, "b": 2}, "annotated": {"c": [2]}})
+    )
+    annotated = find_annotated(folders[1], LABELS, None)
+    assert annotated == {"c": ("b",)}
+    summary = evaluate_folders(*folders, LABELS, SerialExecutor(), SilentLogger(), annotated)
+    by_case = {Path(score.reference_file).name: score.metrics for score in summary.metric_per_case}
+    before = {Path(score.reference_file).name: score.metrics for score in every.metric_per_case}
+    assert by_case["c.nii.gz"]["1"].dice is None
+    assert by_case["c.nii.gz"]["2"] == before["c.nii.gz"]["2"]
+    assert (summary.mean["1"].cases, summary.mean["2"].cases) == (len(by_case) - 1, len(by_case))
+
+
+def test_the_workspace_of_the_references_says_what_was_looked_for_in_them(folders, tmp_path: Path) -> None:
+    case = Case(id="first", images=("c_0000.nii.gz",), label=f"{folders[1].name}/c.nii.gz", annotated=("a",))
+    workspace = Workspace(tmp_path / "workspace")
+    for root, expected in ((folders[1].parent, {"c": ("a",)}), (tmp_path / "elsewhere", {})):
+        dataset = Dataset(
+            name="D", root=str(root), channels=("MRI",), labels=LABELS, file_ending=".nii.gz", cases=(case,)
+        )
+        write_document(workspace.dataset_path, dataset)
+        assert find_annotated(folders[1], LABELS, workspace) == expected
+
+
+def test_what_was_looked_for_must_be_among_the_labels_to_score(folders) -> None:
+    (folders[1].parent / "dataset.json").write_text(
+        json.dumps({"labels": {"background": 0, "liver": 1}, "annotated": {"c": ["liver"]}})
+    )
+    with pytest.raises(InputError, match="not among those to score; found liver, expected some of a, b"):
+        find_annotated(folders[1], LABELS, None)

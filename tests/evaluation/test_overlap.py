@@ -138,3 +138,18 @@ def test_counts_exceed_the_number_type_of_the_labels() -> None:
     score = overlap_scores(reference, prediction, PLAIN)["1"]
     assert score.tp == 60 * 60 * 20
     assert score.dice == pytest.approx(0.5)
+
+
+def test_a_label_that_was_not_looked_for_is_known_nowhere_and_the_others_are_scored_as_ever() -> None:
+    reference, prediction = maps((0, 1, 4, 300))
+    scores, every = (overlap_scores(reference, prediction, PLAIN, known) for known in (("a", "c"), ("a", "b", "c")))
+    assert every == overlap_scores(reference, prediction, PLAIN)
+    assert {key: scores[key] for key in ("1", "300")} == {key: every[key] for key in ("1", "300")}
+    assert (scores["4"].dice, scores["4"].iou) == (None, None)
+    assert {getattr(scores["4"], name) for name in ("tp", "fp", "fn", "tn", "n_pred", "n_ref")} == {0}
+
+
+def test_a_region_is_scored_where_it_was_looked_for() -> None:
+    reference, prediction = maps((0, 1, 2, 3))
+    scores = overlap_scores(reference, prediction, REGIONS, ("whole", "last"))
+    assert [key for key, score in scores.items() if score.dice is not None] == ["(1, 2, 3)", "3"]

@@ -92,3 +92,14 @@ def test_keys_of_regions_are_their_printed_tuples() -> None:
     summary = summarize([case("a", {"(1, 2)": 0.8, "2": 0.6})], regions)
     assert summary.label_names == {"(1, 2)": "whole", "2": "core"}
     assert set(json.loads(encode(summary))["mean"]) == {"(1, 2)", "2"}
+
+
+def test_counts_are_means_over_the_cases_of_which_anything_is_known() -> None:
+    unknown = LabelScore(dice=None, iou=None, tp=0, fp=0, fn=0, tn=0, n_pred=0, n_ref=0)
+    told, partly = case("a", {"1": 0.8, "2": 0.4}), case("b", {"1": 0.8, "2": 0.4})
+    partly.metrics["2"] = unknown
+    summary = summarize([told, partly], LABELS)
+    assert (summary.mean["1"].cases, summary.mean["2"].cases) == (2, 1)
+    assert summary.mean["1"].tn == summary.mean["2"].tn == 100
+    assert summary.mean["2"].dice == 0.4
+    assert json.loads(encode(summary))["metric_per_case"][1]["metrics"]["2"]["Dice"] is None

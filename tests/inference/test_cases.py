@@ -391,8 +391,10 @@ def fill_store(folder: Path, plan: Plan, names: Sequence[str]) -> tuple[CaseStor
     return store, keys, references
 
 
-def validate(predictor, plan, store, keys, folder: Path, stop=lambda: False) -> Summary:
-    return validate_cases(predictor, plan, store, keys, FoldFolder(folder.parent), SilentLogger(), stop)
+def validate(predictor, plan, store, keys, folder: Path, stop=lambda: False, annotated=None) -> Summary:
+    return validate_cases(
+        predictor, plan, store, keys, annotated or {}, FoldFolder(folder.parent), SilentLogger(), stop
+    )
 
 
 def test_held_out_cases_are_scored_on_their_original_grids(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch.profiler import ProfilerActivity, profile
 
+from autoseg.networks.build import build_network
 from autoseg.training.losses import (
     AdditiveLoss,
     DiceCrossEntropy,
@@ -18,6 +19,7 @@ from autoseg.training.losses import (
     supervision_weights,
 )
 from autoseg.values import Label, Labels
+from tests.small_plans import small_network
 from tests.training.plain_loss import PlainDiceCrossEntropy
 
 PLAIN = Labels(foreground=(Label(name="a", values=(1,)), Label(name="b", values=(2,))))
@@ -365,3 +367,18 @@ def test_deep_supervision_is_the_weighted_sum_over_resolutions() -> None:
     expected = (4 * single[0] + 2 * single[1] + single[2]) / 7
     assert float(deeply_supervised(loss, outputs, target)) == pytest.approx(expected, abs=1e-6)
     assert float(deeply_supervised(loss, outputs[:1], target)) == pytest.approx(single[0])
+
+
+@pytest.mark.parametrize("stages", [2, 3, 4])
+def test_every_number_of_stages_gives_a_finite_loss_and_the_lowest_head_is_not_computed(stages: int) -> None:
+    """nnU-Net's weight of the only output of two stages is 0 / 0, and it computes the lowest head for a weight of 0;
+    see the specification's quirks 2 and 16."""
+    network = build_network(small_network(2, outputs=3, features=(4,) * stages), seed=0)
+    _, target = example(PLAIN, (2, 16, 16))
+    outputs = network(torch.randn(2, 1, 16, 16, generator=torch.Generator().manual_seed(0)))
+    assert [logits.shape[2] for logits in outputs] == [16 // 2**step for step in range(max(1, stages - 2))]
+    value = deeply_supervised(DiceCrossEntropy(PLAIN, batch_dice=False), outputs, target)
+    value.backward()
+    assert torch.isfinite(value)
+    unused = {name for name, weight in network.named_parameters() if weight.grad is None}
+    assert unused == ({"decoder.seg_layers.0.weight", "decoder.seg_layers.0.bias"} if stages > 2 else set())

@@ -165,3 +165,27 @@ def test_a_case_is_annotated_for_declared_labels_only() -> None:
     case = Case(id="a", images=("x.nii.gz",), label="y.nii.gz", annotated=("liver",))
     with pytest.raises(ValueError, match=r"case a .* liver"):
         dataset(case)
+
+
+def test_a_region_is_known_if_it_or_what_makes_it_up_was_looked_for() -> None:
+    regions = {"whole": (1, 2, 3), "edema": (1,), "core": (2, 3), "enhancing": (3,)}
+    labels = Labels(
+        foreground=tuple(Label(name=name, values=values) for name, values in regions.items()),
+        region_values=(1, 1, 2, 3),
+    )
+    for annotated, known in (
+        (None, {*regions}),
+        ((), set()),
+        (("whole",), {"whole"}),  # a core within it was not looked for
+        (("core", "enhancing"), {"core", "enhancing"}),
+        (("edema", "core"), {"whole", "edema", "core"}),
+        (("edema", "enhancing"), {"edema", "enhancing"}),
+    ):
+        found = labels.looked_for(annotated)
+        assert {name for name, looked_for in zip(regions, found, strict=True) if looked_for} == known
+
+
+def test_labels_are_known_that_were_looked_for_in_the_order_of_declaration() -> None:
+    labels = Labels(foreground=(Label(name="b", values=(2,)), Label(name="a", values=(1,))))
+    assert labels.looked_for(("a",)) == (False, True)
+    assert labels.looked_for(None) == labels.looked_for(("a", "b")) == (True, True)

@@ -31,7 +31,7 @@ from autoseg.io.layouts.label_pairs import pairs_by_name
 from autoseg.io.layouts.nnunet import is_nnunet, read_nnunet
 from autoseg.io.layouts.splits import read_split
 from autoseg.io.layouts.table import TABLE_ENDINGS
-from autoseg.io.layouts.understanding import Understanding, complete
+from autoseg.io.layouts.understanding import Understanding, annotated_names, complete
 from autoseg.values import Dataset, Finding, Labels, decode
 from autoseg.workspace import Workspace
 
@@ -40,6 +40,7 @@ __all__ = [
     "Layout",
     "describe_dataset",
     "pairs_by_name",
+    "read_annotated_of",
     "read_dataset",
     "read_inputs",
     "read_labels_of",
@@ -145,3 +146,16 @@ def read_labels_of(description: Path) -> Labels:
     stated = decode(Description, description.read_bytes(), source=description)
     stated.source = str(description)
     return labels_of(stated)[0]
+
+
+def read_annotated_of(folder: Path) -> dict[str, tuple[str, ...]]:
+    """The labels that were looked for, of the cases for which the descriptions of a folder list them.
+
+    Raises:
+        DocumentError: they cannot be understood.
+    """
+    stated = read_description(folder)
+    if not stated.annotated:
+        return {}
+    labels = labels_of(stated)[0]
+    return {case: tuple(annotated_names(names, labels) or ()) for case, names in stated.annotated.items()}

@@ -18,7 +18,7 @@ from autoseg.io.layouts.items import readable_name
 from autoseg.values import Case, Dataset, Finding, Labels
 from autoseg.values.json_form import same_file_name
 
-__all__ = ["Understanding", "complete", "default_ending"]
+__all__ = ["Understanding", "annotated_names", "complete", "default_ending"]
 
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 #: More images than that without label files are told of in one note.
@@ -279,7 +279,7 @@ def _told(understood: Understanding, cases: Sequence[Case], labels: Labels) -> t
     stated, findings, told = understood.stated, [], []
     names = [label.name for label in labels.foreground]
     for case in cases:
-        annotated = _names(stated.annotated.get(case.id, case.annotated), labels)
+        annotated = annotated_names(stated.annotated.get(case.id, case.annotated), labels)
         unknown = sorted(set(annotated or ()) - set(names))
         if unknown:
             findings.append(
@@ -311,7 +311,7 @@ def _told(understood: Understanding, cases: Sequence[Case], labels: Labels) -> t
     return told, findings
 
 
-def _names(annotated: Sequence[str | int] | None, labels: Labels) -> list[str] | None:
+def annotated_names(annotated: Sequence[str | int] | None, labels: Labels) -> list[str] | None:
     """Names of the labels that were looked for, where some are given by their integers; a region by all of its own."""
     if annotated is None:
         return None
@@ -339,11 +339,11 @@ def _partly(dataset: Dataset) -> list[Finding]:
         return []
     return [
         Finding(
-            severity="warning",
-            what=f"{len(partly)} cases are annotated for some labels only, and training cannot respect that yet",
+            severity="note",
+            what=f"{len(partly)} cases are annotated for some labels only",
             case=partly[0].id,
             found=f"annotated for {', '.join(partly[0].annotated or ()) or 'nothing'}",
-            remedy="autoseg train refuses this data set until those cases are completed or left out.",
+            remedy="Nothing is to be done: of these cases, only what is known is learned and scored.",
         )
     ]
 

@@ -273,7 +273,7 @@ def test_a_description_in_any_layout_names_what_it_names(name: str, tmp_path: Pa
     assert dataset.labels.foreground == (Label(name="liver", values=(1,)), Label(name="spleen", values=(7,)))
     assert [(case.annotated, case.patient) for case in dataset.cases] == [(None, "Ada"), (("liver",), "Bo")]
     assert [case.id for case in dataset.partly_annotated] == ["b"]
-    assert [(finding.severity, finding.case) for finding in findings] == [("warning", "b")]
+    assert [(finding.severity, finding.case) for finding in findings] == [("note", "b")]
     assert len(dataset.inferred) == 1  # which files belong together
 
 
