@@ -80,6 +80,21 @@ class FoldFolder:
         return self.path / "model.safetensors"
 
     @property
+    def truth(self) -> Path:
+        """Scores of held-out cases on whole images while the training runs, one JSON object a line."""
+        return self.path / "truth.jsonl"
+
+    @property
+    def curve(self) -> Path:
+        """Loss, patch estimate and truth after every epoch."""
+        return self.path / "curve.json"
+
+    @property
+    def progress_picture(self) -> Path:
+        """The curve as a picture, where matplotlib is installed."""
+        return self.path / "progress.png"
+
+    @property
     def validation(self) -> Path:
         """Folder of the held-out cases' label maps."""
         return self.path / "validation"
