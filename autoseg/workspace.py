@@ -12,7 +12,7 @@ autoseg-workspace/
     label_integers.json         what label files hold, where nobody declared it; by their SHA-256
     preprocessed/CONFIGURATION-PARAMETERS/CASE-KEY/     arrays ready for training
     models/PLAN/                a model folder, complete in itself: plan.json and
-        CONFIGURATION/fold_K/   job, checkpoints, model.safetensors, validation/
+        CONFIGURATION/fold_K/   job, checkpoints, model.safetensors, truth and curve, validation/
     logs/COMMAND.jsonl          events
 """
 

@@ -30,6 +30,8 @@ __all__ = ["Scorer", "Truth", "TruthValue", "due_cases", "pace_for", "truth_of"]
 
 #: Share of a training's time that the truth may take, about.
 SHARE = 0.1
+#: Share of a training within which all cases should have had their turn.
+SOON = 0.1
 #: A score may be old by this share of what was trained; older ones tell of another network.
 RECENT = 0.5
 
@@ -63,24 +65,27 @@ def due_cases(cases: Sequence[str], seed: int, epoch: int, pace: Pace) -> list[s
     return [order[((turn - 1) * count + position) % len(order)] for position in range(count)]
 
 
-def pace_for(count: int, passes: int, case_seconds: float, epoch_seconds: float, device: str) -> Pace:
-    """As many cases as cost a tenth of an epoch; with mirroring where even that allows all of them every time.
+def pace_for(count: int, passes: int, case_seconds: float, epoch_seconds: float, epochs: float, device: str) -> Pace:
+    """As many cases as cost a tenth of an epoch; with mirroring where even so all have a turn in a tenth of the training.
+
+    Without mirroring the truth is lower than the final score, by more than a Dice point for small structures; scores that
+    are older than a tenth of the training tell of another network. So mirroring comes first while it can be had in time.
 
     Args:
         count: held-out cases.
         passes: of the network per tile with mirroring.
         case_seconds: of scoring a case without mirroring.
         epoch_seconds: of training an epoch.
+        epochs: of the training.
         device: that this was measured on.
     """
-    case_seconds, room = max(case_seconds, 1e-6), SHARE * epoch_seconds
+    room = max(SHARE * epoch_seconds, 1e-9)
+    mirroring = case_seconds * passes * count <= room * max(1.0, SOON * epochs)
+    seconds = max(case_seconds * (passes if mirroring else 1), 1e-9)
     reason = f"{case_seconds:.2g} s for a case without mirroring, {epoch_seconds:.3g} s for an epoch"
-    if case_seconds * passes * count <= room:
-        return Pace(device=device, cases=count, mirroring=True, reason=reason)
-    at_once = int(room / case_seconds)
-    if at_once:
-        return Pace(device=device, cases=min(count, at_once), reason=reason)
-    return Pace(device=device, every=math.ceil(case_seconds / max(room, 1e-9)), reason=reason)
+    if seconds > room:
+        return Pace(device=device, every=math.ceil(seconds / room), mirroring=mirroring, reason=reason)
+    return Pace(device=device, cases=min(count, int(room / seconds)), mirroring=mirroring, reason=reason)
 
 
 def truth_of(scores: Sequence[TruthScore], iteration: int, names: Sequence[str]) -> TruthValue:
@@ -219,8 +224,8 @@ class Truth:
             seconds = score.seconds
             if seconds < SHARE * epoch_seconds:  # short, so what only a first time takes may be most of it
                 seconds = min(seconds, self._scored(turn, case).seconds)
-            count = len(self.job.cases.val)
-            pace = pace_for(count, self.passes, seconds, epoch_seconds, self.device)
+            count, epochs = len(self.job.cases.val), self.job.iterations * turn.epoch / turn.iteration
+            pace = pace_for(count, self.passes, seconds, epoch_seconds, epochs, self.device)
             self._append(pace)
             self.logger.event("truth_pace", held_out=count, **msgspec.structs.asdict(pace))
             if pace.mirroring:  # this score is not of the kind of the others
