@@ -237,6 +237,7 @@ def _train_one(
     from autoseg.inference.model import Choice, load_predictor
     from autoseg.training.job import job_to_do
     from autoseg.training.loop import train_fold
+    from autoseg.truth_stage import running_truth, tell_validated
 
     def rebuild(case: str) -> None:
         preprocess(workspace, [wanted.configuration], plan_name=model.path.name, cases=[case], logger=logger)
@@ -249,14 +250,16 @@ def _train_one(
             sweep(folder.path, older_than_seconds=0)  # nobody else writes here
             job = job_to_do(folder.job, wanted, exact_length=exact_length)
             write_document(folder.job, job)
+            truth, logger = running_truth(model, plan, job, store, device, logger, stop)
             if not folder.model.is_file():
-                train_fold(job, plan, store, folder, logger, device=device, stop=stop)
+                train_fold(job, plan, store, folder, logger, device=device, stop=stop, truth=truth)
             summary = None
             if job.cases.val:
                 choice = Choice(configuration=job.configuration, folds=(job.fold,), dice=None)
                 predictor = load_predictor(model, choice, device=device)
                 keys = {case: job.case_keys[case] for case in job.cases.val}
                 summary = validate_cases(predictor, plan, store, keys, job.annotated, folder, logger, stop)
+                tell_validated(summary, truth, logger)
     except Timeout as error:
         raise InputError("another process is training this fold", file=folder.path, remedy="Wait for it.") from error
     return Trained(configuration=job.configuration, fold=job.fold, folder=folder, summary=summary)

@@ -12,7 +12,7 @@ autoseg-workspace/
     label_integers.json         what label files hold, where nobody declared it; by their SHA-256
     preprocessed/CONFIGURATION-PARAMETERS/CASE-KEY/     arrays ready for training
     models/PLAN/                a model folder, complete in itself: plan.json and
-        CONFIGURATION/fold_K/   job, checkpoints, model.safetensors, validation/
+        CONFIGURATION/fold_K/   job, checkpoints, model.safetensors, truth and curve, validation/
     logs/COMMAND.jsonl          events
 """
 
@@ -78,6 +78,21 @@ class FoldFolder:
     def model(self) -> Path:
         """The trained weights; there once the training has ended."""
         return self.path / "model.safetensors"
+
+    @property
+    def truth(self) -> Path:
+        """Scores of held-out cases on whole images while the training runs, one JSON object a line."""
+        return self.path / "truth.jsonl"
+
+    @property
+    def curve(self) -> Path:
+        """Loss, patch estimate and truth after every epoch."""
+        return self.path / "curve.json"
+
+    @property
+    def progress_picture(self) -> Path:
+        """The curve as a picture, where matplotlib is installed."""
+        return self.path / "progress.png"
 
     @property
     def validation(self) -> Path:

@@ -13,9 +13,10 @@ from autoseg import pipeline
 from autoseg.errors import InputError, InterruptedRunError, UnknownNameError
 from autoseg.files import read_document
 from autoseg.planning import GIBIBYTE
-from autoseg.values import TrainJob
+from autoseg.values import Curve, TrainJob
 from autoseg.workspace import Workspace
 from tests.conftest import TINY_PRESET
+from tests.training.test_loop import Listening
 
 
 @pytest.fixture(scope="module")
@@ -203,3 +204,17 @@ def test_references_scored_against_themselves_are_perfect(planned, phantoms, tmp
     assert summary.foreground_mean.dice == summary.foreground_mean.iou == 1.0
     assert len(summary.metric_per_case) == 2
     assert summary.not_scored == ()
+
+
+def test_a_training_keeps_its_curve_and_tells_the_last_truth_beside_the_final_score(workspace):
+    heard = Listening()
+    (trained,) = pipeline.train(workspace, "2d", "0", iterations=2, device="cpu", logger=heard)
+    (told,), curve = heard.all("validated"), read_document(Curve, trained.folder.curve)
+    assert told["dice"] == curve.final == trained.summary.foreground_mean.dice
+    assert told["last_truth"] == curve.points[-1].truth
+    assert told["last_truth_cases"] >= 1
+    assert trained.folder.truth.is_file()
+    (full,) = pipeline.train(workspace, "2d", "full", iterations=1, device="cpu", logger=heard)
+    assert not full.folder.truth.exists()
+    assert not full.folder.curve.exists()
+    assert len(heard.all("validated")) == 1

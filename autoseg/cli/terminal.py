@@ -57,8 +57,12 @@ class TerminalLogger:
                     f"{fields['seconds_per_iteration']:.2f} s per iteration, {left} left"
                 )
             elif kind == "estimate":
-                dice = ", ".join("–" if value is None else f"{value:.3f}" for value in fields["patch_dice"])
+                dice = ", ".join(map(_dice, fields["patch_dice"]))
                 self._line(f"train: iteration {fields['iteration']}, Dice on patches of held-out cases {dice}")
+            elif kind == "truth" and fields["scored"]:
+                self._line(_truth(fields))
+            elif kind == "validated":
+                self._line(_validated(fields))
             elif kind == "execution":
                 self._line(f"runs in {_path(fields)} ({fields['reason']})")
             elif kind == "expected":
@@ -127,6 +131,26 @@ class TerminalLogger:
             with self._lock:
                 if self._state and time.monotonic() - self._last_line > HEARTBEAT_SECONDS:
                     self._line(f"{self._state} after {seconds(time.monotonic() - self._begin)}")
+
+
+def _truth(fields: dict[str, Any]) -> str:
+    labels = ", ".join(f"{name} {_dice(dice)}" for name, dice in fields["label_dice"].items())
+    behind = f"{fields['cases']} of {fields['held_out']}"
+    return (
+        f"train: iteration {fields['iteration']}, Dice on whole images {_dice(fields['dice'])} "
+        f"({labels}; {behind} held-out cases)"
+    )
+
+
+def _validated(fields: dict[str, Any]) -> str:
+    told = f"final Dice on whole images of all {fields['cases']} held-out cases {_dice(fields['dice'])}"
+    if fields["last_truth"] is None:
+        return told
+    return f"{told}; the last while training was {_dice(fields['last_truth'])}, of {fields['last_truth_cases']} cases"
+
+
+def _dice(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
 
 
 def _expected(fields: dict[str, Any]) -> str:

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import msgspec
-import numpy as np
 
 from autoseg import __version__
-from autoseg.errors import CasesFailedError, DamagedCaseError, InputError, InterruptedRunError, MissingPartError
-from autoseg.evaluation.overlap import overlap_scores
+from autoseg.errors import CasesFailedError, InputError, InterruptedRunError, MissingPartError
 from autoseg.evaluation.summarize import summarize
 from autoseg.executors import Executor, SerialExecutor
 from autoseg.files import content_hash, keep, read_document, write_document
 from autoseg.inference.export import label_map
+from autoseg.inference.held_out import case_score, prediction_of, with_whole_case
 from autoseg.inference.inputs import Prepared, PrepareInput, hand_over_folder
 from autoseg.inference.likeness import unlike_training
 from autoseg.inference.predict import Predictor
@@ -68,27 +68,18 @@ def validate_cases(
 
         def score(case_id: str = case_id, key: str = key, done: int = done) -> CaseScore:
             stored = store.open(case_id, key)
-            advance = _advance(logger, "validate", done, len(keys), case_id, check)
-            logits = predictor.logits(stored.image, advance)
-            prediction = label_map(logits, stored.record, predictor.configuration, plan.labels)
-            file = folder.validation / f"{case_id}{label_ending(plan.file_ending)}"
+            prediction = prediction_of(
+                predictor, plan, stored, _advance(logger, "validate", done, len(keys), case_id, check)
+            )
+            score = case_score(stored, prediction, plan, annotated.get(case_id))
+            file = folder.validation / score.prediction_file
             try:
                 format_of(file).write(file, prediction)
             except MissingPartError as error:  # scores need no image library
                 logger.event("message", text=f"{file.name} is not written: {error}")
-            return CaseScore(
-                metrics=overlap_scores(
-                    np.asarray(stored.reference), prediction.array[0], plan.labels, annotated.get(case_id)
-                ),
-                prediction_file=file.name,
-                reference_file=f"{case_id}{plan.file_ending}",
-            )
+            return score
 
-        try:
-            scored = keep(folder.score(case_id), CaseScore, score)
-        except DamagedCaseError as damage:
-            store.mend(damage, key)
-            scored = keep(folder.score(case_id), CaseScore, score)
+        scored = with_whole_case(store, key, partial(keep, folder.score(case_id), CaseScore, score))
         scores.append(scored)
         logger.event("progress", stage="validate", done=done, total=len(keys), detail=case_id)
     summary = summarize(scores, plan.labels)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
+import torch
 
 from autoseg.errors import InputError, UnknownNameError
 from autoseg.files import read_document
@@ -16,7 +17,7 @@ from autoseg.values import ExecutionPath, Summary
 from autoseg.values.json_form import Value
 from autoseg.workspace import ModelFolder
 
-__all__ = ["Choice", "choose_model", "load_predictor", "validation_dice"]
+__all__ = ["Choice", "choose_model", "load_predictor", "predictor_of_weights", "validation_dice"]
 
 
 class Choice(Value, frozen=True, kw_only=True):
@@ -128,6 +129,19 @@ def load_predictor(model: ModelFolder, choice: Choice, *, device: str, mirroring
         networks.append(network)
     execution = _execution(model, choice, device)
     return Predictor(networks, configuration, execution, mirroring=mirroring)
+
+
+def predictor_of_weights(
+    model: ModelFolder, choice: Choice, weights: Mapping[str, torch.Tensor], *, device: str, mirroring: bool
+) -> Predictor:
+    """A predictor of the one fold of a choice as ``load_predictor`` makes it, with weights of a training that still runs.
+
+    The weights are copied: the training may go on with them.
+    """
+    configuration = model.plan().configuration(choice.configuration)
+    network = build_network(configuration.network, seed=0)
+    load_weights(network, weights, source=model.fold(choice.configuration, choice.folds[0]).path)
+    return Predictor([network], configuration, _execution(model, choice, device), mirroring=mirroring)
 
 
 def _execution(model: ModelFolder, choice: Choice, device: str) -> ExecutionPath:

@@ -26,6 +26,7 @@ from autoseg.training.estimate import dice_of_counts, voxel_counts
 from autoseg.training.optimization import WeightAverage
 from autoseg.training.state import TrainState
 from autoseg.training.step import TrainingStep, looked_for
+from autoseg.training.truth import Truth
 from autoseg.values import Configuration, Plan, TrainJob
 from autoseg.workspace import FoldFolder
 
@@ -47,6 +48,7 @@ def train_fold(
     *,
     device: str,
     stop: Callable[[], bool] = lambda: False,
+    truth: Truth | None = None,
 ) -> Path:
     """Trains one fold, or goes on where an interrupted run of the same job stopped.
 
@@ -58,6 +60,7 @@ def train_fold(
         logger: for events.
         device: cpu, cuda or mps.
         stop: asked before every iteration; True saves and stops.
+        truth: scores whole images after every epoch; None for none.
 
     Returns:
         The model file.
@@ -69,7 +72,7 @@ def train_fold(
     if device == "cpu":
         expected = training_memory(plan.configuration(job.configuration), "cpu")
         keep_freed_memory_if_roomy(expected, plan.budget_bytes, logger)
-    trainer = FoldTrainer(job, plan, store, folder, logger, device)
+    trainer = FoldTrainer(job, plan, store, folder, logger, device, truth)
     trainer.resume()
     trainer.run(stop)
     return trainer.save_model()
@@ -92,8 +95,16 @@ class FoldTrainer:
     """One training with all that it needs; see ``train_fold``."""
 
     def __init__(
-        self, job: TrainJob, plan: Plan, store: CaseStore, folder: FoldFolder, logger: Logger, device: str
+        self,
+        job: TrainJob,
+        plan: Plan,
+        store: CaseStore,
+        folder: FoldFolder,
+        logger: Logger,
+        device: str,
+        truth: Truth | None = None,
     ) -> None:
+        self.truth = truth
         self.job, self.plan, self.store, self.folder, self.logger = job, plan, store, folder, logger
         self.configuration: Configuration = plan.configuration(job.configuration)
         self.spec = self.configuration.training
@@ -136,6 +147,7 @@ class FoldTrainer:
         begin = last_log = last_save = time.monotonic()
         saving = 0.0
         first, losses = self.state.iteration, []
+        self.score_whole_images()  # what an interruption left undone
         for batch in self._batches(first):
             if stop():
                 self.state.save(self.folder.checkpoint)
@@ -159,6 +171,16 @@ class FoldTrainer:
                 self.state.save(self.folder.checkpoint)
                 last_save = time.monotonic()
                 saving = last_save - now
+            if end_of_epoch:
+                self.score_whole_images((now - begin) / (done - first))
+
+    def score_whole_images(self, seconds_per_iteration: float | None = None) -> None:
+        """At the end of an epoch, the truth; it follows the checkpoint, so that an interruption of it loses nothing."""
+        done, length = self.state.iteration, min(self.spec.iterations_per_epoch, self.job.iterations)
+        if self.truth is not None and done and (done % length == 0 or done == self.job.iterations):
+            self.step.optimizer.zero_grad(set_to_none=True)  # room for the predictor
+            seconds = None if seconds_per_iteration is None else seconds_per_iteration * length
+            self.truth.after_epoch(-(-done // length), done, self.state.model_weights(), seconds)
 
     def _batches(self, first: int) -> Iterator[dict[str, Any]]:
         return prefetched(self.loader(train=True), first, self.job.iterations)

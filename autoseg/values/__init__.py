@@ -1,5 +1,6 @@
 """What flows through autoseg: frozen, keyword-only, self-checking values with one strict JSON form each."""
 
+from autoseg.values.curve import Curve, CurvePoint
 from autoseg.values.dataset import Case, Dataset, Label, Labels
 from autoseg.values.finding import CheckReport, Finding, Severity, findings_text
 from autoseg.values.fingerprint import CaseFingerprint, Fingerprint, IntensityProperties, Orientation
@@ -24,6 +25,8 @@ __all__ = [
     "CaseScore",
     "CheckReport",
     "Configuration",
+    "Curve",
+    "CurvePoint",
     "Dataset",
     "ExecutionPath",
     "Finding",

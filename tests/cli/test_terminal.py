@@ -24,6 +24,21 @@ EVENTS = {
         {"iteration": 250, "patch_dice": [0.5, None]},
         "train: iteration 250, Dice on patches of held-out cases 0.500, –",
     ),
+    "truth": (
+        {
+            "iteration": 250,
+            "dice": 0.85,
+            "label_dice": {"liver": 0.85, "spleen": None},
+            "cases": 3,
+            "held_out": 12,
+            "scored": {"a": {"liver": 0.85, "spleen": None}},
+        },
+        "train: iteration 250, Dice on whole images 0.850 (liver 0.850, spleen –; 3 of 12 held-out cases)",
+    ),
+    "validated": (
+        {"dice": 0.86, "cases": 12, "last_truth": 0.85, "last_truth_cases": 10},
+        "final Dice on whole images of all 12 held-out cases 0.860; the last while training was 0.850, of 10 cases",
+    ),
     "execution": (
         {"device": "cpu", "precision": "bf16", "channels_last": True, "compiled": False, "reason": "measured"},
         "runs in cpu bf16 channels-last (measured)",
