@@ -104,6 +104,7 @@ class PatchLoader(SlimDataLoaderBase):
         self._logger = logger or SilentLogger()
         self._lock = threading.Lock()
         self._skipped: set[str] = set()
+        self._too_many: InputError | None = None
         self._mended: dict[str, int] = {}
         self.iteration = 0
 
@@ -180,7 +181,7 @@ class PatchLoader(SlimDataLoaderBase):
     def _draw_sample(self, iteration: int, position: int) -> SampleRecord:
         random = stream(self._seed, self._purpose, iteration, position)
         case_id = self._cases[int(random.integers(len(self._cases)))]
-        while case_id in self._skipped:
+        while case_id in self._skipped and self._too_many is None:  # of which another thread may know
             case_id = self._cases[int(random.integers(len(self._cases)))]
         case = self._opened(case_id)
         matrix = self._spatial.draw(random, self.patch_size) if self._spatial else None
@@ -256,36 +257,34 @@ class PatchLoader(SlimDataLoaderBase):
 
     def _replacing(self, work: Callable[[], T]) -> T:
         """What the work gives; it is repeated without cases that cannot be read."""
-        while True:
+        while self._too_many is None:
             try:
                 return work()
             except DamagedCaseError as damage:
                 self._skip(damage)
+        raise self._too_many
 
     def _skip(self, damage: DamagedCaseError) -> None:
-        """Goes on without a case, and says so once.
-
-        Raises:
-            InputError: too many cases cannot be read.
-        """
+        """Goes on without a case, and says so once, unless there are too many of them."""
         case = str(damage.case)
         with self._lock:
             known = case in self._skipped
             self._skipped.add(case)
-        bad, cases = len(self._skipped), len(self._cases)
-        if bad * ONE_IN > cases:
-            if bad == 1:
-                raise damage
-            raise InputError(
-                "too many of the preprocessed cases cannot be read",
-                found=f"{bad} of {cases}: {', '.join(self.skipped)}",
-                expected=f"at most one in {ONE_IN}",
-                remedy="Repeat the command: train and preprocess make them anew from their files.",
-            ) from damage
-        if not known:
+            bad, cases = len(self._skipped), len(self._cases)
+            if bad * ONE_IN > cases and self._too_many is None:
+                self._too_many = damage if bad == 1 else self._told_too_many()
+        if not known and self._too_many is None:
             text = f"warning: case {case} is left out of the training, others are drawn in its place: {damage}"
             self._logger.event("case_skipped", case=case, error=str(damage))
             self._logger.event("message", text=text, case=case)
+
+    def _told_too_many(self) -> InputError:
+        return InputError(
+            "too many of the preprocessed cases cannot be read",
+            found=f"{len(self._skipped)} of {len(self._cases)}: {', '.join(self.skipped)}",
+            expected=f"at most one in {ONE_IN}",
+            remedy="Repeat the command: train and preprocess make them anew from their files.",
+        )
 
 
 def _as_arrays(batch: dict[str, Any]) -> dict[str, Any]:

@@ -330,7 +330,9 @@ def test_a_label_that_means_a_side_means_it_after_mirroring_too() -> None:
     labels[:, :, 3:] = 2
     mirror = Mirror((0, 1, 2), **SIDES)
     for axes in ALL_FLIPS:
-        np.testing.assert_array_equal(apply(mirror, labels[None].astype(np.float32), labels, {"axes": list(axes)})[1], labels)
+        np.testing.assert_array_equal(
+            apply(mirror, labels[None].astype(np.float32), labels, {"axes": list(axes)})[1], labels
+        )
 
 
 def test_without_axes_nothing_is_mirrored() -> None:
