@@ -31,7 +31,7 @@ from autoseg.io.case_store import CaseStore
 from autoseg.logs import Logger, SilentLogger
 from autoseg.training.places import box_of, draw_corner, forced_samples
 from autoseg.training.records import BatchRecord, SampleRecord
-from autoseg.training.sources import Box, Sources, crop_padded
+from autoseg.training.sources import Crop, Sources, crop_padded, gathered
 
 __all__ = ["PatchLoader", "prefetched"]
 
@@ -125,10 +125,7 @@ class PatchLoader(SlimDataLoaderBase):
 
     def draw(self, iteration: int) -> BatchRecord:
         """All that chance decides about the batch of an iteration; no voxels are read."""
-        samples = [
-            self._replacing(functools.partial(self._mending, functools.partial(self._draw_sample, iteration, position)))
-            for position in range(self.batch_size)
-        ]
+        samples = self._healthy(iteration, self._draw_sample)
         return BatchRecord(iteration=iteration, patch_size=self.patch_size, samples=tuple(samples))
 
     def make(self, record: BatchRecord) -> dict[str, Any]:
@@ -141,7 +138,12 @@ class PatchLoader(SlimDataLoaderBase):
 
     def prepare(self, iteration: int) -> Sources:
         """The voxels of the batch of an iteration; where a case cannot be read, those of another."""
-        return self._replacing(lambda: self.sources(self.draw(iteration)))
+        # each sample at once as a whole: there may be more cases in a batch than can be open
+        taken = self._healthy(iteration, self._take)
+        record = BatchRecord(
+            iteration=iteration, patch_size=self.patch_size, samples=tuple(sample for sample, _ in taken)
+        )
+        return gathered(record, [crop for _, crop in taken])
 
     def sources(self, record: BatchRecord) -> Sources:
         """The voxels that a record names: of turned patches as far as they reach.
@@ -151,20 +153,8 @@ class PatchLoader(SlimDataLoaderBase):
             InputError: the record goes with other cases or another recipe.
         """
         self._require_fitting(record)
-        crops = [self._mending(functools.partial(self._crops, sample, record.patch_size)) for sample in record.samples]
-        dtype = np.result_type(*(labels.dtype for _, labels, _ in crops))
-        boxes, plain = {}, []
-        for index, (image, labels, centre) in enumerate(crops):
-            labels = labels.astype(dtype, copy=False)
-            if centre is None:
-                plain.append((image, labels))
-            else:
-                present = (np.flatnonzero(np.bincount(labels.ravel().astype(np.intp) - OUTSIDE)) + OUTSIDE).tolist()
-                boxes[index] = Box(torch.from_numpy(image), torch.from_numpy(labels), present, centre)
-        channels, size = crops[0][0].shape[0], record.patch_size
-        images = np.stack([image for image, _ in plain]) if plain else np.empty((0, channels, *size), np.float32)
-        maps = np.stack([labels for _, labels in plain]) if plain else np.empty((0, *size), dtype)
-        return Sources(record, torch.from_numpy(images), torch.from_numpy(maps), boxes)
+        crops = [self._mending(functools.partial(self._crop, sample, record.patch_size)) for sample in record.samples]
+        return gathered(record, crops)
 
     @torch.no_grad()
     def finish(self, sources: Sources, device: str | torch.device = "cpu") -> dict[str, Any]:
@@ -177,6 +167,17 @@ class PatchLoader(SlimDataLoaderBase):
                 images, labels = step.apply(images, labels, parameters)
         keys = [sample.case for sample in record.samples]
         return {"data": images, "seg": labels.clamp_min(0)[:, None], "keys": keys}
+
+    def _healthy(self, iteration: int, work: Callable[[int, int], T]) -> list[T]:
+        """What the work gives for iteration and place of each sample, of cases that can be read."""
+        return [
+            self._replacing(functools.partial(self._mending, functools.partial(work, iteration, position)))
+            for position in range(self.batch_size)
+        ]
+
+    def _take(self, iteration: int, position: int) -> tuple[SampleRecord, Crop]:
+        sample = self._draw_sample(iteration, position)
+        return sample, self._crop(sample, self.patch_size)
 
     def _draw_sample(self, iteration: int, position: int) -> SampleRecord:
         random = stream(self._seed, self._purpose, iteration, position)
@@ -216,10 +217,7 @@ class PatchLoader(SlimDataLoaderBase):
                     remedy="Replay it with the plan that it was drawn from.",
                 )
 
-    def _crops(
-        self, sample: SampleRecord, patch_size: tuple[int, ...]
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-        """Image and labels of a patch, or of the box that it is sampled from, with the patch's centre in the box."""
+    def _crop(self, sample: SampleRecord, patch_size: tuple[int, ...]) -> Crop:
         case = self._opened(sample.case)
         start: Sequence[int] = sample.corner
         shape, centre = (1,) * (3 - len(patch_size)) + patch_size, None
@@ -229,7 +227,7 @@ class PatchLoader(SlimDataLoaderBase):
         labels = crop_padded(case.segmentation, start, shape, OUTSIDE)
         if len(patch_size) == 2:
             image, labels = image[:, 0], labels[0]
-        return image, labels, centre
+        return Crop(image, labels, centre)
 
     def _mending(self, work: Callable[[], T]) -> T:
         """What the work gives; a case that turns out damaged is made anew, and the work repeated once."""

@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from autoseg.augmentation.spatial import sample_affine
+from autoseg.augmentation.spatial import OUTSIDE, sample_affine
 from autoseg.io.chunks import Readable
 from autoseg.training.records import BatchRecord
 
-__all__ = ["Box", "Sources", "crop_padded"]
+__all__ = ["Crop", "Sources", "crop_padded", "gathered"]
 
 
 def crop_padded(array: Readable, start: Sequence[int], shape: Sequence[int], fill: float) -> np.ndarray:
@@ -28,6 +28,16 @@ def crop_padded(array: Readable, start: Sequence[int], shape: Sequence[int], fil
         target.append(slice(low - begin, high - begin))
     result[tuple(target)] = array[tuple(source)]
     return result
+
+
+@dataclass(frozen=True)
+class Crop:
+    """What is read for a sample: image ``(channels, *box)`` and labels ``(*box)`` of the patch itself or, if it is turned, of
+    the box that it is sampled from, with the patch's centre in that box."""
+
+    image: np.ndarray
+    labels: np.ndarray
+    centre: np.ndarray | None
 
 
 @dataclass(frozen=True)
@@ -80,3 +90,20 @@ class Sources:
                 box.image, box.labels, matrix, box.centre, size, present=box.present
             )
         return images, labels
+
+
+def gathered(record: BatchRecord, crops: Sequence[Crop]) -> Sources:
+    """The sources of a batch from those of its samples."""
+    dtype = np.result_type(*(crop.labels.dtype for crop in crops))
+    channels, size = crops[0].image.shape[0], record.patch_size
+    plain = [crop for crop in crops if crop.centre is None]
+    images, labels = np.empty((len(plain), channels, *size), np.float32), np.empty((len(plain), *size), dtype)
+    for index, crop in enumerate(plain):
+        images[index], labels[index] = crop.image, crop.labels
+    boxes = {}
+    for index, crop in enumerate(crops):
+        if crop.centre is not None:
+            present = np.flatnonzero(np.bincount(crop.labels.ravel().astype(np.intp) - OUTSIDE)) + OUTSIDE
+            box = torch.from_numpy(crop.image), torch.from_numpy(crop.labels.astype(dtype, copy=False))
+            boxes[index] = Box(*box, present.tolist(), crop.centre)
+    return Sources(record, torch.from_numpy(images), torch.from_numpy(labels), boxes)

@@ -5,7 +5,6 @@ The cases are the volumes of ``cache.py`` in the sizes of Dataset004: patches of
 
 from __future__ import annotations
 
-import itertools
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -41,25 +40,24 @@ def loader(folder: Path, patch: Sequence[int], batch: int, spec: AugmentationSpe
 
 
 def run() -> Iterator[Pair]:
-    """3D and 2D, in one thread; then several threads, with torch's own."""
+    """3D and 2D: transforms in one thread; then several loading threads, beside torch's own."""
     for dimensions, (patch, batch, spec) in PLANS.items():
         with tempfile.TemporaryDirectory() as folder:
-            made, numbers = loader(Path(folder), patch, batch, spec), itertools.count()
             name = f"{dimensions}D, {BATCHES} batches of {batch} patches of {' x '.join(map(str, patch))}"
-            threads = torch.get_num_threads()
-            torch.set_num_threads(1)
-            yield measure(
-                f"{name}, transforms",
-                ("sample by sample", lambda made=made: one_by_one(made)),
-                ("together", lambda made=made: [made.batch(iteration) for iteration in range(BATCHES)]),
-            )
-            torch.set_num_threads(threads)
-            for workers in (2, 4):
-                yield measure(
-                    f"{name}, loading threads",
-                    ("1", lambda made=made: drained(made, next(numbers), 1)),
-                    (str(workers), lambda made=made, workers=workers: drained(made, next(numbers), workers)),
-                )
+            yield from pairs(name, loader(Path(folder), patch, batch, spec))
+
+
+def pairs(name: str, made: PatchLoader) -> Iterator[Pair]:
+    """What is compared with one loader."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield measure(
+        f"{name}, transforms",
+        ("sample by sample", lambda: one_by_one(made)),
+        ("together", lambda: [made.batch(iteration) for iteration in range(BATCHES)]),
+    )
+    torch.set_num_threads(threads)
+    yield measure(f"{name}, loading threads", ("1", lambda: drained(made, 1)), ("2", lambda: drained(made, 2)))
 
 
 def one_by_one(made: PatchLoader) -> None:
@@ -71,10 +69,9 @@ def one_by_one(made: PatchLoader) -> None:
         np.concatenate([part["seg"] for part in parts])
 
 
-def drained(made: PatchLoader, number: int, workers: int) -> None:
-    """Some batches that were not made before, through loading threads."""
-    first = number // 2 * BATCHES  # the two ways that are compared get the same ones
-    for _ in prefetched(made, first, first + BATCHES, ahead=2 * workers, workers=workers):
+def drained(made: PatchLoader, workers: int) -> None:
+    """The same batches through loading threads."""
+    for _ in prefetched(made, 0, BATCHES, ahead=2 * workers, workers=workers):
         pass
 
 

@@ -604,7 +604,7 @@ def test_records_of_other_content_or_another_recipe_are_refused(tmp_path: Path) 
     strange = msgspec.structs.replace(record.samples[0], key="0" * 64)
     with pytest.raises(InputError, match="case one: the record of a batch goes with another content of its case"):
         loader.make(msgspec.structs.replace(record, samples=(strange,)))
-    with pytest.raises(InputError, match="goes with another recipe: found 8 steps, expected 0 steps"):
+    with pytest.raises(InputError, match="goes with another recipe; found 8 steps, expected 0 steps"):
         make_loader(tmp_path).make(record)
 
 
@@ -717,7 +717,7 @@ def test_more_bad_cases_than_a_fifth_end_the_training(tmp_path: Path) -> None:
         (file,) = tmp_path.glob(f"{name}-*/image.npy")
         file.write_bytes(b"damaged")
     loader = PatchLoader(store, keys, (8, 8, 8), 4, foreground_share=0.33, recipe=Recipe(), seed=1, purpose=TRAINING)
-    with pytest.raises(InputError, match="too many of the preprocessed cases cannot be read: found 2 of 8: d, f"):
+    with pytest.raises(InputError, match="too many of the preprocessed cases cannot be read; found 2 of 8: d, f"):
         list(prefetched(loader, 0, 20, workers=2))
     with pytest.raises(InputError, match="found 2 of 8: d, f"):
         loader.batch(100)
