@@ -44,8 +44,8 @@ class BatchRecord(Value, frozen=True, kw_only=True, tag_field="schema", tag="aut
         require(len(self.patch_size) in (2, 3), "a patch has two or three edges", field="patch_size")
         require(all(edge > 0 for edge in self.patch_size), "edges of a patch are over 0", field="patch_size")
         require(len(self.samples) > 0, "a batch has a sample", field="samples")
-        sizes = {(len(row), len(sample.matrix)) for sample in self.samples for row in sample.matrix or ()}
-        wanted = len(self.patch_size)
-        require(
-            sizes <= {(wanted, wanted)}, "a matrix has as many rows and columns as the patch has axes", field="samples"
-        )
+        edges = len(self.patch_size)
+        for sample in self.samples:
+            rows = sample.matrix or ((0.0,) * edges,) * edges
+            square = [len(row) for row in rows] == [edges] * edges
+            require(square, "a matrix has as many rows and columns as the patch has axes", field="samples")

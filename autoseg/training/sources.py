@@ -32,8 +32,13 @@ def crop_padded(array: Readable, start: Sequence[int], shape: Sequence[int], fil
 
 @dataclass(frozen=True)
 class Crop:
-    """What is read for a sample: image ``(channels, *box)`` and labels ``(*box)`` of the patch itself or, if it is turned, of
-    the box that it is sampled from, with the patch's centre in that box."""
+    """What is read for a sample: the patch itself or, if it is turned, the box that it is sampled from.
+
+    Attributes:
+        image: float32 ``(channels, *box)``.
+        labels: integers ``(*box)``.
+        centre: of a turned patch, in the box.
+    """
 
     image: np.ndarray
     labels: np.ndarray
