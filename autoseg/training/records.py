@@ -46,6 +46,6 @@ class BatchRecord(Value, frozen=True, kw_only=True, tag_field="schema", tag="aut
         require(len(self.samples) > 0, "a batch has a sample", field="samples")
         edges = len(self.patch_size)
         for sample in self.samples:
-            rows = sample.matrix or ((0.0,) * edges,) * edges
-            square = [len(row) for row in rows] == [edges] * edges
-            require(square, "a matrix has as many rows and columns as the patch has axes", field="samples")
+            matrix = sample.matrix
+            fits = matrix is None or [len(row) for row in matrix] == [edges] * edges
+            require(fits, "a matrix has as many rows and columns as the patch has axes", field="samples")

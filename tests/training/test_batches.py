@@ -24,7 +24,7 @@ from autoseg.augmentation.intensity import Brightness, GaussianNoise
 from autoseg.augmentation.recipe import default_recipe
 from autoseg.augmentation.spatial import RotateAndScale
 from autoseg.augmentation.streams import TRAINING, VALIDATION
-from autoseg.errors import InputError, UnreadableFileError
+from autoseg.errors import DocumentError, InputError, UnreadableFileError
 from autoseg.io.case_store import CaseStore, StoredCase
 from autoseg.logs import SilentLogger
 from autoseg.training.batches import PatchLoader, prefetched
@@ -606,6 +606,28 @@ def test_records_of_other_content_or_another_recipe_are_refused(tmp_path: Path) 
         loader.make(msgspec.structs.replace(record, samples=(strange,)))
     with pytest.raises(InputError, match="goes with another recipe; found 8 steps, expected 0 steps"):
         make_loader(tmp_path).make(record)
+
+
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [
+        ({"patch_size": (8, 8, 8, 8)}, "a patch has two or three edges"),
+        ({"patch_size": (8, 0, 8)}, "edges of a patch are over 0"),
+        ({"patch_size": (8, 8)}, "a matrix has as many rows and columns"),
+        ({"samples": ()}, "a batch has a sample"),
+        ({"matrix": ()}, "a matrix has as many rows and columns"),
+        ({"matrix": ((1.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))}, "a matrix has as many rows and columns"),
+    ],
+)
+def test_records_that_are_none_are_refused_when_they_are_read(changes: dict[str, Any], what: str) -> None:
+    whole = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
+    sample = {"case": "a", "key": "k", "corner": (0, 0, 0), "matrix": whole, "parameters": ()}
+    document = {"schema": "autoseg.batch/1", "iteration": 0, "patch_size": (8, 8, 8), "samples": [sample]}
+    assert decode(BatchRecord, msgspec.json.encode(document)).samples[0].matrix == whole
+    sample.update({name: value for name, value in changes.items() if name in sample})
+    document.update({name: value for name, value in changes.items() if name in document})
+    with pytest.raises(DocumentError, match=what):
+        decode(BatchRecord, msgspec.json.encode(document))
 
 
 def test_no_two_samples_of_an_epoch_share_their_draws(tmp_path: Path) -> None:
