@@ -25,6 +25,7 @@ def training(*, as_nnunet: bool, batch_dice: bool, device: str) -> TrainingSpec:
             momentum=0.99,
             schedule="polynomial_per_epoch",
             batch_dice=batch_dice,
+            foreground_place="centre",
         )
     return TrainingSpec(
         epochs=4 if device == "cpu" else 50,

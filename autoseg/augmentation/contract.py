@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
+import torch
 from batchgenerators.transforms.abstract_transforms import AbstractTransform
 
 from autoseg.augmentation.streams import global_state
@@ -22,20 +23,30 @@ __all__ = [
     "Transform",
 ]
 
-#: What was drawn, in JSON's types; None: the transform does nothing this time.
+#: What was drawn for a sample, in JSON's types; None: the transform does nothing to it.
 Parameters = Mapping[str, Any] | None
-Arrays = tuple[np.ndarray, np.ndarray]
+Tensors = tuple[torch.Tensor, torch.Tensor]
 
 
 class Transform(Protocol):
-    """Changes a patch. All chance lies in ``draw``; ``apply`` with the same parameters gives the same result."""
+    """Changes patches. All chance lies in ``draw``; ``apply`` with the same parameters gives the same result.
+
+    What it does to a sample depends on that sample and its parameters alone, not on the others of the batch, and it works on
+    whatever device the patches are on. It changes nothing in place.
+    """
 
     def draw(self, random: np.random.Generator, shape: Sequence[int]) -> Parameters:
-        """Decides whether and how to act on an image of shape ``(channels, *spatial)``."""
+        """Decides whether and how to act on an image of shape ``(channels, *spatial)``; a field of noise is a seed."""
         ...
 
-    def apply(self, image: np.ndarray, segmentation: np.ndarray, parameters: Mapping[str, Any]) -> Arrays:
-        """New image ``(channels, *spatial)`` float32 and segmentation ``(*spatial)`` of the same shapes."""
+    def apply(self, images: torch.Tensor, labels: torch.Tensor, parameters: Sequence[Parameters]) -> Tensors:
+        """Images ``(batch, channels, *spatial)`` float32 and labels ``(batch, *spatial)`` integers of the same shapes.
+
+        Args:
+            images: of those shapes and numbers.
+            labels: of those shapes and numbers; -1 is outside.
+            parameters: one for each sample; samples with None stay as they are.
+        """
         ...
 
 
@@ -79,13 +90,19 @@ class FromBatchgenerators:
         """The seed under which it will run."""
         return {"seed": int(random.integers(2**62))}
 
-    def apply(self, image: np.ndarray, segmentation: np.ndarray, parameters: Mapping[str, Any]) -> Arrays:
-        """Runs it on a batch of one."""
-        batch = {"data": image[None].copy(), "seg": segmentation[None, None].astype(np.float32)}
-        with global_state(np.random.default_rng(parameters["seed"])):
-            result = self.transform(**batch)
-        changed = np.rint(result["seg"][0, 0]).astype(segmentation.dtype)
-        return np.ascontiguousarray(result["data"][0], np.float32), changed
+    def apply(self, images: torch.Tensor, labels: torch.Tensor, parameters: Sequence[Parameters]) -> Tensors:
+        """Runs it on one sample after the other, on the CPU."""
+        images, labels = images.clone(), labels.clone()
+        for sample, drawn in enumerate(parameters):
+            if drawn is None:
+                continue
+            image, segmentation = images[sample].cpu().numpy(), labels[sample].cpu().numpy()
+            batch = {"data": image[None].copy(), "seg": segmentation[None, None].astype(np.float32)}
+            with global_state(np.random.default_rng(drawn["seed"])):
+                result = self.transform(**batch)
+            images[sample] = torch.from_numpy(np.ascontiguousarray(result["data"][0], np.float32))
+            labels[sample] = torch.from_numpy(np.rint(result["seg"][0, 0]).astype(segmentation.dtype))
+        return images, labels
 
 
 class AsBatchgenerators(AbstractTransform):
@@ -95,14 +112,20 @@ class AsBatchgenerators(AbstractTransform):
         self.transform, self.data_key, self.label_key = transform, data_key, label_key
 
     def __call__(self, **batch: Any) -> dict[str, Any]:
-        """Transforms every sample of the batch ``(batch, channels, *spatial)``."""
-        images, labels = [], []
-        for image, segmentation in zip(batch[self.data_key], batch[self.label_key], strict=True):
-            random = np.random.default_rng(np.random.randint(2**31))
-            parameters = self.transform.draw(random, image.shape)
-            arrays = (image, segmentation[0])
-            if parameters is not None:
-                arrays = self.transform.apply(*arrays, parameters)
-            images.append(arrays[0])
-            labels.append(arrays[1][None])
-        return {**batch, self.data_key: np.stack(images), self.label_key: np.stack(labels)}
+        """Transforms every sample of the batch: images ``(batch, channels, *spatial)``, labels ``(batch, 1, *spatial)``.
+
+        Raises:
+            ValueError: there are other labels than one map for each image.
+        """
+        data, segmentation = batch[self.data_key], batch[self.label_key]
+        if segmentation.shape != (len(data), 1, *data.shape[2:]):
+            expected = (len(data), 1, *data.shape[2:])
+            raise ValueError(f"{self.label_key} has the shape {segmentation.shape} instead of {expected}")
+        random = [np.random.default_rng(np.random.randint(2**31)) for _ in data]
+        images, labels = self.transform.apply(
+            torch.from_numpy(np.ascontiguousarray(data, np.float32)),
+            torch.from_numpy(np.ascontiguousarray(segmentation[:, 0]).astype(np.int32)),
+            [self.transform.draw(generator, data.shape[1:]) for generator in random],
+        )
+        changed = labels.numpy()[:, None].astype(segmentation.dtype)
+        return {**batch, self.data_key: images.numpy(), self.label_key: changed}

@@ -1,4 +1,4 @@
-"""Changes of intensity: noise, brightness, contrast, low resolution, gamma; ranges and odds as nnU-Net's."""
+"""Changes of intensity: noise, blur, brightness, contrast, low resolution, gamma; ranges and odds as nnU-Net's."""
 
 from __future__ import annotations
 
@@ -9,11 +9,15 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-__all__ = ["Brightness", "Contrast", "Gamma", "GaussianNoise", "LowResolution"]
+from autoseg.augmentation.channels import change_channels, deviation, mean, per_channel, power
 
-Arrays = tuple[np.ndarray, np.ndarray]
+__all__ = ["Brightness", "Contrast", "Gamma", "GaussianBlur", "GaussianNoise", "LowResolution"]
+
+Tensors = tuple[torch.Tensor, torch.Tensor]
 Drawn = Mapping[str, Any]
 SMALLEST = 1e-7
+#: Where a Gaussian kernel ends, in standard deviations.
+TRUNCATE = 3.0
 
 
 def _around_one(random: np.random.Generator, low: float, high: float) -> float:
@@ -30,10 +34,6 @@ def _per_channel_draw(
     return {name: [_around_one(random, *limits) for _ in range(channels)]}
 
 
-def _per_channel(values: Sequence[float], image: np.ndarray) -> np.ndarray:
-    return np.reshape(np.asarray(values, np.float32), (-1,) + (1,) * (image.ndim - 1))
-
-
 class GaussianNoise:
     """Adds independent noise to all channels, of one drawn deviation."""
 
@@ -46,10 +46,72 @@ class GaussianNoise:
             return None
         return {"deviation": random.uniform(0, self.largest_deviation), "seed": int(random.integers(2**62))}
 
-    def apply(self, image: np.ndarray, segmentation: np.ndarray, parameters: Drawn) -> Arrays:
-        """Adds the noise."""
-        noise = np.random.default_rng(parameters["seed"]).standard_normal(image.shape, np.float32)
-        return image + np.float32(parameters["deviation"]) * noise, segmentation
+    def apply(self, images: torch.Tensor, labels: torch.Tensor, parameters: Sequence[Drawn | None]) -> Tensors:
+        """Adds the noise; that of a seed is another on a CPU than on a GPU."""
+        result = images.clone()
+        generator = torch.Generator(images.device)
+        for sample, drawn in enumerate(parameters):
+            if drawn is not None:
+                generator.manual_seed(drawn["seed"])
+                noise = torch.randn(images.shape[1:], generator=generator, device=images.device)
+                result[sample] += noise.mul_(drawn["deviation"])
+        return result, labels
+
+
+class GaussianBlur:
+    """Blurs some channels, along each axis by a width of its own; images go on mirrored at their borders.
+
+    Args:
+        probability: that any channel is blurred.
+        channel_probability: of each channel then.
+        widths: range of the standard deviation, in voxels.
+    """
+
+    def __init__(
+        self,
+        probability: float = 0.2,
+        channel_probability: float = 0.5,
+        widths: tuple[float, float] = (0.5, 1.0),
+    ) -> None:
+        self.probability, self.channel_probability, self.widths = probability, channel_probability, widths
+
+    def draw(self, random: np.random.Generator, shape: Sequence[int]) -> Drawn | None:
+        """A width per channel and axis; None for channels that stay."""
+        if random.random() >= self.probability:
+            return None
+        widths = [
+            [random.uniform(*self.widths) for _ in shape[1:]] if random.random() < self.channel_probability else None
+            for _ in range(shape[0])
+        ]
+        return {"widths": widths} if any(widths) else None
+
+    def apply(self, images: torch.Tensor, labels: torch.Tensor, parameters: Sequence[Drawn | None]) -> Tensors:
+        """Blurs one axis after the other."""
+        return change_channels(images, parameters, "widths", _blurred), labels
+
+
+def _blurred(channels: torch.Tensor, widths: Sequence[Sequence[float]]) -> torch.Tensor:
+    """Sums of shifted copies: exact to the bit whatever is blurred together, which no convolution promises."""
+    for axis in range(1, channels.ndim):
+        kernels = _kernels([width[axis - 1] for width in widths])
+        radius, size = kernels.shape[1] - 1, channels.shape[axis]
+        mirrored = torch.from_numpy(np.pad(np.arange(size), radius, mode="reflect")).to(channels.device)
+        padded = channels.index_select(axis, mirrored)
+        total = channels * per_channel(kernels[:, 0].tolist(), channels)
+        for distance in range(1, radius + 1):
+            pair = padded.narrow(axis, radius - distance, size) + padded.narrow(axis, radius + distance, size)
+            total += pair.mul_(per_channel(kernels[:, distance].tolist(), channels))
+        channels = total
+    return channels
+
+
+def _kernels(widths: Sequence[float]) -> np.ndarray:
+    """Weights ``(widths, 1 + largest radius)`` by distance, of Gaussian kernels that sum to one."""
+    column = np.array(widths)[:, None]
+    radius = np.floor(TRUNCATE * column + 0.5)
+    distance = np.arange(int(radius.max()) + 1)
+    weights = np.exp(-0.5 * (distance / column) ** 2) * (distance <= radius)
+    return weights / (2 * weights.sum(1, keepdims=True) - 1)
 
 
 class Brightness:
@@ -62,9 +124,13 @@ class Brightness:
         """A factor per channel."""
         return _per_channel_draw(random, self.probability, "factors", self.factors, shape[0])
 
-    def apply(self, image: np.ndarray, segmentation: np.ndarray, parameters: Drawn) -> Arrays:
+    def apply(self, images: torch.Tensor, labels: torch.Tensor, parameters: Sequence[Drawn | None]) -> Tensors:
         """Multiplies."""
-        return image * _per_channel(parameters["factors"], image), segmentation
+
+        def brightened(channels: torch.Tensor, factors: Sequence[float]) -> torch.Tensor:
+            return channels * per_channel(factors, channels)
+
+        return change_channels(images, parameters, "factors", brightened), labels
 
 
 class Contrast:
@@ -77,18 +143,24 @@ class Contrast:
         """A factor per channel."""
         return _per_channel_draw(random, self.probability, "factors", self.factors, shape[0])
 
-    def apply(self, image: np.ndarray, segmentation: np.ndarray, parameters: Drawn) -> Arrays:
+    def apply(self, images: torch.Tensor, labels: torch.Tensor, parameters: Sequence[Drawn | None]) -> Tensors:
         """Spreads, then clips to the old minimum and maximum."""
-        axes = tuple(range(1, image.ndim))
-        mean = image.mean(axis=axes, keepdims=True)
-        spread = (image - mean) * _per_channel(parameters["factors"], image) + mean
-        return np.clip(spread, image.min(axis=axes, keepdims=True), image.max(axis=axes, keepdims=True)), segmentation
+
+        def spread(channels: torch.Tensor, factors: Sequence[float]) -> torch.Tensor:
+            axes, middle = tuple(range(1, channels.ndim)), mean(channels)
+            wide = (channels - middle).mul_(per_channel(factors, channels)).add_(middle)
+            return wide.clamp_(channels.amin(axes, keepdim=True), channels.amax(axes, keepdim=True))
+
+        return change_channels(images, parameters, "factors", spread), labels
 
 
 class LowResolution:
     """Makes some channels coarser: nearest voxels down, linear up.
 
     Args:
+        probability: that any channel is made coarser.
+        channel_probability: of each channel then.
+        zoom: range of the size that is left.
         axes: spatial axes that lose resolution; None for all.
     """
 
@@ -110,27 +182,30 @@ class LowResolution:
         ]
         return {"zooms": zooms} if any(zooms) else None
 
-    def apply(self, image: np.ndarray, segmentation: np.ndarray, parameters: Drawn) -> Arrays:
+    def apply(self, images: torch.Tensor, labels: torch.Tensor, parameters: Sequence[Drawn | None]) -> Tensors:
         """Down and up again."""
-        result = image.copy()
-        shape = image.shape[1:]
+
+        def coarser(channels: torch.Tensor, zooms: Sequence[float]) -> torch.Tensor:
+            return torch.stack([self._coarser(*pair) for pair in zip(channels, zooms, strict=True)])
+
+        return change_channels(images, parameters, "zooms", coarser), labels
+
+    def _coarser(self, channel: torch.Tensor, zoom: float) -> torch.Tensor:
+        shape = channel.shape
         axes = range(len(shape)) if self.axes is None else self.axes
-        for channel, zoom in enumerate(parameters["zooms"]):
-            if zoom is None:
-                continue
-            small = [max(1, round(size * zoom)) if axis in axes else size for axis, size in enumerate(shape)]
-            volume = torch.from_numpy(np.array(image[channel]))[None, None]
-            coarse = F.interpolate(volume, size=small, mode="nearest-exact")
-            mode = "bilinear" if len(shape) == 2 else "trilinear"
-            result[channel] = F.interpolate(coarse, size=shape, mode=mode, align_corners=False)[0, 0].numpy()
-        return result, segmentation
+        small = [max(1, round(size * zoom)) if axis in axes else size for axis, size in enumerate(shape)]
+        coarse = F.interpolate(channel[None, None], size=small, mode="nearest-exact")
+        mode = "bilinear" if len(shape) == 2 else "trilinear"
+        return F.interpolate(coarse, size=list(shape), mode=mode, align_corners=False)[0, 0]
 
 
 class Gamma:
     """Bends the intensity curve of each channel; mean and deviation are restored.
 
     Args:
+        probability: of acting.
         invert: bend the inverted image.
+        gammas: range of the exponent.
     """
 
     def __init__(self, probability: float, *, invert: bool, gammas: tuple[float, float] = (0.7, 1.5)) -> None:
@@ -140,14 +215,16 @@ class Gamma:
         """An exponent per channel."""
         return _per_channel_draw(random, self.probability, "gammas", self.gammas, shape[0])
 
-    def apply(self, image: np.ndarray, segmentation: np.ndarray, parameters: Drawn) -> Arrays:
+    def apply(self, images: torch.Tensor, labels: torch.Tensor, parameters: Sequence[Drawn | None]) -> Tensors:
         """Bends range-normalized values, then restores mean and deviation."""
-        axes = tuple(range(1, image.ndim))
-        source = -image if self.invert else image
-        low = source.min(axis=axes, keepdims=True)
-        width = source.max(axis=axes, keepdims=True) - low
-        bent = ((source - low) / np.maximum(width, SMALLEST)) ** _per_channel(parameters["gammas"], image)
-        deviation = np.maximum(bent.std(axis=axes, keepdims=True), SMALLEST)
-        standard = (bent - bent.mean(axis=axes, keepdims=True)) / deviation
-        result = standard * source.std(axis=axes, keepdims=True) + source.mean(axis=axes, keepdims=True)
-        return (-result if self.invert else result).astype(np.float32), segmentation
+        return change_channels(images, parameters, "gammas", self._bent), labels
+
+    def _bent(self, channels: torch.Tensor, gammas: Sequence[float]) -> torch.Tensor:
+        axes = tuple(range(1, channels.ndim))
+        source = -channels if self.invert else channels
+        low = source.amin(axes, keepdim=True)
+        width = (source.amax(axes, keepdim=True) - low).clamp_min_(SMALLEST)
+        bent = power((source - low).div_(width), gammas)
+        standard = bent.sub_(mean(bent)).div_(deviation(bent).clamp_min_(SMALLEST))
+        result = standard.mul_(deviation(source)).add_(mean(source))
+        return result.neg_() if self.invert else result

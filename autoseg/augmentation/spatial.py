@@ -1,4 +1,4 @@
-"""Rotation, scaling and mirroring: where a patch is sampled from, exactly as far as it reaches.
+"""Rotation, scaling, mirroring and masking: where a patch is sampled from, exactly as far as it reaches.
 
 Coordinates are voxel centres. A patch voxel at offset ``o`` from the patch's centre is sampled at ``centre + matrix @ o``
 in the case, so only the box that the matrix really reaches is read.
@@ -14,10 +14,13 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-__all__ = ["Mirror", "RotateAndScale", "reach", "sample_affine"]
+__all__ = ["OUTSIDE", "Mask", "Mirror", "RotateAndScale", "reach", "sample_affine"]
 
+#: Label of what lies outside of the non-zero region, or of the image.
 OUTSIDE = -1
 TIE = 1e-5
+#: Labels whose indicators are sampled at once: more would take more memory than time.
+TOGETHER = 4
 
 
 class RotateAndScale:
@@ -76,59 +79,81 @@ def reach(matrix: np.ndarray, patch_size: Sequence[int]) -> np.ndarray:
 
 
 def sample_affine(
-    image: np.ndarray, segmentation: np.ndarray, matrix: np.ndarray, centre: np.ndarray, patch_size: Sequence[int]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Samples a patch from a box of the case.
+    image: torch.Tensor,
+    labels: torch.Tensor,
+    matrix: np.ndarray,
+    centre: Sequence[float] | np.ndarray,
+    patch_size: Sequence[int],
+    *,
+    present: Sequence[int] | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Samples a patch from a box of the case, on the device where the box is.
 
     Args:
         image: float32 ``(channels, *spatial)``, sampled linearly; outside it is 0.
-        segmentation: integers ``(*spatial)``; the label with the largest linearly sampled indicator wins, outside is -1.
+        labels: integers ``(*spatial)``; the label with the largest linearly sampled indicator wins, outside is -1.
         matrix: of the offsets, in voxels.
         centre: of the patch, in the box's coordinates.
         patch_size: of the result.
+        present: the labels of the box, if they are known; -1 may be left out.
     """
-    grid = _grid(matrix, centre, patch_size, segmentation.shape)
-    sampled = _sample(torch.from_numpy(np.ascontiguousarray(image))[None], grid)[0]
-    labels = torch.from_numpy(np.ascontiguousarray(segmentation))
-    nearest = _sample((labels - OUTSIDE).float()[None, None], grid, mode="nearest")[0, 0] + OUTSIDE
-    best = torch.full(nearest.shape, -1.0)
-    winner, nearest_value, inside = nearest.clone(), torch.zeros_like(nearest), torch.zeros_like(nearest)
-    present = [int(label) for label in torch.unique(labels) if label != OUTSIDE]
-    for label in present:
-        indicator = _sample((labels == label).float()[None, None], grid)[0, 0]
-        inside += indicator
-        best, winner, nearest_value = _contest(label, indicator, best, winner, nearest, nearest_value)
-    best, winner, nearest_value = _contest(OUTSIDE, 1 - inside, best, winner, nearest, nearest_value)
-    result = torch.where(nearest_value >= best - TIE, nearest, winner)
-    return sampled.numpy(), result.numpy().astype(segmentation.dtype)
+    grid = _grid(matrix, centre, patch_size, labels.shape, image.device)
+    present = [label for label in (labels.unique().tolist() if present is None else present) if label != OUTSIDE]
+    nearest = _sample((labels.float() - OUTSIDE)[None], grid, mode="nearest")[0] + OUTSIDE
+    contest = _Contest(nearest)
+    inside = torch.zeros_like(nearest)
+    sampled = _sample(image, grid)
+    for first in range(0, len(present), TOGETHER):
+        group = present[first : first + TOGETHER]
+        indicators = _sample(torch.stack([labels == label for label in group]).float(), grid)
+        for label, indicator in zip(group, indicators, strict=True):
+            inside += indicator
+            contest.enter(label, indicator)
+    contest.enter(OUTSIDE, 1 - inside)
+    return sampled, contest.winner().to(labels.dtype)
 
 
-def _contest(
-    label: int,
-    indicator: torch.Tensor,
-    best: torch.Tensor,
-    winner: torch.Tensor,
-    nearest: torch.Tensor,
-    nearest_value: torch.Tensor,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    better = indicator > best
-    return (
-        torch.where(better, indicator, best),
-        torch.where(better, float(label), winner),
-        torch.where(nearest == label, torch.maximum(nearest_value, indicator), nearest_value),
-    )
+class _Contest:
+    """Which label has the largest indicator at every voxel; among equals the nearest voxel's, else the first."""
+
+    def __init__(self, nearest: torch.Tensor) -> None:
+        self.nearest, self.leading = nearest, nearest.clone()
+        self.best, self.own = torch.full_like(nearest, -1.0), torch.zeros_like(nearest)
+
+    def enter(self, label: int, indicator: torch.Tensor) -> None:
+        """Another label; its indicator is float32 ``(*patch)``."""
+        self.leading[indicator > self.best] = label
+        self.best = torch.maximum(self.best, indicator)
+        self.own = torch.where(self.nearest == label, torch.maximum(self.own, indicator), self.own)
+
+    def winner(self) -> torch.Tensor:
+        """The winning labels, as floats ``(*patch)``."""
+        return torch.where(self.own >= self.best - TIE, self.nearest, self.leading)
 
 
-def _grid(matrix: np.ndarray, centre: np.ndarray, patch_size: Sequence[int], shape: Sequence[int]) -> torch.Tensor:
+def _grid(
+    matrix: np.ndarray,
+    centre: Sequence[float] | np.ndarray,
+    patch_size: Sequence[int],
+    shape: Sequence[int],
+    device: torch.device,
+) -> torch.Tensor:
     """Sampling positions for ``grid_sample``: ``(1, *patch, dimensions)``, last axis first, -1..1 edge to edge."""
-    offsets = np.meshgrid(*(np.arange(size) - (size - 1) / 2 for size in patch_size), indexing="ij")
-    positions = np.tensordot(matrix, np.stack(offsets), axes=1) + np.reshape(centre, (-1, *(1,) * len(patch_size)))
-    scaled = [(2 * position + 1) / size - 1 for position, size in zip(positions, shape, strict=True)]
-    return torch.from_numpy(np.stack(scaled[::-1], axis=-1).astype(np.float32))[None]
+    dimensions = len(patch_size)
+    grid = torch.empty((1, *patch_size, dimensions), device=device)
+    for row, size in enumerate(shape):
+        position = torch.full((1,) * dimensions, (2 * float(centre[row]) + 1) / size - 1, device=device)
+        for axis, edge in enumerate(patch_size):
+            steps = (np.arange(edge) - (edge - 1) / 2) * (2 * matrix[row, axis] / size)
+            along = torch.from_numpy(steps.astype(np.float32)).to(device)
+            position = position + along.view([-1 if other == axis else 1 for other in range(dimensions)])
+        grid[0, ..., dimensions - 1 - row] = position
+    return grid
 
 
-def _sample(volume: torch.Tensor, grid: torch.Tensor, mode: str = "bilinear") -> torch.Tensor:
-    return F.grid_sample(volume, grid, mode=mode, padding_mode="zeros", align_corners=False)
+def _sample(channels: torch.Tensor, grid: torch.Tensor, mode: str = "bilinear") -> torch.Tensor:
+    """Channels ``(channels, *spatial)`` at the positions of a grid; nothing outside."""
+    return F.grid_sample(channels[None], grid, mode=mode, padding_mode="zeros", align_corners=False)[0]
 
 
 class Mirror:
@@ -141,12 +166,19 @@ class Mirror:
         axes: spatial axes.
         swap_axis: the one of them that runs from one side of the patient to the other, if labels depend on it.
         swapped_labels: pairs of labels, as the segmentation holds them.
+        label_channels: how many channels at the end of the image are those of labels, from label 1 on.
     """
 
     def __init__(
-        self, axes: Sequence[int], *, swap_axis: int | None = None, swapped_labels: Sequence[tuple[int, int]] = ()
+        self,
+        axes: Sequence[int],
+        *,
+        swap_axis: int | None = None,
+        swapped_labels: Sequence[tuple[int, int]] = (),
+        label_channels: int = 0,
     ) -> None:
         self.axes, self.swap_axis, self.swapped_labels = tuple(axes), swap_axis, tuple(swapped_labels)
+        self.label_channels = label_channels
 
     def draw(self, random: np.random.Generator, shape: Sequence[int]) -> Mapping[str, Any] | None:
         """The axes to flip."""
@@ -154,21 +186,62 @@ class Mirror:
         return {"axes": axes} if axes else None
 
     def apply(
-        self, image: np.ndarray, segmentation: np.ndarray, parameters: Mapping[str, Any]
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Flips image and segmentation alike, and exchanges the labels of the two sides if that axis is flipped."""
-        axes = tuple(parameters["axes"])
-        flipped = np.flip(segmentation, axes)
-        if self.swap_axis in axes:
-            flipped = _exchanged(flipped, self.swapped_labels)
-        return np.flip(image, tuple(axis + 1 for axis in axes)), flipped
+        self, images: torch.Tensor, labels: torch.Tensor, parameters: Sequence[Mapping[str, Any] | None]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Flips images and labels alike, and exchanges the labels of the two sides where that axis is flipped."""
+        groups: dict[tuple[int, ...], list[int]] = {}
+        for sample, drawn in enumerate(parameters):
+            if drawn is not None:
+                groups.setdefault(tuple(drawn["axes"]), []).append(sample)
+        new_images, new_labels = images.clone(), labels.clone()
+        for axes, samples in groups.items():
+            flipped_images = images[samples].flip([axis + 2 for axis in axes])
+            flipped_labels = labels[samples].flip([axis + 1 for axis in axes])
+            if self.swap_axis in axes:
+                flipped_labels = _exchanged(flipped_labels, self.swapped_labels)
+                flipped_images = flipped_images[:, self._exchanged_channels(images.shape[1])]
+            new_images[samples], new_labels[samples] = flipped_images, flipped_labels
+        return new_images, new_labels
+
+    def _exchanged_channels(self, count: int) -> list[int]:
+        order = list(range(count))
+        if self.label_channels:
+            first = count - self.label_channels - 1  # label 1 has the channel after it
+            for one, other in self.swapped_labels:
+                order[first + one], order[first + other] = first + other, first + one
+        return order
 
 
-def _exchanged(segmentation: np.ndarray, pairs: Sequence[tuple[int, int]]) -> np.ndarray:
+def _exchanged(labels: torch.Tensor, pairs: Sequence[tuple[int, int]]) -> torch.Tensor:
     """A copy in which the labels of each pair have changed places; all else, the ignore label and outside, stays."""
-    largest = max(int(segmentation.max()), *(label for pair in pairs for label in pair))
-    table = np.arange(largest + 2)
-    table[OUTSIDE] = OUTSIDE  # -1 looks up the last entry, which no label needs
+    result = labels.clone()
     for one, other in pairs:
-        table[one], table[other] = other, one
-    return table.astype(segmentation.dtype)[segmentation.astype(np.intp)]
+        result[labels == one] = other
+        result[labels == other] = one
+    return result
+
+
+class Mask:
+    """Keeps channels 0 where they were outside of the non-zero region when they were normalized.
+
+    Args:
+        channels: indices of these.
+    """
+
+    def __init__(self, channels: Sequence[int]) -> None:
+        self.channels = list(channels)
+
+    def draw(self, random: np.random.Generator, shape: Sequence[int]) -> Mapping[str, Any]:
+        """Nothing is left to chance."""
+        return {}
+
+    def apply(
+        self, images: torch.Tensor, labels: torch.Tensor, parameters: Sequence[Mapping[str, Any] | None]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Sets to 0 what has the label -1."""
+        acts = torch.tensor([drawn is not None for drawn in parameters], device=images.device)
+        outside = (labels < 0) & acts.view(-1, *(1,) * (labels.ndim - 1))
+        result = images.clone()
+        for channel in self.channels:
+            result[:, channel].masked_fill_(outside, 0)
+        return result, labels

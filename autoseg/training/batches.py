@@ -1,37 +1,43 @@
 """Batches of patches: which case, where in it, and how it is changed, each from the sample's own random stream.
 
-The loader is batchgenerators' ``SlimDataLoaderBase``; its batches are dictionaries with ``data`` ``(batch, channels,
-*spatial)`` float32 and ``seg`` ``(batch, 1, *spatial)`` integers, so that any batchgenerators transform plugs in.
+First all is drawn (``BatchRecord``), then the voxels are read (``Sources``), then they are sampled and changed, on the CPU
+or on the device that trains. The loader is batchgenerators' ``SlimDataLoaderBase``; its batches are dictionaries with
+``data`` ``(batch, channels, *spatial)`` float32 and ``seg`` ``(batch, 1, *spatial)`` integers, so that any batchgenerators
+transform plugs in.
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
-import queue
+import itertools
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar, overload
 
 import numpy as np
+import torch
 from batchgenerators.dataloading.data_loader import SlimDataLoaderBase
 
 from autoseg.augmentation.contract import Recipe
-from autoseg.augmentation.spatial import reach, sample_affine
+from autoseg.augmentation.spatial import OUTSIDE, Mask
 from autoseg.augmentation.streams import stream
-from autoseg.errors import AutosegError, DamagedCaseError
-from autoseg.io.case_store import CaseStore, StoredCase
-from autoseg.io.chunks import Readable
+from autoseg.errors import AutosegError, DamagedCaseError, InputError, TooLargeError, WorkerLostError
+from autoseg.io.case_store import CaseStore
+from autoseg.logs import Logger, SilentLogger
+from autoseg.training.places import box_of, draw_corner, forced_samples
+from autoseg.training.records import BatchRecord, SampleRecord
+from autoseg.training.sources import Crop, Sources, crop_padded, gathered
 
-__all__ = ["PatchLoader", "crop_padded", "forced_samples", "prefetched"]
+__all__ = ["PatchLoader", "prefetched"]
 
-OUTSIDE = -1
-
-
-def forced_samples(batch_size: int, foreground_share: float) -> int:
-    """How many samples of a batch must hold foreground; the last ones do."""
-    return batch_size - round(batch_size * (1 - foreground_share))
+T = TypeVar("T")
+#: A training goes on without cases that cannot be read as long as they are at most one in so many.
+ONE_IN = 5
 
 
 def most_open_cases() -> int:
@@ -48,27 +54,15 @@ def most_open_cases() -> int:
     return min(4096, max(4, limit // 8)) if limit != resource.RLIM_INFINITY else 4096
 
 
-def crop_padded(array: Readable, start: Sequence[int], shape: Sequence[int], fill: float) -> np.ndarray:
-    """A copy of a box of the last axes of ``array``; where the box lies outside, it holds ``fill``."""
-    leading = array.ndim - len(shape)
-    result = np.full((*array.shape[:leading], *shape), fill, array.dtype)
-    source, target = [slice(None)] * leading, [slice(None)] * leading
-    for begin, size, limit in zip(start, shape, array.shape[leading:], strict=True):
-        low, high = max(0, begin), min(limit, begin + size)
-        if low >= high:
-            return result
-        source.append(slice(low, high))
-        target.append(slice(low - begin, high - begin))
-    result[tuple(target)] = array[tuple(source)]
-    return result
-
-
 class PatchLoader(SlimDataLoaderBase):
     """Makes the batch of any iteration, always the same one.
 
-    A sample draws from one stream, in this order: case, corner, rotation and scaling, then each transform. The order is part
+    A sample draws from one stream, in this order: case, rotation and scaling, corner, then each transform. The order is part
     of what makes a training reproducible. Batches are told apart by their iteration alone: one loader serves one training;
-    batchgenerators' ``thread_id`` is not used.
+    batchgenerators' ``thread_id`` is not used. All methods may be called from several threads.
+
+    A case that turns out damaged is made anew. If that fails, another is drawn in its place from the same stream, and the
+    logger is told; more of these than a fifth of all are an error.
 
     Args:
         store: of preprocessed cases.
@@ -76,11 +70,13 @@ class PatchLoader(SlimDataLoaderBase):
         patch_size: of the network; two entries take slices of axis 0.
         batch_size: patches.
         foreground_share: share of each batch that is forced to hold foreground.
+        foreground_place: where the voxel lies that is forced: anywhere in the patch, or in its centre.
         recipe: augmentation.
         seed: of the plan.
         purpose: first part of every stream's key.
         masked_channels: channels that are 0 outside the non-zero region and stay so.
         looked_for: which of the foreground labels were looked for, of the cases in which not all were.
+        logger: for events.
     """
 
     def __init__(
@@ -91,22 +87,34 @@ class PatchLoader(SlimDataLoaderBase):
         batch_size: int,
         *,
         foreground_share: float,
+        foreground_place: str = "anywhere",
         recipe: Recipe,
         seed: int,
         purpose: int,
         masked_channels: Sequence[int] = (),
         looked_for: Mapping[str, Sequence[bool]] | None = None,
+        logger: Logger | None = None,
     ) -> None:
         super().__init__(keys, batch_size)
         self.patch_size = tuple(patch_size)
         self._store, self._keys, self._cases = store, keys, sorted(keys)
-        self._forced = forced_samples(batch_size, foreground_share)
-        self._recipe, self._steps = recipe, recipe.steps()
+        self._forced, self._anywhere = forced_samples(batch_size, foreground_share), foreground_place == "anywhere"
+        self._spatial = recipe.spatial
+        self._steps = (*recipe.steps(), *([Mask(masked_channels)] if masked_channels else []))
         self._seed, self._purpose = seed, purpose
-        self._masked_channels = list(masked_channels)
         self._looked_for = {case: row for case, row in (looked_for or {}).items() if case in keys}
         self._opened = functools.lru_cache(most_open_cases())(lambda case: store.open(case, keys[case]))
+        self._logger = logger or SilentLogger()
+        self._lock = threading.Lock()
+        self._skipped: set[str] = set()
+        self._too_many: InputError | None = None
+        self._mended: dict[str, int] = {}
         self.iteration = 0
+
+    @property
+    def skipped(self) -> tuple[str, ...]:
+        """The cases that could not be read, and are not drawn any more."""
+        return tuple(sorted(self._skipped))
 
     def generate_train_batch(self) -> dict[str, Any]:
         """The batch of the current iteration; moves on to the next."""
@@ -115,116 +123,246 @@ class PatchLoader(SlimDataLoaderBase):
         return batch
 
     def batch(self, iteration: int) -> dict[str, Any]:
-        """The batch of an iteration: ``data``, ``seg`` and ``keys`` (the case ids).
+        """The batch of an iteration: ``data``, ``seg`` and ``keys`` (the case ids); arrays are NumPy's.
 
         If any case of the loader is partly annotated, also ``looked_for`` ``(batch, foreground labels)``, bool.
         """
-        samples = [self._sample(iteration, position) for position in range(self.batch_size)]
-        images, segmentations, cases = zip(*samples, strict=True)
-        batch = {"data": np.stack(images), "seg": np.stack(segmentations)[:, None], "keys": list(cases)}
+        return _as_arrays(self.finish(self.prepare(iteration)))
+
+    def draw(self, iteration: int) -> BatchRecord:
+        """All that chance decides about the batch of an iteration; no voxels are read."""
+        samples = self._healthy(iteration, self._draw_sample)
+        return BatchRecord(iteration=iteration, patch_size=self.patch_size, samples=tuple(samples))
+
+    def make(self, record: BatchRecord) -> dict[str, Any]:
+        """The batch of a record, as ``batch`` gives it.
+
+        Raises:
+            InputError: the record goes with other cases or another recipe.
+        """
+        return _as_arrays(self.finish(self.sources(record)))
+
+    def prepare(self, iteration: int) -> Sources:
+        """The voxels of the batch of an iteration; where a case cannot be read, those of another."""
+        # each sample at once as a whole: there may be more cases in a batch than can be open
+        taken = self._healthy(iteration, self._take)
+        record = BatchRecord(
+            iteration=iteration, patch_size=self.patch_size, samples=tuple(sample for sample, _ in taken)
+        )
+        return gathered(record, [crop for _, crop in taken])
+
+    def sources(self, record: BatchRecord) -> Sources:
+        """The voxels that a record names: of turned patches as far as they reach.
+
+        Raises:
+            DamagedCaseError: a case cannot be read, nor be made anew.
+            InputError: the record goes with other cases or another recipe.
+        """
+        self._require_fitting(record)
+        crops = [self._mending(functools.partial(self._crop, sample, record.patch_size)) for sample in record.samples]
+        return gathered(record, crops)
+
+    @torch.no_grad()
+    def finish(self, sources: Sources, device: str | torch.device = "cpu") -> dict[str, Any]:
+        """Samples and transforms on a device: ``data`` and ``seg`` as tensors there, and ``keys``."""
+        record = sources.record
+        images, labels = sources.moved(lambda tensor: tensor.to(device, non_blocking=True)).sampled()
+        for index, step in enumerate(self._steps):
+            parameters = [sample.parameters[index] for sample in record.samples]
+            if any(drawn is not None for drawn in parameters):
+                images, labels = step.apply(images, labels, parameters)
+        keys = [sample.case for sample in record.samples]
+        batch = {"data": images, "seg": labels.clamp_min(0)[:, None], "keys": keys}
         if self._looked_for:
             every = np.ones_like(next(iter(self._looked_for.values())), bool)
-            batch["looked_for"] = np.stack([self._looked_for.get(case, every) for case in cases])
+            batch["looked_for"] = np.stack([self._looked_for.get(case, every) for case in keys])
         return batch
 
-    def _sample(self, iteration: int, position: int) -> tuple[np.ndarray, np.ndarray, str]:
-        """A sample; if its case turns out damaged, the case is made anew and the sample with it, from the same stream."""
-        try:
-            return self._drawn(iteration, position)
-        except DamagedCaseError as damage:
-            self._store.mend(damage, self._keys[str(damage.case)])
-            self._opened.cache_clear()
-            return self._drawn(iteration, position)
+    def _healthy(self, iteration: int, work: Callable[[int, int], T]) -> list[T]:
+        """What the work gives for iteration and place of each sample, of cases that can be read."""
+        return [
+            self._replacing(functools.partial(self._mending, functools.partial(work, iteration, position)))
+            for position in range(self.batch_size)
+        ]
 
-    def _drawn(self, iteration: int, position: int) -> tuple[np.ndarray, np.ndarray, str]:
+    def _take(self, iteration: int, position: int) -> tuple[SampleRecord, Crop]:
+        sample = self._draw_sample(iteration, position)
+        return sample, self._crop(sample, self.patch_size)
+
+    def _draw_sample(self, iteration: int, position: int) -> SampleRecord:
         random = stream(self._seed, self._purpose, iteration, position)
         case_id = self._cases[int(random.integers(len(self._cases)))]
+        while case_id in self._skipped and self._too_many is None:  # of which another thread may know
+            case_id = self._cases[int(random.integers(len(self._cases)))]
         case = self._opened(case_id)
-        forced = position >= self.batch_size - self._forced
-        image, segmentation = self._patch(case, random, forced)
-        for step in self._steps:
-            parameters = step.draw(random, image.shape)
-            if parameters is not None:
-                image, segmentation = step.apply(image, segmentation, parameters)
-        image = np.ascontiguousarray(image, np.float32)
-        if self._masked_channels:
-            image[self._masked_channels] *= segmentation >= 0
-        return image, np.maximum(segmentation, 0), case_id
-
-    def _patch(self, case: StoredCase, random: np.random.Generator, forced: bool) -> tuple[np.ndarray, np.ndarray]:
+        matrix = self._spatial.draw(random, self.patch_size) if self._spatial else None
         full = (1,) * (3 - len(self.patch_size)) + self.patch_size
-        corner = _corner(case, full, random, forced)
-        matrix = self._recipe.spatial.draw(random, self.patch_size) if self._recipe.spatial else None
-        if matrix is None:
-            return self._crops(case, corner, full)
-        first = 3 - len(self.patch_size)  # in 2D axis 0 is that of the slices
-        centre = np.array(corner[first:]) + (np.array(self.patch_size) - 1) / 2
-        far = reach(matrix, self.patch_size)
-        start = np.floor(centre - far).astype(int) - 1
-        shape = np.ceil(centre + far).astype(int) + 2 - start
-        image, segmentation = self._crops(
-            case, (*corner[:first], *start.tolist()), (1,) * first + tuple(shape.tolist())
+        forced = position >= self.batch_size - self._forced
+        corner = draw_corner(case, full, matrix, random, forced=forced, anywhere=self._anywhere)
+        shape = (case.image.shape[0], *self.patch_size)
+        parameters = tuple(step.draw(random, shape) for step in self._steps)
+        return SampleRecord(
+            case=case_id,
+            key=self._keys[case_id],
+            corner=corner,
+            matrix=None if matrix is None else tuple(tuple(row) for row in matrix.tolist()),
+            parameters=tuple(None if drawn is None else dict(drawn) for drawn in parameters),
         )
-        return sample_affine(image, segmentation, matrix, centre - start, self.patch_size)
 
-    def _crops(self, case: StoredCase, start: Sequence[int], shape: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-        """A box of three axes of image and segmentation; in 2D a slice, without the axis of the slices."""
-        image, segmentation = (
-            crop_padded(case.image, start, shape, 0),
-            crop_padded(case.segmentation, start, shape, OUTSIDE),
-        )
-        return (image[:, 0], segmentation[0]) if len(self.patch_size) == 2 else (image, segmentation)
+    def _require_fitting(self, record: BatchRecord) -> None:
+        for sample in record.samples:
+            if self._keys.get(sample.case) != sample.key:
+                raise InputError(
+                    "the record of a batch goes with another content of its case",
+                    case=sample.case,
+                    found=sample.key,
+                    expected=self._keys.get(sample.case, "a case of this training"),
+                    remedy="Replay it with the plan and the preprocessed cases that it was drawn from.",
+                )
+            if len(sample.parameters) != len(self._steps):
+                raise InputError(
+                    "the record of a batch goes with another recipe",
+                    found=f"{len(sample.parameters)} steps",
+                    expected=f"{len(self._steps)} steps",
+                    remedy="Replay it with the plan that it was drawn from.",
+                )
 
+    def _crop(self, sample: SampleRecord, patch_size: tuple[int, ...]) -> Crop:
+        case = self._opened(sample.case)
+        start: Sequence[int] = sample.corner
+        shape, centre = (1,) * (3 - len(patch_size)) + patch_size, None
+        if sample.matrix is not None:
+            start, shape, centre = box_of(sample.corner, patch_size, np.array(sample.matrix))
+        image = crop_padded(case.image, start, shape, 0)
+        labels = crop_padded(case.segmentation, start, shape, OUTSIDE)
+        if len(patch_size) == 2:
+            image, labels = image[:, 0], labels[0]
+        return Crop(image, labels, centre)
 
-def _corner(case: StoredCase, patch: Sequence[int], random: np.random.Generator, forced: bool) -> tuple[int, ...]:
-    """First voxel of a patch: within the image where it fits, centred where the image is smaller."""
-    shape = case.segmentation.shape
-    lowest = [-((edge - size) // 2) if edge > size else 0 for edge, size in zip(patch, shape, strict=True)]
-    highest = [max(low, size - edge) for low, size, edge in zip(lowest, shape, patch, strict=True)]
-    corner = [int(random.integers(low, high + 1)) for low, high in zip(lowest, highest, strict=True)]
-    foreground = sorted(label for label in case.locations if label > 0)
-    wanted = None
-    if forced and foreground:
-        wanted = foreground[int(random.integers(len(foreground)))]
-    elif 0 in case.locations:  # with an ignore label: somewhere where there is an annotation
-        wanted = 0
-    if wanted is not None:
-        voxel = case.draw_location(wanted, random)
-        corner = [int(at) - edge // 2 for at, edge in zip(voxel, patch, strict=True)]
-        corner = [min(max(at, low), high) for at, low, high in zip(corner, lowest, highest, strict=True)]
-    return tuple(corner)
-
-
-def prefetched(loader: PatchLoader, first: int, last: int, *, ahead: int = 3) -> Iterator[dict[str, Any]]:
-    """The batches of iterations ``first`` to ``last - 1``, made in a thread up to ``ahead`` before they are wanted."""
-    ready: queue.Queue[dict[str, Any] | Exception] = queue.Queue(ahead)
-    ended = threading.Event()
-
-    def put(item: dict[str, Any] | Exception) -> None:
-        while not ended.is_set():
-            with contextlib.suppress(queue.Full):
-                ready.put(item, timeout=0.2)
-                break
-
-    def work() -> None:
+    def _mending(self, work: Callable[[], T]) -> T:
+        """What the work gives; a case that turns out damaged is made anew, and the work repeated once."""
+        before = dict(self._mended)
         try:
-            for iteration in range(first, last):
-                if ended.is_set():
-                    break
-                put(loader.batch(iteration))
-        except Exception as error:  # raised where the batch is wanted
-            put(error)
+            return work()
+        except DamagedCaseError as damage:
+            self._mend(damage, before.get(str(damage.case), 0))
+            return work()
 
-    thread = threading.Thread(target=work, name="autoseg-batches", daemon=True)
-    thread.start()
-    try:
-        for _ in range(first, last):
-            batch = ready.get()
-            if isinstance(batch, AutosegError):
-                raise batch
-            if isinstance(batch, Exception):
-                raise RuntimeError("making a training batch failed") from batch
+    def _mend(self, damage: DamagedCaseError, times: int) -> None:
+        """Makes a case anew, unless another thread has done that since it had been made ``times`` times."""
+        case = str(damage.case)
+        with self._lock:
+            if self._mended.get(case, 0) == times:
+                try:
+                    self._store.mend(damage, self._keys[case])
+                except DamagedCaseError:
+                    raise
+                except (InputError, TooLargeError, WorkerLostError) as reason:
+                    what = f"{damage.what}; and it could not be made anew: {reason}"
+                    raise DamagedCaseError(case, what, file=Path(str(damage.file))) from reason
+                self._mended[case] = times + 1
+                self._opened.cache_clear()
+
+    def _replacing(self, work: Callable[[], T]) -> T:
+        """What the work gives; it is repeated without cases that cannot be read."""
+        while self._too_many is None:
+            try:
+                return work()
+            except DamagedCaseError as damage:
+                self._skip(damage)
+        raise self._too_many
+
+    def _skip(self, damage: DamagedCaseError) -> None:
+        """Goes on without a case, and says so once, unless there are too many of them."""
+        case = str(damage.case)
+        with self._lock:
+            known = case in self._skipped
+            self._skipped.add(case)
+            bad, cases = len(self._skipped), len(self._cases)
+            if bad * ONE_IN > cases and self._too_many is None:
+                self._too_many = damage if bad == 1 else self._told_too_many()
+        if not known and self._too_many is None:
+            text = f"warning: case {case} is left out of the training, others are drawn in its place: {damage}"
+            self._logger.event("case_skipped", case=case, error=str(damage))
+            self._logger.event("message", text=text, case=case)
+
+    def _told_too_many(self) -> InputError:
+        return InputError(
+            "too many of the preprocessed cases cannot be read",
+            found=f"{len(self._skipped)} of {len(self._cases)}: {', '.join(self.skipped)}",
+            expected=f"at most one in {ONE_IN}",
+            remedy="Repeat the command: train and preprocess make them anew from their files.",
+        )
+
+
+def _as_arrays(batch: dict[str, Any]) -> dict[str, Any]:
+    return {name: value.numpy() if isinstance(value, torch.Tensor) else value for name, value in batch.items()}
+
+
+@overload
+def prefetched(
+    loader: PatchLoader, first: int, last: int, *, ahead: int = 3, workers: int = 1
+) -> Iterator[dict[str, Any]]: ...
+
+
+@overload
+def prefetched(
+    loader: PatchLoader, first: int, last: int, *, ahead: int = 3, workers: int = 1, make: Callable[[int], T]
+) -> Iterator[T]: ...
+
+
+def prefetched(
+    loader: PatchLoader,
+    first: int,
+    last: int,
+    *,
+    ahead: int = 3,
+    workers: int = 1,
+    make: Callable[[int], Any] | None = None,
+) -> Iterator[Any]:
+    """The batches of iterations ``first`` to ``last - 1``, in order, made in threads before they are wanted.
+
+    Args:
+        loader: that makes them.
+        first: iteration.
+        last: the iteration after the last one.
+        ahead: how many are made or waiting at most.
+        workers: threads; torch works in each of them with one thread, so that they take nothing from the training's.
+        make: what to give for an iteration instead of ``loader.batch``, such as ``loader.prepare``.
+
+    Raises:
+        AutosegError: making a batch raised it; where that batch is wanted.
+    """
+    threads = torch.get_num_threads()
+    begun = threading.Barrier(workers + 1)
+
+    def begin() -> None:
+        torch.set_num_threads(1)
+        begun.wait()
+
+    work = make or loader.batch
+    iterations = iter(range(first, last))
+    with _ended(ThreadPoolExecutor(workers, thread_name_prefix="autoseg-batches")) as pool:
+        for _ in range(workers):
+            pool.submit(begin)
+        begun.wait()
+        torch.set_num_threads(threads)  # the number is kept for each thread, and for those to come
+        pending = deque(pool.submit(work, iteration) for iteration in itertools.islice(iterations, ahead))
+        while pending:
+            try:
+                batch = pending.popleft().result()
+            except AutosegError:
+                raise
+            except Exception as error:
+                raise RuntimeError("making a training batch failed") from error
+            pending.extend(pool.submit(work, iteration) for iteration in itertools.islice(iterations, 1))
             yield batch
+
+
+@contextlib.contextmanager
+def _ended(pool: ThreadPoolExecutor) -> Iterator[ThreadPoolExecutor]:
+    """Ends the threads afterwards; what has not begun is dropped."""
+    try:
+        yield pool
     finally:
-        ended.set()
-        thread.join()
+        pool.shutdown(cancel_futures=True)

@@ -132,11 +132,13 @@ class FoldTrainer:
             self.configuration.patch_size,
             self.configuration.batch_size,
             foreground_share=self.spec.foreground_share,
+            foreground_place=self.spec.foreground_place,
             recipe=recipe,
             seed=self.job.seed,
             purpose=TRAINING if train else VALIDATION,
             masked_channels=[index for index, spec in enumerate(self.plan.normalization) if spec.use_mask],
             looked_for={case: self.plan.labels.looked_for(names) for case, names in self.job.annotated.items()},
+            logger=self.logger,
         )
 
     def run(self, stop: Callable[[], bool]) -> None:

@@ -36,6 +36,8 @@ class TrainingSpec(Value, frozen=True, kw_only=True):
         loss: the loss plug.
         batch_dice: Dice from sums over the whole batch instead of each sample.
         foreground_share: share of a batch that is forced to hold foreground.
+        foreground_place: where in its patch the voxel lies that is forced: anywhere, all places with equal chance, or in
+            the centre; both as far as the borders of the image allow.
     """
 
     iterations_per_epoch: int = 250
@@ -52,6 +54,7 @@ class TrainingSpec(Value, frozen=True, kw_only=True):
     loss: str = "dice_cross_entropy"
     batch_dice: bool = False
     foreground_share: float = 0.33
+    foreground_place: Literal["anywhere", "centre"] = "anywhere"
 
     def __post_init__(self) -> None:
         for field, holds, expected in (

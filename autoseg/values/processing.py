@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+import msgspec
+
 from autoseg.values.fingerprint import IntensityProperties
 from autoseg.values.json_form import Value, require, require_each
 from autoseg.values.network import Sizes
@@ -59,6 +61,8 @@ class AugmentationSpec(Value, frozen=True, kw_only=True):
         swap_axis: the one of ``mirror_axes`` along which mirroring exchanges the sides of the patient, or None.
         swapped_labels: pairs of labels that are exchanged then, as positions in ``Labels.integers``: what arrays hold,
             and output channels of the network.
+        predicted_channels: how many channels at the end of the image hold what an earlier stage predicted, one for each
+            foreground label; absent without one.
     """
 
     recipe: str = "default"
@@ -67,6 +71,7 @@ class AugmentationSpec(Value, frozen=True, kw_only=True):
     mirror_axes: Sizes
     swap_axis: int | None = None
     swapped_labels: tuple[tuple[int, int], ...] = ()
+    predicted_channels: int | msgspec.UnsetType = msgspec.UNSET
 
     def __post_init__(self) -> None:
         require_each(self.rotation_degrees, "rotation_degrees", 0, 180, field="rotation_degrees")
@@ -76,6 +81,13 @@ class AugmentationSpec(Value, frozen=True, kw_only=True):
             field="mirror_axes",
             found=self.mirror_axes,
             expected="each axis once",
+        )
+        require(
+            self.predicted_channels is msgspec.UNSET or self.predicted_channels > 0,
+            "predicted_channels is out of range",
+            field="predicted_channels",
+            found=self.predicted_channels,
+            expected="1 or more, or no such field",
         )
         sides = [label for pair in self.swapped_labels for label in pair]
         require(

@@ -17,6 +17,7 @@ from batchgenerators.transforms.spatial_transforms import MirrorTransform, Spati
 from autoseg.augmentation.contract import AsBatchgenerators, FromBatchgenerators, Recipe
 from autoseg.augmentation.intensity import Brightness, GaussianNoise
 from autoseg.augmentation.spatial import Mirror
+from tests.augmentation.applying import apply
 
 SHAPE = (8, 9, 10)
 
@@ -56,7 +57,7 @@ def test_the_same_parameters_give_the_same_patch_whatever_the_global_state(make:
     for seed in (0, 1):
         np.random.seed(seed)
         random.seed(seed)
-        results.append(wrapped.apply(image, labels, parameters))
+        results.append(apply(wrapped, image, labels, parameters))
     np.testing.assert_array_equal(results[0][0], results[1][0])
     np.testing.assert_array_equal(results[0][1], results[1][1])
 
@@ -65,7 +66,7 @@ def test_the_same_parameters_give_the_same_patch_whatever_the_global_state(make:
 def test_other_parameters_give_other_patches(make: Callable) -> None:
     wrapped, (image, labels) = FromBatchgenerators(make()), patch()
     source = np.random.default_rng(0)
-    results = {wrapped.apply(image, labels, wrapped.draw(source, image.shape))[0].tobytes() for _ in range(10)}
+    results = {apply(wrapped, image, labels, wrapped.draw(source, image.shape))[0].tobytes() for _ in range(10)}
     assert len(results) > 3
 
 
@@ -75,7 +76,7 @@ def test_global_states_and_inputs_are_left_as_they_were(make: Callable) -> None:
     np.random.seed(4)
     random.seed(4)
     before = np.random.get_state()[1].copy(), random.getstate()
-    wrapped.apply(image, labels, {"seed": 17})
+    apply(wrapped, image, labels, {"seed": 17})
     np.testing.assert_array_equal(np.random.get_state()[1], before[0])
     assert random.getstate() == before[1]
     np.testing.assert_array_equal(image, patch()[0])
@@ -86,7 +87,7 @@ def test_global_states_and_inputs_are_left_as_they_were(make: Callable) -> None:
 def test_shapes_and_number_types_stay_and_labels_are_not_invented(make: Callable) -> None:
     wrapped, (image, labels) = FromBatchgenerators(make()), patch()
     for seed in range(5):
-        new_image, new_labels = wrapped.apply(image, labels, {"seed": seed})
+        new_image, new_labels = apply(wrapped, image, labels, {"seed": seed})
         assert (new_image.shape, new_image.dtype) == (image.shape, np.float32)
         assert (new_labels.shape, new_labels.dtype) == (labels.shape, np.int8)
         assert set(np.unique(new_labels)) <= set(np.unique(labels))
@@ -95,7 +96,7 @@ def test_shapes_and_number_types_stay_and_labels_are_not_invented(make: Callable
 def test_it_does_what_the_transform_does_by_itself() -> None:
     image, labels = patch()
     mirrored = FromBatchgenerators(MirrorTransform(axes=(1,)))
-    results = [mirrored.apply(image, labels, {"seed": seed}) for seed in range(12)]
+    results = [apply(mirrored, image, labels, {"seed": seed}) for seed in range(12)]
     kept = [np.array_equal(new, image) and np.array_equal(segmentation, labels) for new, segmentation in results]
     flipped = [
         np.array_equal(new, image[:, :, ::-1]) and np.array_equal(segmentation, labels[:, ::-1])
@@ -163,3 +164,10 @@ def test_our_transforms_draw_from_numpys_global_state_there() -> None:
     assert not np.array_equal(results[0], results[2])
     assert not np.array_equal(results[0][0], results[0][1])
     np.testing.assert_array_equal(batch["data"][0], image)
+
+
+def test_labels_of_another_form_are_refused_not_dropped() -> None:
+    image, labels = patch()
+    step = AsBatchgenerators(Mirror((0,)))
+    with pytest.raises(ValueError, match=r"seg has the shape \(1, 2, 8, 9, 10\) instead of \(1, 1, 8, 9, 10\)"):
+        step(data=image[None], seg=np.stack([labels, labels])[None])

@@ -9,11 +9,13 @@ import msgspec
 import numpy as np
 import pytest
 
-from autoseg.augmentation.intensity import Brightness, Contrast, Gamma, GaussianNoise, LowResolution
+from autoseg.augmentation.cascade import OnlyImages, RandomMorphology, RemoveComponent
+from autoseg.augmentation.intensity import Brightness, Contrast, Gamma, GaussianBlur, GaussianNoise, LowResolution
 from autoseg.augmentation.recipe import default_recipe, no_augmentation
 from autoseg.augmentation.spatial import Mirror, RotateAndScale
 from autoseg.augmentation.streams import stream
-from autoseg.values import AugmentationSpec
+from autoseg.values import AugmentationSpec, digest, encode
+from tests.augmentation.applying import apply
 
 IN_3D = AugmentationSpec(rotation_degrees=(30.0, 30.0, 30.0), mirror_axes=(0, 1, 2))
 WITH_SIDES = msgspec.structs.replace(IN_3D, swap_axis=2, swapped_labels=((1, 2),))
@@ -25,7 +27,7 @@ def test_the_default_steps_are_in_nnunets_order() -> None:
     recipe = default_recipe(IN_3D)
     assert isinstance(recipe.spatial, RotateAndScale)
     kinds = [type(step) for step in recipe.steps()]
-    assert kinds == [GaussianNoise, Brightness, Contrast, LowResolution, Gamma, Gamma, Mirror]
+    assert kinds == [GaussianNoise, GaussianBlur, Brightness, Contrast, LowResolution, Gamma, Gamma, Mirror]
     assert [(step.invert, step.probability) for step in recipe.steps() if isinstance(step, Gamma)] == [
         (True, 0.1),
         (False, 0.3),
@@ -76,11 +78,32 @@ def test_what_was_drawn_makes_the_same_patch_again_after_json(spec: Augmentation
             acted.add(type(step))
             inputs = once[0].copy(), once[1].copy()
             kept = once
-            once = step.apply(*once, parameters)
-            again = step.apply(*again, json.loads(json.dumps(parameters)))
+            once = apply(step, *once, parameters)
+            again = apply(step, *again, json.loads(json.dumps(parameters)))
             np.testing.assert_array_equal(kept[0], inputs[0])  # apply works on copies
             np.testing.assert_array_equal(kept[1], inputs[1])
         np.testing.assert_array_equal(once[0], again[0])
         np.testing.assert_array_equal(once[1], again[1])
         assert once[0].dtype == np.float32
-    assert acted == {GaussianNoise, Brightness, Contrast, LowResolution, Gamma, Mirror}
+    assert acted == {GaussianNoise, GaussianBlur, Brightness, Contrast, LowResolution, Gamma, Mirror}
+
+
+def test_after_an_earlier_stage_its_prediction_is_disturbed_and_its_values_stay() -> None:
+    spec = msgspec.structs.replace(WITH_SIDES, predicted_channels=2)
+    steps = default_recipe(spec).steps()
+    assert [type(step) for step in steps] == [*[OnlyImages] * 7, Mirror, RandomMorphology, RemoveComponent]
+    labels = np.random.default_rng(0).integers(0, 3, (8, 9, 7))
+    image = np.stack([labels * 0.5, labels == 1, labels == 2]).astype(np.float32)
+    for iteration in range(30):
+        arrays, random = (image, labels), stream(2, 0, iteration, 0)
+        for step in steps:
+            arrays = apply(step, *arrays, step.draw(random, image.shape))
+            assert set(np.unique(arrays[0][1:])) <= {0, 1}
+            if isinstance(step, Mirror):  # still exact
+                for label in (1, 2):
+                    np.testing.assert_array_equal(arrays[0][label], arrays[1] == label)
+
+
+def test_a_plan_without_an_earlier_stage_is_written_as_before_there_were_any() -> None:
+    assert b"predicted_channels" not in encode(IN_3D)
+    assert digest(IN_3D) != digest(msgspec.structs.replace(IN_3D, predicted_channels=2))

@@ -8,13 +8,24 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
+import torch
 from scipy import ndimage
 
-from autoseg.augmentation.spatial import Mirror, RotateAndScale, reach, sample_affine
+from autoseg.augmentation.spatial import Mask, Mirror, RotateAndScale, reach, sample_affine
+from tests.augmentation.applying import apply
 
 
 def generator(seed: int = 0) -> np.random.Generator:
     return np.random.default_rng(seed)
+
+
+def sample(
+    image: np.ndarray, labels: np.ndarray, matrix: np.ndarray, centre: np.ndarray, patch: Sequence[int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """``sample_affine`` of NumPy's arrays."""
+    tensors = torch.from_numpy(image), torch.from_numpy(labels)
+    sampled, drawn = sample_affine(*tensors, matrix, centre, patch)
+    return sampled.numpy(), drawn.numpy()
 
 
 def rotation_about(axis: int, degrees: float) -> np.ndarray:
@@ -54,7 +65,7 @@ def scipy_sample(
 def test_images_are_sampled_as_scipy_does(matrix: np.ndarray, shape: tuple, patch: tuple, shift: float) -> None:
     image = generator().normal(size=(2, *shape)).astype(np.float32)
     centre = (np.array(shape) - 1) / 2 + shift
-    sampled, _ = sample_affine(image, np.zeros(shape, np.int8), matrix, centre, patch)
+    sampled, _ = sample(image, np.zeros(shape, np.int8), matrix, centre, patch)
     assert sampled.dtype == np.float32
     for channel in range(2):
         expected = scipy_sample(image[channel], matrix, centre, patch, 0)
@@ -68,7 +79,7 @@ def test_the_label_with_the_largest_indicator_wins(
 ) -> None:
     labels = generator(1).integers(0, 4, shape).astype(np.int16)
     centre = (np.array(shape) - 1) / 2 + shift
-    _, sampled = sample_affine(np.zeros((1, *shape), np.float32), labels, matrix, centre, patch)
+    _, sampled = sample(np.zeros((1, *shape), np.float32), labels, matrix, centre, patch)
     assert sampled.dtype == labels.dtype
     assert_largest_indicator(sampled, labels, matrix, centre, patch)
 
@@ -93,8 +104,8 @@ def test_what_lies_beyond_the_array_and_what_is_marked_minus_one_count_together(
     # of this voxel 0.3 lie beyond column 0; of the rest, 0.6 in row 1 (label 3) and 0.4 in row 2 (marked -1)
     label, marked, beyond = 0.7 * 0.6, 0.7 * 0.4, 0.3
     assert max(marked, beyond) < label < marked + beyond
-    assert sample_affine(image, labels, np.eye(2), centre, (1, 1))[1] == -1
-    _, sampled = sample_affine(image, labels, 0.1 * np.eye(2), centre, (9, 9))
+    assert sample(image, labels, np.eye(2), centre, (1, 1))[1] == -1
+    _, sampled = sample(image, labels, 0.1 * np.eye(2), centre, (9, 9))
     assert_largest_indicator(sampled, labels, 0.1 * np.eye(2), centre, (9, 9))
 
 
@@ -104,7 +115,7 @@ def test_the_identity_is_a_crop(patch: tuple[int, int]) -> None:
     labels = generator(1).integers(-1, 5, (9, 10))
     corner = np.array([2, 1])
     box = tuple(slice(start, start + edge) for start, edge in zip(corner, patch, strict=True))
-    sampled, drawn = sample_affine(image, labels, np.eye(2), corner + (np.array(patch) - 1) / 2, patch)
+    sampled, drawn = sample(image, labels, np.eye(2), corner + (np.array(patch) - 1) / 2, patch)
     np.testing.assert_allclose(sampled, image[(slice(None), *box)], atol=1e-5)
     np.testing.assert_array_equal(drawn, labels[box])
 
@@ -112,7 +123,7 @@ def test_the_identity_is_a_crop(patch: tuple[int, int]) -> None:
 def test_a_quarter_turn_is_an_exact_rotation_of_the_array() -> None:
     image = generator().normal(size=(1, 7, 7)).astype(np.float32)
     labels = generator(1).integers(0, 3, (7, 7))
-    sampled, drawn = sample_affine(image, labels, in_plane(90), np.array([3.0, 3.0]), (7, 7))
+    sampled, drawn = sample(image, labels, in_plane(90), np.array([3.0, 3.0]), (7, 7))
     np.testing.assert_allclose(sampled[0], np.rot90(image[0], -1), atol=1e-5)
     np.testing.assert_array_equal(drawn, np.rot90(labels, -1))
 
@@ -123,16 +134,16 @@ def test_labels_are_never_invented_and_nothing_but_minus_one_is_outside() -> Non
     random = generator(3)
     for _ in range(10):
         matrix = random.uniform(0.7, 1.4) * rotation_about(0, random.uniform(-180, 180))
-        _, sampled = sample_affine(image, labels, matrix, random.uniform(0, 12, 3), (8, 8, 8))
+        _, sampled = sample(image, labels, matrix, random.uniform(0, 12, 3), (8, 8, 8))
         assert set(np.unique(sampled)) <= {-1, 0, 2, 7}
-    _, far = sample_affine(image, labels, np.eye(3), np.array([40.0, 40, 40]), (4, 4, 4))
+    _, far = sample(image, labels, np.eye(3), np.array([40.0, 40, 40]), (4, 4, 4))
     assert (far == -1).all()
 
 
 def test_sampling_changes_neither_image_nor_labels() -> None:
     image, labels = generator().normal(size=(1, 8, 8)).astype(np.float32), generator().integers(0, 3, (8, 8))
     copies = image.copy(), labels.copy()
-    sample_affine(image, labels, in_plane(20), np.array([3.5, 3.5]), (6, 6))
+    sample(image, labels, in_plane(20), np.array([3.5, 3.5]), (6, 6))
     np.testing.assert_array_equal(image, copies[0])
     np.testing.assert_array_equal(labels, copies[1])
 
@@ -231,7 +242,7 @@ def test_a_scale_above_one_shrinks_objects() -> None:
     labels[20:40, 20:40] = 1
     image = np.zeros((1, 60, 60), np.float32)
     for scale in (0.7, 1.0, 1.4):
-        _, sampled = sample_affine(image, labels, scale * np.eye(2), np.array([29.5, 29.5]), (40, 40))
+        _, sampled = sample(image, labels, scale * np.eye(2), np.array([29.5, 29.5]), (40, 40))
         assert int((sampled == 1).sum()) == pytest.approx((20 / scale) ** 2, rel=0.1)
 
 
@@ -241,11 +252,11 @@ def test_mirroring_is_an_involution_and_flips_image_and_labels_alike() -> None:
     mirror = Mirror((0, 1, 2))
     for count in range(1, 4):
         for axes in itertools.combinations(range(3), count):
-            once = mirror.apply(image, labels, {"axes": list(axes)})
+            once = apply(mirror, image, labels, {"axes": list(axes)})
             np.testing.assert_array_equal(once[1], np.flip(labels, axes))
             np.testing.assert_array_equal(once[0][0], once[1])
             np.testing.assert_array_equal(once[0][1], 2 * once[1])
-            twice = mirror.apply(*once, {"axes": list(axes)})
+            twice = apply(mirror, *once, {"axes": list(axes)})
             np.testing.assert_array_equal(twice[0], image)
             np.testing.assert_array_equal(twice[1], labels)
 
@@ -280,7 +291,7 @@ def sided(dtype: type = np.int8) -> tuple[np.ndarray, np.ndarray]:
 def test_labels_of_the_sides_change_places_where_left_and_right_are_flipped(axes: tuple[int, ...], dtype: type) -> None:
     image, labels = sided(dtype)
     before = labels.copy()
-    mirrored, exchanged = Mirror((0, 1, 2), **SIDES).apply(image, labels, {"axes": list(axes)})
+    mirrored, exchanged = apply(Mirror((0, 1, 2), **SIDES), image, labels, {"axes": list(axes)})
     flipped = np.flip(labels, axes)
     np.testing.assert_array_equal(exchanged, of_the_other_side(flipped) if 2 in axes else flipped)
     np.testing.assert_array_equal(mirrored, np.flip(image, [axis + 1 for axis in axes]))
@@ -291,10 +302,10 @@ def test_labels_of_the_sides_change_places_where_left_and_right_are_flipped(axes
 def test_exchanging_labels_works_up_to_the_largest_one_that_the_type_holds() -> None:
     labels = np.array([[-1, 0, 126, 127]], np.int8)
     mirror = Mirror((1,), swap_axis=1, swapped_labels=((126, 127),))
-    _, exchanged = mirror.apply(labels[None].astype(np.float32), labels, {"axes": [1]})
+    _, exchanged = apply(mirror, labels[None].astype(np.float32), labels, {"axes": [1]})
     assert exchanged.tolist() == [[126, 127, 0, -1]]
     nothing = np.full((1, 4), -1, np.int8)
-    assert mirror.apply(nothing[None].astype(np.float32), nothing, {"axes": [1]})[1].tolist() == nothing.tolist()
+    assert apply(mirror, nothing[None].astype(np.float32), nothing, {"axes": [1]})[1].tolist() == nothing.tolist()
 
 
 @pytest.mark.parametrize("axes", ALL_FLIPS, ids=str)
@@ -307,8 +318,8 @@ def test_mirroring_the_patient_commutes_with_training(axes: tuple[int, ...]) -> 
         return np.flip(image, 3), of_the_other_side(np.flip(labels, 2))
 
     first, last = (
-        mirror.apply(*patient_mirrored(image, labels), drawn),
-        patient_mirrored(*mirror.apply(image, labels, drawn)),
+        apply(mirror, *patient_mirrored(image, labels), drawn),
+        patient_mirrored(*apply(mirror, image, labels, drawn)),
     )
     np.testing.assert_array_equal(first[0], last[0])
     np.testing.assert_array_equal(first[1], last[1])
@@ -319,8 +330,33 @@ def test_a_label_that_means_a_side_means_it_after_mirroring_too() -> None:
     labels[:, :, 3:] = 2
     mirror = Mirror((0, 1, 2), **SIDES)
     for axes in ALL_FLIPS:
-        np.testing.assert_array_equal(mirror.apply(labels[None] * 1.0, labels, {"axes": list(axes)})[1], labels)
+        np.testing.assert_array_equal(
+            apply(mirror, labels[None].astype(np.float32), labels, {"axes": list(axes)})[1], labels
+        )
 
 
 def test_without_axes_nothing_is_mirrored() -> None:
     assert Mirror(()).draw(generator(), (1, 4, 4)) is None
+
+
+def test_what_an_earlier_stage_predicted_changes_sides_with_the_labels() -> None:
+    """The channels of labels 1 to 5 stand at the end of the image; mirrored, they are those of the mirrored labels."""
+    labels = generator().integers(0, 6, (4, 5, 6))
+    channels = [labels == label for label in range(1, 6)]
+    image = np.stack([labels * 10, *channels]).astype(np.float32)
+    mirror = Mirror((0, 1, 2), **SIDES, label_channels=5)
+    for axes in ALL_FLIPS:
+        mirrored, exchanged = apply(mirror, image, labels, {"axes": list(axes)})
+        np.testing.assert_array_equal(mirrored[0], np.flip(image[0], axes))
+        for label in range(1, 6):
+            np.testing.assert_array_equal(mirrored[label], exchanged == label)
+
+
+def test_a_mask_clears_its_channels_outside_and_nothing_else() -> None:
+    image, labels = generator().normal(size=(3, 6, 7)).astype(np.float32), generator(1).integers(-1, 2, (6, 7))
+    masked, same = apply(Mask([0, 2]), image, labels, {})
+    for channel in range(3):
+        expected = np.where(labels < 0, 0, image[channel]) if channel != 1 else image[1]
+        np.testing.assert_array_equal(masked[channel], expected)
+    np.testing.assert_array_equal(same, labels)
+    assert Mask([0]).draw(generator(), image.shape) == {}

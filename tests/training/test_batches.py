@@ -8,8 +8,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
+import torch
 from batchgenerators.dataloading.data_loader import SlimDataLoaderBase
 from batchgenerators.dataloading.single_threaded_augmenter import SingleThreadedAugmenter
 from batchgenerators.transforms.abstract_transforms import Compose
@@ -18,13 +20,18 @@ from batchgenerators.transforms.spatial_transforms import MirrorTransform
 from scipy import ndimage
 
 from autoseg.augmentation.contract import Recipe
-from autoseg.augmentation.intensity import GaussianNoise
+from autoseg.augmentation.intensity import Brightness, GaussianNoise
 from autoseg.augmentation.recipe import default_recipe
+from autoseg.augmentation.spatial import RotateAndScale
 from autoseg.augmentation.streams import TRAINING, VALIDATION
-from autoseg.errors import InputError
+from autoseg.errors import DocumentError, InputError, UnreadableFileError
 from autoseg.io.case_store import CaseStore, StoredCase
-from autoseg.training.batches import PatchLoader, crop_padded, forced_samples, prefetched
-from autoseg.values import AugmentationSpec, AxisMap, Geometry, PreprocessRecord, digest
+from autoseg.logs import SilentLogger
+from autoseg.training.batches import PatchLoader, prefetched
+from autoseg.training.places import forced_samples
+from autoseg.training.records import BatchRecord
+from autoseg.training.sources import crop_padded
+from autoseg.values import AugmentationSpec, AxisMap, Geometry, PreprocessRecord, decode, digest, encode
 
 Shape = tuple[int, int, int]
 SHAPE: Shape = (10, 14, 12)
@@ -268,10 +275,10 @@ def test_forced_samples_choose_among_the_classes_not_among_the_voxels(tmp_path: 
     assert abs(sum(rare) - 100) < 4 * 50**0.5
 
 
-def test_a_forced_patch_is_centred_on_its_voxel_where_the_image_allows(tmp_path: Path) -> None:
+def test_as_nnunet_a_forced_patch_is_centred_on_its_voxel_where_the_image_allows(tmp_path: Path) -> None:
     labels = np.zeros((20, 20, 20), np.int8)
     labels[10, 9, 11] = 1
-    loader = make_loader(tmp_path, {"central": labels}, patch=(5, 4, 6), share=1.0)
+    loader = make_loader(tmp_path, {"central": labels}, patch=(5, 4, 6), share=1.0, foreground_place="centre")
     np.testing.assert_array_equal(corners_of(loader, 3), [[10 - 2, 9 - 2, 11 - 3]] * 9)
 
 
@@ -338,10 +345,10 @@ def test_a_turned_patch_reads_all_that_it_covers(
     image = np.stack([np.random.default_rng(0).normal(5, 1, SHAPE), np.ones(SHAPE)])
     own, matrix = {"one": {"image": image}}, turned(degrees, scale)
     sampled = make_loader(tmp_path / "a", patch=patch, recipe=Recipe(spatial=Fixed(matrix)), **own)
-    plain = make_loader(tmp_path / "b", patch=patch)
     for iteration in range(3):
-        corners = corners_of_padded(plain.batch(iteration)["data"])
-        for data, corner in zip(sampled.batch(iteration)["data"], corners, strict=True):
+        record = sampled.draw(iteration)
+        corners = [np.array(sample.corner) for sample in record.samples]
+        for data, corner in zip(sampled.make(record)["data"], corners, strict=True):
             half = (np.array(patch) - 1) / 2
             offset = corner + half - matrix @ half
             for channel in range(2):
@@ -351,25 +358,16 @@ def test_a_turned_patch_reads_all_that_it_covers(
                 np.testing.assert_allclose(data[channel], expected, atol=2e-4)
 
 
-def corners_of_padded(data: np.ndarray) -> np.ndarray:
-    """Corners from a batch of coordinate images, also where patches begin outside of the image."""
-    corners = []
-    for image in data:
-        at = np.argwhere(image[0] > 0)[0]
-        corners.append(image[(slice(None), *at)] - 1 - at)
-    return np.array(corners)
-
-
 def test_a_turned_slice_reads_all_that_it_covers(tmp_path: Path) -> None:
     image = np.random.default_rng(0).normal(5, 1, (1, *SHAPE))
     matrix, patch = turned(40, 1.3)[1:, 1:], (7, 8)
     sampled = make_loader(
         tmp_path / "a", patch=patch, recipe=Recipe(spatial=Fixed(matrix)), **{"one": {"image": image}}
     )
-    plain = make_loader(tmp_path / "b", patch=patch)
     half = (np.array(patch) - 1) / 2
-    for data, coordinates in zip(sampled.batch(0)["data"], plain.batch(0)["data"], strict=True):
-        slice_index, *corner = (coordinates[:, 0, 0] - 1).astype(int)
+    record = sampled.draw(0)
+    for data, sample in zip(sampled.make(record)["data"], record.samples, strict=True):
+        slice_index, *corner = sample.corner
         offset = np.array(corner) + half - matrix @ half
         expected = ndimage.affine_transform(
             image[0, slice_index], matrix, offset, patch, order=1, mode="grid-constant", cval=0
@@ -457,7 +455,7 @@ def counting(folder: Path) -> Counting:
 
 
 def batch_threads() -> list[threading.Thread]:
-    return [thread for thread in threading.enumerate() if thread.name == "autoseg-batches"]
+    return [thread for thread in threading.enumerate() if thread.name.startswith("autoseg-batches")]
 
 
 def test_stopping_early_ends_the_thread_and_wastes_few_batches(tmp_path: Path) -> None:
@@ -567,3 +565,181 @@ def test_a_case_damaged_in_the_middle_of_a_training_is_made_anew_and_the_batches
     file.write_bytes(bytes(len(whole)))
     with pytest.raises(InputError, match=r"case b: the preprocessed case is missing or damaged: .*Repeat the command"):
         [loader(writer).batch(iteration) for iteration in range(6)]
+
+
+def test_a_record_makes_the_same_batch_after_json(tmp_path: Path) -> None:
+    cases = {"a": blocks(), "b": blocks((9, 16, 8))}
+    recipe = Recipe(spatial=AUGMENTED.spatial, transforms=(*AUGMENTED.transforms, GaussianNoiseTransform()))
+    loader = make_loader(tmp_path / "one", cases, batch=6, recipe=recipe, masked_channels=(1,))
+    other = make_loader(tmp_path / "two", cases, batch=6, recipe=recipe, masked_channels=(1,), seed=9)
+    turned = 0
+    for iteration in range(6):
+        record = loader.draw(iteration)
+        again = decode(BatchRecord, encode(record))
+        assert again == record
+        assert_same_batch(other.make(again), loader.batch(iteration))
+        turned += sum(sample.matrix is not None for sample in record.samples)
+    assert 0 < turned < 36
+
+
+def test_drawing_reads_no_voxels(tmp_path: Path) -> None:
+    store = CaseStore(tmp_path, compressed=True)
+    image = np.random.default_rng(0).normal(size=(1, 40, 42, 44))
+    keys = {"one": add_case(store, "one", blocks((40, 42, 44)), image=image)}
+    loader = PatchLoader(store, keys, (8, 8, 8), 4, foreground_share=1.0, recipe=AUGMENTED, seed=1, purpose=TRAINING)
+    expected = loader.draw(0)
+    for name in ("image", "segmentation"):
+        (file,) = tmp_path.glob(f"*/{name}.chunks")
+        whole = bytearray(file.read_bytes())
+        whole[: len(whole) // 2] = bytes(len(whole) // 2)
+        file.write_bytes(whole)
+    assert loader.draw(0) == expected
+    with pytest.raises(InputError, match="is not as it was written"):
+        loader.make(expected)
+
+
+def test_records_of_other_content_or_another_recipe_are_refused(tmp_path: Path) -> None:
+    loader = make_loader(tmp_path, recipe=AUGMENTED)
+    record = loader.draw(0)
+    strange = msgspec.structs.replace(record.samples[0], key="0" * 64)
+    with pytest.raises(InputError, match="case one: the record of a batch goes with another content of its case"):
+        loader.make(msgspec.structs.replace(record, samples=(strange,)))
+    with pytest.raises(InputError, match="goes with another recipe; found 8 steps, expected 0 steps"):
+        make_loader(tmp_path).make(record)
+
+
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [
+        ({"patch_size": (8, 8, 8, 8)}, "a patch has two or three edges"),
+        ({"patch_size": (8, 0, 8)}, "edges of a patch are over 0"),
+        ({"patch_size": (8, 8)}, "a matrix has as many rows and columns"),
+        ({"samples": ()}, "a batch has a sample"),
+        ({"matrix": ()}, "a matrix has as many rows and columns"),
+        ({"matrix": ((1.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))}, "a matrix has as many rows and columns"),
+    ],
+)
+def test_records_that_are_none_are_refused_when_they_are_read(changes: dict[str, Any], what: str) -> None:
+    whole = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
+    sample = {"case": "a", "key": "k", "corner": (0, 0, 0), "matrix": whole, "parameters": ()}
+    document = {"schema": "autoseg.batch/1", "iteration": 0, "patch_size": (8, 8, 8), "samples": [sample]}
+    assert decode(BatchRecord, msgspec.json.encode(document)).samples[0].matrix == whole
+    sample.update({name: value for name, value in changes.items() if name in sample})
+    document.update({name: value for name, value in changes.items() if name in document})
+    with pytest.raises(DocumentError, match=what):
+        decode(BatchRecord, msgspec.json.encode(document))
+
+
+def test_no_two_samples_of_an_epoch_share_their_draws(tmp_path: Path) -> None:
+    """Whatever iteration, place in the batch, purpose or seed: every seed of noise is another, and no draw is correlated."""
+    recipe = Recipe(
+        spatial=RotateAndScale((30.0, 30.0, 30.0), rotation_probability=1.0),
+        transforms=(GaussianNoise(1.0), Brightness(1.0), GaussianNoise(1.0)),
+    )
+    cases = {name: blocks((40, 40, 40)) for name in "abc"}
+    seeds, draws = [], []
+    for name, seed, purpose in (("a", 0, TRAINING), ("b", 0, VALIDATION), ("c", 1, TRAINING)):
+        loader = make_loader(tmp_path / name, cases, recipe=recipe, seed=seed, purpose=purpose)
+        for iteration in range(250):
+            for sample in loader.draw(iteration).samples:
+                first, brightness, second = sample.parameters
+                seeds += [first["seed"], second["seed"]]
+                draws.append([first["deviation"], brightness["factors"][0], sample.matrix[0][1], *sample.corner])
+    assert len(set(seeds)) == len(seeds) == 3 * 250 * 3 * 2
+    values = np.array(draws)
+    assert len({tuple(row) for row in values[:, :3].tolist()}) == len(values)
+    for lag in (1, 2, 3, 9, 750, 1500):  # neighbours in a batch, of iterations, purposes and seeds
+        for column in values.T:
+            assert abs(np.corrcoef(column[:-lag], column[lag:])[0, 1]) < 4 / np.sqrt(len(column) - lag)
+
+
+@pytest.mark.parametrize("workers", [2, 3])
+def test_any_number_of_threads_gives_the_same_batches_in_order(tmp_path: Path, workers: int) -> None:
+    cases = {"a": blocks((20, 24, 22)), "b": blocks((9, 16, 8))}
+    recipe = Recipe(spatial=AUGMENTED.spatial, transforms=(*AUGMENTED.transforms, GaussianNoiseTransform()))
+    loader = make_loader(tmp_path, cases, patch=(16, 16, 16), recipe=recipe)
+    before = torch.get_num_threads()
+    batches = list(prefetched(loader, 3, 15, workers=workers))
+    assert torch.get_num_threads() == before
+    assert len(batches) == 12
+    for iteration, batch in enumerate(batches, start=3):
+        assert_same_batch(batch, loader.batch(iteration))
+    prepared = list(prefetched(loader, 3, 6, workers=workers, make=loader.prepare))
+    for batch, source in zip(batches, prepared, strict=False):
+        finished = loader.finish(source)
+        assert_same_batch({**batch}, {**finished, "data": finished["data"].numpy(), "seg": finished["seg"].numpy()})
+
+
+class Kept(SilentLogger):
+    """Remembers the events."""
+
+    def __init__(self) -> None:
+        self.events: list[tuple[str, dict[str, Any]]] = []
+
+    def event(self, kind: str, **fields: object) -> None:
+        self.events.append((kind, fields))
+
+
+@pytest.mark.parametrize("when", ["before", "while it is trained on"])
+def test_a_bad_case_costs_one_case(tmp_path: Path, when: str) -> None:
+    """The samples of the other cases stay as they were; it is named once; a second loader comes to the same batches."""
+    names = "abcdefgh"
+    image = np.random.default_rng(0).normal(size=(1, 20, 22, 24))
+    store = CaseStore(tmp_path, compressed=True)
+    keys = {name: add_case(store, name, blocks((20, 22, 24)), image=image + ord(name)) for name in names}
+    asked: list[str] = []
+
+    def rebuild(case_id: str) -> None:
+        asked.append(case_id)
+        raise UnreadableFileError("the file is truncated", case=case_id)
+
+    def loader(logger: Kept) -> PatchLoader:
+        cases = CaseStore(tmp_path, rebuild=rebuild)
+        options = {"foreground_share": 0.33, "recipe": AUGMENTED, "seed": 1, "purpose": TRAINING, "logger": logger}
+        return PatchLoader(cases, keys, (8, 8, 8), 4, **options)
+
+    healthy = loader(Kept())
+    expected = [healthy.batch(iteration) for iteration in range(10)]
+    assert healthy.skipped == ()
+    logger = Kept()
+    running = loader(logger)
+    if when != "before":
+        running._opened("d")
+    (file,) = tmp_path.glob("d-*/image.chunks")
+    whole = bytearray(file.read_bytes())
+    with file.open("r+b") as stream:
+        stream.write(bytes(len(whole) if when != "before" else 16))
+    if when == "before":
+        file.write_bytes(b"short")
+    batches = list(prefetched(running, 0, 10, workers=2))
+    assert running.skipped == ("d",)
+    assert asked == ["d"]
+    assert [fields["case"] for kind, fields in logger.events if kind == "case_skipped"] == ["d"]
+    (text,) = (fields["text"] for kind, fields in logger.events if kind == "message")
+    assert text.startswith("warning: case d is left out of the training")
+    assert "the file is truncated" in text
+    replaced = 0
+    for batch, old in zip(batches, expected, strict=True):
+        for sample, case in enumerate(old["keys"]):
+            assert batch["keys"][sample] != "d"
+            if case == "d":
+                replaced += 1
+            else:
+                assert batch["keys"][sample] == case
+                np.testing.assert_array_equal(batch["data"][sample], old["data"][sample])
+    assert replaced > 0
+    for batch, again in zip(batches, map(loader(Kept()).batch, range(10)), strict=True):
+        assert_same_batch(batch, again)
+
+
+def test_more_bad_cases_than_a_fifth_end_the_training(tmp_path: Path) -> None:
+    store = CaseStore(tmp_path, compressed=False)
+    keys = {name: add_case(store, name, blocks()) for name in "abcdefgh"}
+    for name in "df":
+        (file,) = tmp_path.glob(f"{name}-*/image.npy")
+        file.write_bytes(b"damaged")
+    loader = PatchLoader(store, keys, (8, 8, 8), 4, foreground_share=0.33, recipe=Recipe(), seed=1, purpose=TRAINING)
+    with pytest.raises(InputError, match="too many of the preprocessed cases cannot be read; found 2 of 8: d, f"):
+        list(prefetched(loader, 0, 20, workers=2))
+    with pytest.raises(InputError, match="found 2 of 8: d, f"):
+        loader.batch(100)
