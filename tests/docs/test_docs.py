@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import runpy
 from pathlib import Path
 
 import pytest
@@ -26,11 +27,14 @@ def runnable(page: Path) -> list[tuple[str, str]]:
 )
 def test_code_blocks_run(page, tmp_path, monkeypatch):
     """All blocks of a page, in order, in one empty folder; all in this process, which has loaded torch already."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(tmp_path)  # blocks may import what an earlier one has written
+    folder, block = tmp_path / "page", tmp_path / "block.py"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    monkeypatch.syspath_prepend(folder)  # blocks may import what an earlier one has written
     for language, code in runnable(page):
         if language == "python":
-            exec(compile(code, page.name, "exec"), {"__name__": "__main__"})
+            block.write_text(code)
+            runpy.run_path(str(block), run_name="__main__")
         else:
             for line in code.splitlines():
                 program, *arguments = line.split()
