@@ -1,8 +1,8 @@
 # Two commands: `make demo` runs the main job on synthetic scans, `make test` runs the tests. Both set up what they need.
 #
 #   make demo        plan, train, predict, evaluate on phantoms; a table and a picture at the end
-#   make test        all tests that need no other program and no minutes each
-#   make test-all    the slow ones, too
+#   make test        all tests that need no other program and no minutes each, on up to four processors
+#   make test-all    the slow ones, too, one after the other
 #   make lint        ruff, mypy, import contracts
 #   make docs        the documentation as a site in site/
 #   make bench       the benchmarks of tests/benchmarks/
@@ -17,6 +17,8 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install -q --disable-pip-version-check
 #: The reference implementation of the network, for tests only; its own dependencies are not needed.
 ORACLES := dynamic_network_architectures==0.4.4
+#: Files of tests run side by side, one processor each (tests/conftest.py), in their order: the last ones are short.
+SIDE_BY_SIDE := -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 .PHONY: demo test test-all lint docs bench clean
 
@@ -46,7 +48,7 @@ demo: $(VENV)/.runtime
 	$(BIN)/autoseg demo
 
 test: $(VENV)/.tests
-	$(BIN)/python -m pytest -m "not slow and not peer and not browser and not gpu"
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m "not slow and not peer and not browser and not gpu"
 
 test-all: $(VENV)/.tests
 	$(BIN)/python -m pytest -m "not peer and not browser and not gpu"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,8 +16,23 @@ TINY_PRESET = "tests.end_to_end.tiny:TinyPlanner"
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Subprocesses of tests find the tests' own plugs, too."""
+    """Subprocesses of tests find the tests' own plugs, too; tests that run side by side have a processor each.
+
+    Their programs then start one thread each, too. Two threads each on two processors would wait for each other in every
+    small step, which takes several times as long.
+    """
     os.environ["PYTHONPATH"] = os.pathsep.join([str(PROJECT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "")
+    if worker and hasattr(os, "sched_setaffinity"):
+        processors = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, {processors[int(worker.removeprefix("gw")) % len(processors)]})
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    """Torch computes in one thread, whatever an earlier test has set: most tensors here are too small for two."""
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

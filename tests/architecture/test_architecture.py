@@ -64,14 +64,11 @@ def test_values_and_planning_know_no_torch(module):
     assert not loaded_after(f"import {module}") & {"torch", "SimpleITK", "scipy", "numpy"}
 
 
-@pytest.mark.parametrize(
-    "module", ["autoseg.training.loop", "autoseg.networks.unet", "autoseg.inference.predict", "autoseg.pipeline"]
-)
-def test_computing_needs_no_image_library(module):
+def test_computing_needs_no_image_library():
     """GPU machines may lack SimpleITK: these import, and do not load it, where it is blocked."""
-    assert "SimpleITK" not in loaded_after(
-        f"sys.modules['SimpleITK'] = None\nimport {module}\ndel sys.modules['SimpleITK']"
-    )
+    modules = "autoseg.training.loop, autoseg.networks.unet, autoseg.inference.predict, autoseg.pipeline"
+    statement = f"sys.modules['SimpleITK'] = None\nimport {modules}\ndel sys.modules['SimpleITK']"
+    assert "SimpleITK" not in loaded_after(statement)
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(PROJECT)))

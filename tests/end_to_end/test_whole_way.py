@@ -127,23 +127,35 @@ def test_trained_plan_is_not_replaced(trained, phantoms):
     assert json.loads((trained / "models" / "tiny" / "plan.json").read_text())["planner"] == "tiny"
 
 
+#: Commands, one after the other, in a process in which a package cannot be imported; ends with the first that fails.
+BLOCKED = """
+import json, sys
+sys.modules[sys.argv[1]] = None
+from autoseg.cli import main
+for arguments in json.loads(sys.argv[2]):
+    sys.argv[1:] = arguments
+    main()
+"""
+
+
+def run_without(package: str, *commands: list[object]) -> subprocess.CompletedProcess[str]:
+    """Runs commands where a package cannot be imported."""
+    arguments = json.dumps([[str(argument) for argument in command] for command in commands])
+    program = [sys.executable, "-c", BLOCKED, package, arguments]
+    return subprocess.run(program, capture_output=True, text=True, check=False)
+
+
 def test_training_and_prediction_work_without_the_planners_package(trained, phantoms, tmp_path):
-    """With ``planners/`` blocked, an existing plan trains and predicts."""
+    """With ``planners/`` blocked, an existing plan trains and predicts; only making one is refused, and named so."""
     workspace = shutil.copytree(trained, tmp_path / "workspace")
-    blocked = "import sys; sys.modules['planners'] = None; from autoseg.cli import main; main()"
-    for arguments in (
-        ["train", "2d", "1", "--iterations", "2", "--device", "cpu"],
-        ["predict", "-i", phantoms / "imagesTs", "-o", tmp_path / "out", "-c", "2d", "-f", "1"],
-    ):
-        command = [sys.executable, "-c", blocked, *map(str, arguments), "-w", str(workspace)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
-    done = subprocess.run(
-        [sys.executable, "-c", blocked, "plan", str(phantoms), "-w", str(tmp_path / "new")],
-        capture_output=True,
-        text=True,
-        check=False,
+    images, output = phantoms / "imagesTs", tmp_path / "out"
+    done = run_without(
+        "planners",
+        ["train", "2d", "1", "--iterations", "2", "--device", "cpu", "-w", workspace],
+        ["predict", "-i", images, "-o", output, "-c", "2d", "-f", "1", "-w", workspace],
+        ["plan", phantoms, "-w", tmp_path / "new"],
     )
+    assert len(list(output.glob("*.nii.gz"))) == 2, done.stderr
     assert done.returncode == 2
     assert "cannot be imported" in done.stderr
 
@@ -151,9 +163,7 @@ def test_training_and_prediction_work_without_the_planners_package(trained, phan
 def test_training_runs_where_simpleitk_is_missing(trained, tmp_path):
     """A machine with the preprocessed cases but without SimpleITK (and without the data set) trains and scores."""
     workspace = shutil.copytree(trained, tmp_path / "workspace")
-    blocked = "import sys; sys.modules['SimpleITK'] = None; from autoseg.cli import main; main()"
-    command = [sys.executable, "-c", blocked, "train", "2d", "1", "--iterations", "2", "--device", "cpu"]
-    done = subprocess.run([*command, "-w", str(workspace)], capture_output=True, text=True, check=False)
+    done = run_without("SimpleITK", ["train", "2d", "1", "--iterations", "2", "--device", "cpu", "-w", workspace])
     assert done.returncode == 0, done.stderr
     assert (workspace / "models" / "tiny" / "2d" / "fold_1" / "validation" / "summary.json").is_file()
 

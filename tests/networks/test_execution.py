@@ -15,6 +15,7 @@ import torch._inductor.config as inductor
 from torch import nn
 
 from autoseg.errors import InputError
+from autoseg.executors import usable_cpus
 from autoseg.networks import execution
 from autoseg.networks.build import build_network
 from autoseg.networks.execution import (
@@ -219,9 +220,9 @@ def test_what_was_compiled_elsewhere_is_not_usable_without_a_compiler(monkeypatc
 def test_a_gpu_elsewhere_is_planned_for_with_half_precision(monkeypatch: pytest.MonkeyPatch) -> None:
     assert resolve_device("cuda", here=False) == "cuda"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert training_backend("cuda") == Backend(device="cuda", precision="bf16")
+    assert training_backend("cuda") == Backend(device="cuda", precision="bf16", threads=usable_cpus())
     for device in ("cpu", "mps"):
-        assert training_backend(device) == Backend(device=device, precision="fp32")
+        assert training_backend(device) == Backend(device=device, precision="fp32", threads=usable_cpus())
 
 
 def test_a_gpu_that_is_here_is_planned_for_as_it_computes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -231,7 +232,7 @@ def test_a_gpu_that_is_here_is_planned_for_as_it_computes(monkeypatch: pytest.Mo
         monkeypatch.setattr(
             torch.cuda, "is_bf16_supported", lambda including_emulation, here=in_hardware: here or including_emulation
         )
-        assert training_backend("cuda") == Backend(device="cuda", precision=precision)
+        assert training_backend("cuda") == Backend(device="cuda", precision=precision, threads=usable_cpus())
 
 
 def test_the_layout_follows_the_path_and_the_dimension() -> None:

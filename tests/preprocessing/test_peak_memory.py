@@ -14,7 +14,8 @@ import pytest
 from autoseg.preprocessing.forward import peak_bytes
 
 PROGRAM = """
-import json, re, sys
+import json, os, re, sys
+os.sched_setaffinity(0, range(os.cpu_count()))  # tests side by side have one processor each; this takes two threads
 from pathlib import Path
 import numpy as np
 from autoseg.preprocessing.forward import peak_bytes, preprocess_case
