@@ -160,7 +160,7 @@ class FoldTrainer:
                 saving = last_save - now
 
     def _batches(self, first: int) -> Iterator[dict[str, Any]]:
-        return prefetched(self.loader(train=True), first, self.job.iterations)
+        return self.step.fed(prefetched(self.loader(train=True), first, self.job.iterations))
 
     def train_step(self, batch: dict[str, Any]) -> float:
         """One iteration: gradients of the batch, a step of the optimizer, the average of the weights."""

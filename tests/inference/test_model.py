@@ -234,7 +234,7 @@ def test_what_another_device_chose_is_not_used(tmp_path: Path) -> None:
 
 def test_a_precision_that_is_slow_here_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stored = ExecutionPath(device="cpu", precision="bf16", threads=1, reason="measured elsewhere")
-    monkeypatch.setattr(execution, "_has_fast_bf16", lambda: False)
+    monkeypatch.setattr(execution, "has_fast_bf16", lambda: False)
     assert execution_of(make_folder(tmp_path / "slow"), stored) == default_execution("cpu")
-    monkeypatch.setattr(execution, "_has_fast_bf16", lambda: True)
+    monkeypatch.setattr(execution, "has_fast_bf16", lambda: True)
     assert execution_of(make_folder(tmp_path / "fast"), stored).precision == "bf16"
