@@ -149,7 +149,7 @@ def benchmark(
         peak_bytes=_peak_bytes(device),
         cores=usable_cpus(),
         load=load,
-        torch=torch.__version__,
+        torch=str(torch.__version__),
         **found,
     )
 

@@ -81,7 +81,7 @@ def benchmark_text(measured: Benchmark) -> str:
         lines.append(f"{measured.peak_bytes / 2**30:.2f} GiB at most")
     if measured.path is not None:
         way = [measured.path.device, measured.path.precision]
-        way += [name for name in ("channels_last", "slicewise", "compiled", "graphs") if getattr(measured.path, name)]
+        way += [name for name in ("channels_last", "compiled", "graphs") if getattr(measured.path, name)]
         lines.append(
             f"run in {', '.join(way).replace('_', '-')}, {measured.path.threads} threads: {measured.path.reason}"
         )

@@ -8,8 +8,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from autoseg.networks.slicewise import SlicewiseConv3d
-
 __all__ = ["ConvBlock", "InstanceNorm", "StackedConvBlocks", "convolution", "transposed_convolution"]
 
 NEGATIVE_SLOPE, EPSILON = 0.01, 1e-5
@@ -17,7 +15,7 @@ NEGATIVE_SLOPE, EPSILON = 0.01, 1e-5
 
 def convolution(dimensions: int) -> type[nn.Conv2d] | type[nn.Conv3d]:
     """``Conv2d`` or ``Conv3d``."""
-    return {2: nn.Conv2d, 3: SlicewiseConv3d}[dimensions]  # type: ignore[return-value]
+    return {2: nn.Conv2d, 3: nn.Conv3d}[dimensions]  # type: ignore[return-value]
 
 
 def transposed_convolution(dimensions: int) -> type[nn.ConvTranspose2d] | type[nn.ConvTranspose3d]:

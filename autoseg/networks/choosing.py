@@ -70,19 +70,20 @@ class Trial:
     failure: str = ""
 
 
-def candidates(default: ExecutionPath, dimensions: int) -> list[ExecutionPath]:
+def candidates(default: ExecutionPath) -> list[ExecutionPath]:
     """The eager ways to run a network beside the default.
 
     On a CPU all are channels-last: tensors that are not were never clearly faster, and take up to a quarter more memory
-    than is planned for.
+    than is planned for. Half the threads are faster where other programs want the processors, or where two threads share
+    a core: all threads of a step wait for the one that is not given a processor.
     """
     change = msgspec.structs.replace
     if default.device == "cuda":
         return [change(default, channels_last=True)]
+    if default.device != "cpu":
+        return []
     others = [change(default, precision="bf16")] if has_fast_bf16() else []
-    if dimensions == 3:
-        others.append(change(default, slicewise=not default.slicewise))
-    return others
+    return others + [change(each, threads=each.threads // 2) for each in (default, *others) if each.threads > 1]
 
 
 def decide(trials: Sequence[Trial]) -> tuple[ExecutionPath, str]:
@@ -137,7 +138,7 @@ def choose_execution(
             half, _ = run(msgspec.structs.replace(default, precision=gpu_precision()), reference)
             # what the plan counts on, whatever the clock says: fp32 would take twice the memory
             trials = [half] if half.difference < AGREEMENT and not half.failure else [first]
-        trials += [run(path, reference)[0] for path in candidates(trials[0].path, configuration.dimensions)]
+        trials += [run(path, reference)[0] for path in candidates(trials[0].path)]
         if compiler_found() and work > WORTH_COMPILING[device]:
             best, _ = decide(trials)
             trials += [run(path, reference)[0] for path in _compiled_ways(best)]
@@ -157,7 +158,7 @@ def _compiled_ways(best: ExecutionPath) -> list[ExecutionPath]:
 
 def _name(path: ExecutionPath) -> str:
     parts = [path.precision, *(["channels-last"] if path.channels_last else [])]
-    parts += ["slicewise"] if path.slicewise else []
+    parts += [f"in {path.threads} threads"] if path.device == "cpu" else []
     parts += [("compiled with CUDA graphs" if path.graphs else "compiled")] if path.compiled else []
     return " ".join(parts)
 

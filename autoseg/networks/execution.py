@@ -16,7 +16,6 @@ from torch import nn
 from autoseg.errors import InputError
 from autoseg.executors import usable_cpus
 from autoseg.networks.memory import process_bytes
-from autoseg.networks.slicewise import slicewise_pays, use_slicewise_gradients
 from autoseg.networks.tape import Backend
 from autoseg.values import Configuration, ExecutionPath
 
@@ -149,7 +148,6 @@ def place(network: nn.Module, path: ExecutionPath, dimensions: int) -> nn.Module
     elif path.device == "cuda":
         torch.backends.cudnn.benchmark = not torch.are_deterministic_algorithms_enabled()
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32
-    use_slicewise_gradients(network, path.slicewise)
     return network.to(path.device).to(memory_format=memory_format(path, dimensions))  # type: ignore[call-overload]
 
 
@@ -201,14 +199,7 @@ def compiled(network: nn.Module, path: ExecutionPath) -> Callable[[torch.Tensor]
 
 def default_execution(device: str) -> ExecutionPath:
     """A path that is right everywhere, for where nothing was measured: fp32, channels-last on a CPU."""
-    on_cpu = device == "cpu"
-    return ExecutionPath(
-        device=device,
-        channels_last=on_cpu,
-        slicewise=on_cpu and slicewise_pays(),
-        threads=usable_cpus(),
-        reason="not measured",
-    )
+    return ExecutionPath(device=device, channels_last=device == "cpu", threads=usable_cpus(), reason="not measured")
 
 
 def usable_here(path: ExecutionPath) -> bool:

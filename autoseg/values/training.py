@@ -37,7 +37,6 @@ class ExecutionPath(Value, frozen=True, kw_only=True, tag_field="schema", tag="a
         channels_last: memory format of activations and weights.
         compiled: through torch.compile.
         graphs: of the compiled network, replayed as CUDA graphs.
-        slicewise: gradients of 3D weights by 2D convolutions, on processors whose 3D ones are slow.
         threads: of torch on the CPU.
         parts: that a batch is computed in, one after the other, where memory is short; at most the batch size counts.
         reason: what was measured.
@@ -48,7 +47,6 @@ class ExecutionPath(Value, frozen=True, kw_only=True, tag_field="schema", tag="a
     channels_last: bool = False
     compiled: bool = False
     graphs: bool = False
-    slicewise: bool = False
     threads: int = 1
     parts: int = 1
     reason: str = ""

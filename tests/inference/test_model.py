@@ -225,6 +225,8 @@ def test_prediction_runs_as_training_did_but_never_compiled(tmp_path: Path) -> N
     stored = ExecutionPath(device="cpu", channels_last=True, compiled=True, threads=99, reason="measured")
     used = execution_of(make_folder(tmp_path), stored)
     assert used == msgspec.structs.replace(stored, compiled=False, threads=default_execution("cpu").threads)
+    replayed = msgspec.structs.replace(stored, graphs=True)
+    assert execution_of(make_folder(tmp_path / "replayed"), replayed) == used
 
 
 def test_what_another_device_chose_is_not_used(tmp_path: Path) -> None:
