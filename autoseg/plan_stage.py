@@ -26,7 +26,7 @@ from autoseg.workspace import ModelFolder, Workspace
 if TYPE_CHECKING:
     from autoseg.estimates import Explanation
 
-__all__ = ["Planned", "explain", "plan_dataset", "with_training_grids"]
+__all__ = ["Planned", "explain", "plan_dataset", "plan_in_memory", "with_training_grids"]
 
 SILENT = SilentLogger()
 #: Sees what was understood of a data set before anything is computed, and may raise to stop.
@@ -145,6 +145,24 @@ def _split(workspace: Workspace, dataset: Dataset, patients: Patients, findings:
         if not noticed:
             raise
         raise FindingsError(f"{error}\nThis was noticed about the data:", noticed) from error
+
+
+def plan_in_memory(fingerprint: Fingerprint, preset: str, *, device: str) -> Plan:
+    """The plan of a preset for a known data set, with the preset's usual memory; nothing is kept.
+
+    Args:
+        fingerprint: of the data set.
+        preset: the planner plug.
+        device: that will train.
+
+    Raises:
+        UnknownNameError: no such planner.
+    """
+    planner, wishes = _planner(preset), Wishes()
+    budget = _budget(planner, None, device, (), wishes, seed=12345)
+    return _replanner(planner, fingerprint, budget, _plan_name(preset.replace(":", "-")), before=None)(
+        budget.memory_bytes
+    )
 
 
 def _replanner(

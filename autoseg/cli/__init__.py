@@ -12,6 +12,7 @@ import sys
 import click
 
 from autoseg import __version__
+from autoseg.cli.benchmark import benchmark
 from autoseg.cli.check import check
 from autoseg.cli.convert import convert
 from autoseg.cli.data import plan, preprocess
@@ -36,7 +37,7 @@ def autoseg() -> None:
     """
 
 
-for command in (check, plan, preprocess, train, predict, evaluate, convert, demo):
+for command in (check, plan, preprocess, train, predict, evaluate, convert, demo, benchmark):
     autoseg.add_command(command)
 
 

@@ -15,6 +15,8 @@ from autoseg.planning import GIBIBYTE
 __all__ = ["TerminalLogger"]
 
 HEARTBEAT_SECONDS = 20.0
+#: A smaller share of the time that the device was busy is told.
+LEAST_BUSY = 0.9
 #: tqdm's own, but with the count of what is wholly done: within a case, progress has fractions.
 BAR_FORMAT = "{l_bar}{bar}| {postfix[0]}/{total} [{elapsed}<{remaining}, {rate_fmt}{postfix[1]}]"
 
@@ -65,6 +67,8 @@ class TerminalLogger:
                 self._line(_validated(fields))
             elif kind == "execution":
                 self._line(f"runs in {_path(fields)} ({fields['reason']})")
+            elif kind == "busy" and fields["share"] < LEAST_BUSY:
+                self._line(f"train: {1 - fields['share']:.0%} of the time was spent waiting for batches")
             elif kind == "expected":
                 self._line(_expected(fields))
             elif kind == "resumed":

@@ -149,7 +149,8 @@ def _execution(model: ModelFolder, choice: Choice, device: str) -> ExecutionPath
     path = model.fold(choice.configuration, choice.folds[0]).execution
     default = default_execution(device)
     if path.is_file():
-        chosen = msgspec.structs.replace(read_document(ExecutionPath, path), compiled=False, threads=default.threads)
+        trained = read_document(ExecutionPath, path)
+        chosen = msgspec.structs.replace(trained, compiled=False, graphs=False, threads=default.threads)
         if chosen.device == device and usable_here(chosen):
             return chosen
     return default

@@ -1,16 +1,10 @@
-"""How a network runs on this device: precision, memory format, compilation. Measured once, then kept.
-
-Fast paths differ between machines and versions of torch, and some are wrong on some machines. So candidates are timed on
-the planned network, and bf16 is used only if its output agrees with fp32.
-"""
+"""How a network runs on a device: precision, memory format, compilation, threads, and what memory there is."""
 
 from __future__ import annotations
 
 import contextlib
-import copy
 import ctypes
 import shutil
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, cast
@@ -21,40 +15,37 @@ from torch import nn
 
 from autoseg.errors import InputError
 from autoseg.executors import usable_cpus
-from autoseg.networks.memory import multiply_adds, process_bytes
+from autoseg.networks.memory import process_bytes
 from autoseg.networks.tape import Backend
 from autoseg.values import Configuration, ExecutionPath
 
 __all__ = [
     "autocast",
     "available_memory",
-    "choose_execution",
     "compiled",
+    "compiler_found",
     "default_execution",
     "free_memory",
+    "gpu_precision",
+    "has_fast_bf16",
     "keep_freed_memory",
+    "laid_out",
     "likely_execution",
     "memory_format",
     "place",
     "release_memory",
     "resolve_device",
+    "synchronize",
     "training_backend",
     "training_memory",
     "usable_here",
 ]
 
 Device = Literal["cpu", "cuda", "mps"]
-#: Largest difference of bf16 and fp32 logits that is taken for rounding, relative to the largest logit.
-AGREEMENT = 0.1
-#: Multiply-adds of a whole training from which measuring pays (some minutes on two cores), and compiling, which takes
-#: about a minute itself (an hour). Counted, not timed, so that equal trainings are treated alike on a busy machine.
-WORTH_MEASURING, WORTH_COMPILING = 5e12, 1e14
-#: Measuring itself takes as long as some iterations; a training of fewer than these is not measured.
-FEWEST_ITERATIONS = 100
-#: Another way than the default must take less than this share of its time, so that chance does not decide.
-CLEAR_GAIN, COMPILED_GAIN = 0.8, 0.95
-#: Runs that are timed, after a first one; the fastest counts.
-TIMED_RUNS = 3
+#: The 16-bit types of the precisions.
+HALF_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+#: CUDA capability from which fp16 is multiplied by tensor cores (Volta), so that it is faster than fp32.
+TENSOR_CORES = (7, 0)
 
 
 def resolve_device(wanted: str, *, here: bool = True) -> Device:
@@ -108,14 +99,15 @@ def release_memory(device: str) -> None:
 
 def training_backend(device: Device) -> Backend:
     """How a training on a device of that kind is planned: an absent GPU is taken for a new one, a CPU for an old one."""
-    half = device == "cuda" and (not torch.cuda.is_available() or _gpu_has_bf16())
+    half = device == "cuda" and (not torch.cuda.is_available() or gpu_precision() != "fp32")
     return Backend(device=device, precision="bf16" if half else "fp32", threads=usable_cpus())
 
 
 def likely_execution(device: Device) -> ExecutionPath:
     """How a training will probably run, where nothing was measured yet: in 16 bits where the device has them in hardware."""
-    half = _gpu_has_bf16() if device == "cuda" else device == "cpu" and _has_fast_bf16()
-    return msgspec.structs.replace(default_execution(device), precision="bf16" if half else "fp32")
+    fast = device == "cpu" and has_fast_bf16()
+    precision = gpu_precision() if device == "cuda" else "bf16" if fast else "fp32"
+    return msgspec.structs.replace(default_execution(device), precision=precision)
 
 
 def training_memory(configuration: Configuration, device: Device) -> int:
@@ -129,9 +121,13 @@ def training_memory(configuration: Configuration, device: Device) -> int:
     )
 
 
-def _gpu_has_bf16() -> bool:
-    """Whether the GPU multiplies bf16 in hardware (Ampere and newer); before, torch emulates it."""
-    return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+def gpu_precision() -> Literal["fp32", "bf16", "fp16"]:
+    """What the GPU multiplies fastest: bf16 from Ampere on, which torch emulates before; fp16 where it has tensor cores."""
+    if not torch.cuda.is_available():
+        return "fp32"
+    if torch.cuda.is_bf16_supported(including_emulation=False):
+        return "bf16"
+    return "fp16" if torch.cuda.get_device_capability() >= TENSOR_CORES else "fp32"
 
 
 def memory_format(path: ExecutionPath, dimensions: int) -> torch.memory_format:
@@ -142,10 +138,34 @@ def memory_format(path: ExecutionPath, dimensions: int) -> torch.memory_format:
 
 
 def place(network: nn.Module, path: ExecutionPath, dimensions: int) -> nn.Module:
-    """Moves a network to the path's device and layout, and sets torch's threads."""
+    """Moves a network to the path's device and layout, and sets what torch has for the whole process.
+
+    A GPU multiplies fp32 in TF32 where it can (10 bits of mantissa, those of fp16), and takes for each convolution the
+    kernel that is fastest in a trial, unless only deterministic ones are allowed.
+    """
     if path.device == "cpu":
         torch.set_num_threads(path.threads)
+    elif path.device == "cuda":
+        torch.backends.cudnn.benchmark = not torch.are_deterministic_algorithms_enabled()
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32
     return network.to(path.device).to(memory_format=memory_format(path, dimensions))  # type: ignore[call-overload]
+
+
+def laid_out(image: torch.Tensor, layout: torch.memory_format) -> torch.Tensor:
+    """The image in that layout, in its strides as well.
+
+    Of an image of one channel torch takes either layout for the other, and a convolution of it would give the contiguous
+    one, which the next convolution copies.
+    """
+    wanted = torch.empty(image.shape, dtype=image.dtype, device="meta", memory_format=layout)
+    image = image.contiguous(memory_format=layout)
+    return image.as_strided(image.shape, wanted.stride())
+
+
+def synchronize(device: str) -> None:
+    """Waits until a GPU has done what it was given, so that its time can be taken."""
+    if device == "cuda":
+        torch.cuda.synchronize()
 
 
 def keep_freed_memory() -> None:
@@ -167,12 +187,14 @@ def autocast(path: ExecutionPath) -> contextlib.AbstractContextManager[object]:
     """The precision of the path as a context."""
     if path.precision == "fp32":
         return contextlib.nullcontext()
-    return torch.autocast(path.device, torch.bfloat16)
+    return torch.autocast(path.device, HALF_TYPES[path.precision])
 
 
 def compiled(network: nn.Module, path: ExecutionPath) -> Callable[[torch.Tensor], list[torch.Tensor]]:
     """The network's forward, compiled if the path says so."""
-    return torch.compile(network, dynamic=False) if path.compiled else network
+    if not path.compiled:
+        return network
+    return torch.compile(network, dynamic=False, mode="reduce-overhead" if path.graphs else None)
 
 
 def default_execution(device: str) -> ExecutionPath:
@@ -182,111 +204,21 @@ def default_execution(device: str) -> ExecutionPath:
 
 def usable_here(path: ExecutionPath) -> bool:
     """Whether this machine runs that path, and at speed; a path may come from another machine."""
-    if path.compiled and not _compiler_found():
+    if path.compiled and not compiler_found():
         return False
     if path.precision == "fp32":
         return True
-    return _has_fast_bf16() if path.device == "cpu" else _gpu_has_bf16()
+    if path.device == "cpu":
+        return path.precision == "bf16" and has_fast_bf16()
+    return path.precision == gpu_precision()
 
 
-def choose_execution(
-    network: nn.Module, configuration: Configuration, *, device: str, iterations: int
-) -> ExecutionPath:
-    """Times the candidates on the planned network and takes the fastest that is right.
-
-    A GPU is not measured: it gets bf16 where it has that in hardware.
-
-    Args:
-        network: with fresh weights, on the CPU; it is not changed.
-        configuration: the network's; an eighth of its batch is timed.
-        device: cpu, cuda or mps.
-        iterations: of the training; decides whether measuring and compiling are worth their time.
-    """
-    threads = usable_cpus()
-    if device != "cpu":
-        bf16 = device == "cuda" and _gpu_has_bf16()
-        return ExecutionPath(
-            device=device, precision="bf16" if bf16 else "fp32", threads=threads, reason="by the device's kind"
-        )
-    spec, patch_size, dimensions = configuration.network, configuration.patch_size, configuration.dimensions
-    default = default_execution(device)
-    work = 3 * multiply_adds(spec, patch_size, configuration.batch_size) * iterations
-    if work < WORTH_MEASURING or iterations < FEWEST_ITERATIONS:
-        return msgspec.structs.replace(default, reason="too short a training to measure")
-    part = max(1, configuration.batch_size // 8)
-    example = torch.randn(part, spec.input_channels, *patch_size, generator=torch.Generator().manual_seed(0))
-    default_seconds, reference = _time_step(network, default, example, dimensions)
-    # tensors that are not channels-last were never clearly faster, and take up to a quarter more memory than is planned for
-    others = [msgspec.structs.replace(default, precision="bf16")] if _has_fast_bf16() else []
-    seconds, notes, right = {default: default_seconds}, [], {default: default_seconds * CLEAR_GAIN}
-    for path in others:
-        seconds[path], logits = _time_step(network, path, example, dimensions)
-        if (difference := _difference(logits, reference)) < AGREEMENT:
-            right[path] = seconds[path]
-        else:
-            notes.append(f"{_name(path)} disagrees with fp32 by {difference:.2g} and is not used")
-    best = min(right, key=lambda path: right[path])
-    if _compiler_found() and work > WORTH_COMPILING:
-        best, note = _try_compiled(network, best, example, dimensions, seconds[best], reference)
-        notes.append(note)
-    timings = ", ".join(f"{_name(path)} {took:.2f} s" for path, took in seconds.items())
-    reason = "; ".join([f"{timings} for forward and backward of {part} patches", *notes])
-    return msgspec.structs.replace(best, reason=reason)
-
-
-def _difference(logits: torch.Tensor, reference: torch.Tensor) -> float:
-    """Largest difference relative to the largest logit; NaN if there is one."""
-    return float((logits - reference).abs().max() / reference.abs().max().clamp_min(1e-6))
-
-
-def _has_fast_bf16() -> bool:
+def has_fast_bf16() -> bool:
     """Whether the processor multiplies bf16 in hardware; elsewhere it is emulated, many times slower than fp32."""
     checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     return any(getattr(torch.cpu, check, lambda: False)() for check in checks)
 
 
-def _compiler_found() -> bool:
+def compiler_found() -> bool:
+    """Whether there is a C++ compiler, which torch.compile needs on a CPU, and for its launchers on a GPU."""
     return any(shutil.which(name) for name in ("c++", "g++", "clang++", "cl"))
-
-
-def _name(path: ExecutionPath) -> str:
-    return path.precision + (" channels-last" if path.channels_last else "")
-
-
-def _time_step(
-    network: nn.Module, path: ExecutionPath, example: torch.Tensor, dimensions: int
-) -> tuple[float, torch.Tensor]:
-    """Seconds of a forward and backward pass, the fastest of some, and the logits."""
-    trial = place(copy.deepcopy(network), path, dimensions)
-    forward = compiled(trial, path)
-    batch = example.to(memory_format=memory_format(path, dimensions))
-    seconds = []
-    for _ in range(1 + TIMED_RUNS):
-        begin = time.perf_counter()
-        with autocast(path):
-            outputs = forward(batch)
-        sum(output.float().square().mean() for output in outputs).backward()  # type: ignore[union-attr]
-        seconds.append(time.perf_counter() - begin)
-    return min(seconds[1:]), outputs[0].detach().float()
-
-
-def _try_compiled(
-    network: nn.Module,
-    path: ExecutionPath,
-    example: torch.Tensor,
-    dimensions: int,
-    eager_seconds: float,
-    reference: torch.Tensor,
-) -> tuple[ExecutionPath, str]:
-    fast = msgspec.structs.replace(path, compiled=True)
-    try:
-        took, logits = _time_step(network, fast, example, dimensions)
-    except Exception as error:  # no working compiler: whatever it raises, the eager path works
-        return path, f"torch.compile does not work here ({type(error).__name__})"
-    finally:
-        torch.compiler.reset()
-    if not (difference := _difference(logits, reference)) < AGREEMENT:
-        return path, f"compiled disagrees with fp32 by {difference:.2g} and is not used"
-    if took < eager_seconds * COMPILED_GAIN:
-        return fast, f"compiled {took:.2f} s"
-    return path, f"compiled {took:.2f} s, not enough to be worth it"

@@ -71,7 +71,9 @@ def process_bytes(
     tensors = training_bytes(spec, patch_size, batch_size, training, backend=backend)
     voxels = math.prod(patch_size) * batch_size
     waiting = BATCHES_AHEAD * voxels * (spec.input_channels * FLOAT_BYTES + LABEL_BYTES)
-    return tensors + BEFORE_TENSORS[backend.device] + (waiting if backend.device == "cpu" else 0)
+    if backend.device == "cuda":
+        waiting //= BATCHES_AHEAD  # one batch is on its way while the one before is computed on
+    return tensors + BEFORE_TENSORS[backend.device] + (waiting if backend.device != "mps" else 0)
 
 
 def inference_bytes(

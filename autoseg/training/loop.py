@@ -185,7 +185,7 @@ class FoldTrainer:
             self.truth.after_epoch(-(-done // length), done, self.state.model_weights(), seconds)
 
     def _batches(self, first: int) -> Iterator[dict[str, Any]]:
-        return prefetched(self.loader(train=True), first, self.job.iterations)
+        return self.step.fed(prefetched(self.loader(train=True), first, self.job.iterations))
 
     def train_step(self, batch: dict[str, Any]) -> float:
         """One iteration: gradients of the batch, a step of the optimizer, the average of the weights."""

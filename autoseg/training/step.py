@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import msgspec
@@ -15,10 +15,11 @@ from autoseg.errors import InputError, ShortMemoryError
 from autoseg.files import keep, write_document
 from autoseg.logs import Logger
 from autoseg.networks.build import build_network
+from autoseg.networks.choosing import choose_execution
 from autoseg.networks.execution import (
     autocast,
-    choose_execution,
     compiled,
+    laid_out,
     memory_format,
     place,
     release_memory,
@@ -26,8 +27,10 @@ from autoseg.networks.execution import (
     usable_here,
 )
 from autoseg.training.accumulation import backward_in_parts, fewest_parts
+from autoseg.training.feed import Feed
 from autoseg.training.losses import Loss, takes_looked_for
 from autoseg.training.optimization import make_optimizer, state_copies
+from autoseg.training.scaling import amplified
 from autoseg.values import Configuration, ExecutionPath, Plan, TrainJob
 from autoseg.workspace import FoldFolder
 
@@ -38,7 +41,7 @@ T = TypeVar("T")
 
 def looked_for(batch: dict[str, Any], part: slice) -> torch.Tensor | None:
     """Which labels were looked for in some samples of a batch ``(part, foreground labels)``, on the CPU; None for all."""
-    return torch.from_numpy(batch["looked_for"][part]) if "looked_for" in batch else None
+    return torch.as_tensor(batch["looked_for"])[part].cpu() if "looked_for" in batch else None
 
 
 class TrainingStep:
@@ -64,6 +67,27 @@ class TrainingStep:
         if job.annotated and not takes_looked_for(self.loss):
             raise self._cannot_be_told(job)
         self.optimizer = make_optimizer(self.spec, self.network.parameters())
+        #: Does nothing unless the precision is fp16, whose smallest numbers gradients would fall below.
+        self.scaler = torch.amp.GradScaler(device, enabled=self.execution.precision == "fp16")
+        self._feed = Feed(device, logger, self.spec.iterations_per_epoch)
+
+    @property
+    def waited(self) -> float:
+        """Seconds that this process has waited for batches."""
+        return self._feed.waited
+
+    def fed(self, batches: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+        """The batches, on the device one ahead where it is a GPU; tells once per epoch how busy the device was."""
+        return self._feed.through(batches)
+
+    def state_dict(self) -> dict[str, float]:
+        """What a checkpoint must hold beside weights and optimizer: the scale of the gradients; empty without one."""
+        return dict(self.scaler.state_dict())
+
+    def load_state_dict(self, numbers: dict[str, float]) -> None:
+        """Goes back to such a state; numbers of a training that was begun in another precision are of no use."""
+        if self.scaler.is_enabled() and numbers:
+            self.scaler.load_state_dict(numbers)
 
     def _cannot_be_told(self, job: TrainJob) -> InputError:
         case, names = min(job.annotated.items())
@@ -103,29 +127,36 @@ class TrainingStep:
         return self.within_memory(lambda: self.forward_backward(batch))
 
     def update(self, learning_rate: float) -> None:
-        """Moves the weights along their gradients, clipped."""
+        """Moves the weights along their gradients, clipped; not at all if scaled gradients are too large for fp16."""
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
+        self.scaler.unscale_(self.optimizer)
         nn.utils.clip_grad_norm_(self.network.parameters(), self.spec.gradient_clip_norm)
-        self.optimizer.step()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
 
     def forward_backward(self, batch: dict[str, Any]) -> float:
         """Loss of a batch, with gradients left in the network; in as many parts as the execution path says."""
 
         def forward(part: slice) -> tuple[list[torch.Tensor], torch.Tensor]:
             image, target = self.to_device(batch, part)
+            if self.execution.graphs:
+                torch.compiler.cudagraph_mark_step_begin()
             with autocast(self.execution):
                 return self.forward(image), target
 
-        samples = len(batch["data"])
-        return backward_in_parts(forward, self.loss, samples, self.execution.parts, looked_for(batch, slice(samples)))
+        samples, told = len(batch["data"]), looked_for(batch, slice(len(batch["data"])))
+        loss = amplified(self.loss, self.scaler) if self.scaler.is_enabled() else self.loss
+        return backward_in_parts(forward, loss, samples, self.execution.parts, told)
 
     def to_device(self, batch: dict[str, Any], part: slice) -> tuple[torch.Tensor, torch.Tensor]:
-        """Image ``(part, channels, *spatial)`` and label indices ``(part, *spatial)`` of some samples of a batch."""
+        """Image ``(part, channels, *spatial)`` and label indices ``(part, *spatial)`` of some samples of a batch.
+
+        The batch holds arrays, or tensors that may be on the device already.
+        """
+        image, target = torch.as_tensor(batch["data"])[part], torch.as_tensor(batch["seg"])[part, 0]
         layout = memory_format(self.execution, self.configuration.dimensions)
-        image = torch.from_numpy(batch["data"][part]).to(self.execution.device).contiguous(memory_format=layout)
-        target = torch.from_numpy(batch["seg"][part, 0]).to(self.execution.device, torch.long)
-        return image, target
+        return laid_out(image.to(self.execution.device), layout), target.to(self.execution.device, torch.long)
 
     def probe_memory(self) -> None:
         """Chooses and keeps the fewest parts in which a step fits into the memory that is there now.

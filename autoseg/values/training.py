@@ -33,24 +33,27 @@ class ExecutionPath(Value, frozen=True, kw_only=True, tag_field="schema", tag="a
 
     Attributes:
         device: cpu, cuda or mps.
-        precision: fp32, or bf16 autocast.
+        precision: fp32, or autocast to bf16, or to fp16 with scaled gradients.
         channels_last: memory format of activations and weights.
         compiled: through torch.compile.
+        graphs: of the compiled network, replayed as CUDA graphs.
         threads: of torch on the CPU.
         parts: that a batch is computed in, one after the other, where memory is short; at most the batch size counts.
         reason: what was measured.
     """
 
     device: str
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     channels_last: bool = False
     compiled: bool = False
+    graphs: bool = False
     threads: int = 1
     parts: int = 1
     reason: str = ""
 
     def __post_init__(self) -> None:
         require(self.device in ("cpu", "cuda", "mps"), f"device must be cpu, cuda or mps, not {self.device!r}")
+        require(self.compiled or not self.graphs, "graphs are of a compiled network")
         require(self.threads > 0, "threads must be positive")
         require(self.parts > 0, "parts must be positive")
 

@@ -225,6 +225,8 @@ def test_prediction_runs_as_training_did_but_never_compiled(tmp_path: Path) -> N
     stored = ExecutionPath(device="cpu", channels_last=True, compiled=True, threads=99, reason="measured")
     used = execution_of(make_folder(tmp_path), stored)
     assert used == msgspec.structs.replace(stored, compiled=False, threads=default_execution("cpu").threads)
+    replayed = msgspec.structs.replace(stored, graphs=True)
+    assert execution_of(make_folder(tmp_path / "replayed"), replayed) == used
 
 
 def test_what_another_device_chose_is_not_used(tmp_path: Path) -> None:
@@ -234,7 +236,7 @@ def test_what_another_device_chose_is_not_used(tmp_path: Path) -> None:
 
 def test_a_precision_that_is_slow_here_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stored = ExecutionPath(device="cpu", precision="bf16", threads=1, reason="measured elsewhere")
-    monkeypatch.setattr(execution, "_has_fast_bf16", lambda: False)
+    monkeypatch.setattr(execution, "has_fast_bf16", lambda: False)
     assert execution_of(make_folder(tmp_path / "slow"), stored) == default_execution("cpu")
-    monkeypatch.setattr(execution, "_has_fast_bf16", lambda: True)
+    monkeypatch.setattr(execution, "has_fast_bf16", lambda: True)
     assert execution_of(make_folder(tmp_path / "fast"), stored).precision == "bf16"

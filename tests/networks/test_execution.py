@@ -1,4 +1,4 @@
-"""How a network runs: devices, precision and layout, chosen by measurement and by agreement with fp32."""
+"""How a network runs: devices, precision, layout, memory."""
 
 from __future__ import annotations
 
@@ -6,24 +6,24 @@ import copy
 import platform
 import subprocess
 import sys
-from pathlib import Path
 
-import msgspec
 import pytest
 import torch
-import torch._inductor.config as inductor
 from torch import nn
 
 from autoseg.errors import InputError
 from autoseg.executors import usable_cpus
 from autoseg.networks import execution
+from autoseg.networks.blocks import convolution
 from autoseg.networks.build import build_network
 from autoseg.networks.execution import (
     autocast,
-    choose_execution,
     compiled,
     default_execution,
     free_memory,
+    gpu_precision,
+    laid_out,
+    likely_execution,
     memory_format,
     place,
     resolve_device,
@@ -35,7 +35,6 @@ from autoseg.values import ExecutionPath
 from tests.small_plans import small_configuration
 
 PATCH = (8, 8, 8)
-HOURS = 10**12  # so many iterations that compiling would be worth its time
 
 
 @pytest.fixture(autouse=True)
@@ -51,22 +50,6 @@ CONFIGURATION = small_configuration(patch=PATCH)
 
 def tiny_network() -> nn.Module:
     return build_network(CONFIGURATION.network, seed=0)
-
-
-class WrongUnderAutocast(nn.Module):
-    """A convolution whose 16-bit kernel is broken, as some are on some machines."""
-
-    def __init__(self, wrong: float) -> None:
-        super().__init__()
-        self.conv, self.wrong = nn.Conv3d(1, 2, 3, padding=1), wrong
-
-    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
-        logits = self.conv(x)
-        return [logits + self.wrong if torch.is_autocast_enabled("cpu") else logits]
-
-
-def choose(network: nn.Module, *, iterations: int = 1) -> ExecutionPath:
-    return choose_execution(network, CONFIGURATION, device="cpu", iterations=iterations)
 
 
 def test_the_cpu_is_always_there_and_auto_finds_a_device() -> None:
@@ -94,123 +77,6 @@ def test_only_a_gpu_has_free_memory_to_plan_for() -> None:
         assert 0 < free_memory("cuda") <= torch.cuda.mem_get_info()[1]
 
 
-@pytest.fixture
-def measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Even the shortest training is worth measuring."""
-    monkeypatch.setattr(execution, "WORTH_MEASURING", 0)
-    monkeypatch.setattr(execution, "FEWEST_ITERATIONS", 0)
-
-
-def test_a_short_training_runs_in_the_default_way_whatever_the_clock_says() -> None:
-    path = choose(tiny_network())
-    assert msgspec.structs.replace(path, reason="") == msgspec.structs.replace(default_execution("cpu"), reason="")
-    assert "too short" in path.reason
-
-
-def test_another_way_must_be_clearly_faster(measured, monkeypatch: pytest.MonkeyPatch) -> None:
-    for bf16_seconds, precision in ((0.85, "fp32"), (0.75, "bf16")):
-
-        def time_step(network, path, example, dimensions, bf16_seconds=bf16_seconds):
-            return (1.0 if path.precision == "fp32" else bf16_seconds), torch.ones(2)
-
-        monkeypatch.setattr(execution, "_time_step", time_step)
-        monkeypatch.setattr(execution, "_has_fast_bf16", lambda: True)
-        assert choose(tiny_network()).precision == precision
-
-
-@pytest.mark.parametrize("fast_bf16", [True, False])
-def test_every_way_on_a_cpu_is_channels_last_as_memory_is_planned_for(
-    measured, monkeypatch: pytest.MonkeyPatch, fast_bf16: bool
-) -> None:
-    """Contiguous tensors take up to a quarter more: they are no candidate, however fast."""
-    timed = []
-
-    def time_step(network, path, example, dimensions):
-        timed.append(path)
-        return (1.0 if path.channels_last else 0.1), torch.ones(2)
-
-    monkeypatch.setattr(execution, "_time_step", time_step)
-    monkeypatch.setattr(execution, "_has_fast_bf16", lambda: fast_bf16)
-    assert choose(tiny_network()).channels_last
-    assert [path.precision for path in timed] == (["fp32", "bf16"] if fast_bf16 else ["fp32"])
-    assert all(path.channels_last for path in timed)
-
-
-def test_choosing_gives_a_path_for_the_device_with_its_reason(measured) -> None:
-    path = choose(tiny_network())
-    assert path.device == "cpu"
-    assert path.precision == "fp32" or usable_here(path)
-    assert not path.compiled
-    assert path.threads >= 1
-    assert "fp32 channels-last" in path.reason
-    assert "1 patches" in path.reason
-
-
-def test_choosing_leaves_the_network_as_it_was() -> None:
-    network = tiny_network()
-    before = copy.deepcopy(network.state_dict())
-    choose(network)
-    for name, parameter in network.named_parameters():
-        assert torch.equal(parameter, before[name]), name
-        assert parameter.grad is None
-        assert parameter.is_contiguous()
-        assert parameter.dtype == torch.float32
-    assert network.training
-
-
-@pytest.mark.parametrize("wrong", [1e4, float("nan"), float("inf")])
-def test_bf16_that_disagrees_is_refused_with_the_reason(
-    measured, monkeypatch: pytest.MonkeyPatch, wrong: float
-) -> None:
-    monkeypatch.setattr(execution, "_has_fast_bf16", lambda: True)
-    path = choose(WrongUnderAutocast(wrong))
-    assert path.precision == "fp32"
-    assert "bf16 channels-last disagrees with fp32" in path.reason
-
-
-def test_bf16_that_agrees_is_a_candidate(measured, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(execution, "_has_fast_bf16", lambda: True)
-    path = choose(WrongUnderAutocast(0.0))
-    assert "disagrees" not in path.reason
-    assert "bf16 channels-last" in path.reason
-
-
-def test_without_a_compiler_nothing_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(execution.shutil, "which", lambda name: None)
-    path = choose(tiny_network(), iterations=HOURS)
-    assert not path.compiled
-    assert "compile" not in path.reason
-
-
-def test_where_the_compiler_is_broken_the_network_runs_eagerly(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))  # no kernel of an earlier run
-    monkeypatch.setattr(inductor.cpp, "cxx", (None, str(tmp_path / "no-such-compiler")))
-    monkeypatch.setattr(inductor, "compile_threads", 1)
-    monkeypatch.setattr(execution.shutil, "which", lambda name: "a compiler")
-    path = choose(tiny_network(), iterations=HOURS)
-    assert not path.compiled
-    assert "torch.compile does not work here" in path.reason
-
-
-def test_a_compiled_network_that_is_wrong_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(execution.shutil, "which", lambda name: "a compiler")
-    monkeypatch.setattr(execution, "compiled", lambda network, path: Shifted(network) if path.compiled else network)
-    path = choose(tiny_network(), iterations=HOURS)
-    assert not path.compiled
-    assert "compiled disagrees with fp32" in path.reason
-
-
-class Shifted(nn.Module):
-    """A network with wrong logits."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
-        return [output + 100 for output in self.network(x)]
-
-
 def test_what_was_compiled_elsewhere_is_not_usable_without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(execution.shutil, "which", lambda name: None)
     assert not usable_here(ExecutionPath(device="cpu", compiled=True))
@@ -226,13 +92,19 @@ def test_a_gpu_elsewhere_is_planned_for_with_half_precision(monkeypatch: pytest.
 
 
 def test_a_gpu_that_is_here_is_planned_for_as_it_computes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Before Ampere torch emulates bf16, so such a GPU trains in fp32."""
+    """Before Ampere torch emulates bf16: such a GPU trains in fp16 if it has tensor cores (Volta), else in fp32."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    for in_hardware, precision in ((True, "bf16"), (False, "fp32")):
+    kinds = ((True, (8, 0), "bf16"), (False, (7, 5), "fp16"), (False, (7, 0), "fp16"), (False, (6, 1), "fp32"))
+    for in_hardware, capability, precision in kinds:
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda capability=capability: capability)
         monkeypatch.setattr(
             torch.cuda, "is_bf16_supported", lambda including_emulation, here=in_hardware: here or including_emulation
         )
-        assert training_backend("cuda") == Backend(device="cuda", precision=precision, threads=usable_cpus())
+        assert likely_execution("cuda").precision == gpu_precision() == precision
+        planned = "fp32" if precision == "fp32" else "bf16"  # what counts is the size of a number
+        assert training_backend("cuda") == Backend(device="cuda", precision=planned, threads=usable_cpus())
+        for kept in ("fp32", "bf16", "fp16"):
+            assert usable_here(ExecutionPath(device="cuda", precision=kept)) == (kept in ("fp32", precision))
 
 
 def test_the_layout_follows_the_path_and_the_dimension() -> None:
@@ -250,6 +122,20 @@ def test_placing_changes_layout_and_threads_but_no_value() -> None:
     weight = placed.encoder.stages[1][0].convs[0].conv.weight
     assert weight.is_contiguous(memory_format=torch.channels_last_3d)
     assert all(torch.equal(tensor, before[name]) for name, tensor in placed.state_dict().items())
+
+
+@pytest.mark.parametrize(("channels", "dimensions"), [(1, 2), (1, 3), (3, 3)])
+def test_an_image_is_laid_out_in_its_strides_so_that_the_first_convolution_keeps_to_it(
+    channels: int, dimensions: int
+) -> None:
+    path = ExecutionPath(device="cpu", channels_last=True)
+    layout, x = memory_format(path, dimensions), torch.randn(2, channels, *(6, 5, 4)[:dimensions])
+    image = laid_out(x, layout)
+    assert torch.equal(image, x)
+    assert image.stride() == torch.empty(x.shape, memory_format=layout).stride()
+    assert channels != 1 or image.data_ptr() == x.data_ptr()
+    convolved = place(convolution(dimensions)(channels, 4, 3, padding=1), path, dimensions)(image)
+    assert convolved.is_contiguous(memory_format=layout)
 
 
 def test_autocast_is_entered_for_bf16_alone() -> None:
@@ -275,7 +161,7 @@ def test_the_default_path_runs_on_every_machine() -> None:
 def test_bf16_is_usable_where_the_processor_multiplies_it(monkeypatch: pytest.MonkeyPatch) -> None:
     path = ExecutionPath(device="cpu", precision="bf16")
     for present in (True, False):
-        monkeypatch.setattr(execution, "_has_fast_bf16", lambda present=present: present)
+        monkeypatch.setattr(execution, "has_fast_bf16", lambda present=present: present)
         assert usable_here(path) is present
 
 

@@ -1,0 +1,219 @@
+"""How a network shall run: by measurement, by agreement with fp32, within the planned memory."""
+
+from __future__ import annotations
+
+import copy
+import math
+from pathlib import Path
+
+import msgspec
+import pytest
+import torch
+import torch._inductor.config as inductor
+from torch import nn
+
+from autoseg.networks import choosing, execution
+from autoseg.networks.build import build_network
+from autoseg.networks.choosing import Trial, candidates, choose_execution, decide
+from autoseg.networks.execution import default_execution, usable_here
+from autoseg.values import ExecutionPath
+from tests.small_plans import small_configuration
+
+HOURS = 10**12  # so many iterations that compiling would be worth its time
+CONFIGURATION = small_configuration(patch=(8, 8, 8))
+PLAIN = ExecutionPath(device="cpu", channels_last=True)
+HALF = msgspec.structs.replace(PLAIN, precision="bf16")
+ON_GPU = ExecutionPath(device="cuda", precision="bf16")
+COMPILED = msgspec.structs.replace(ON_GPU, compiled=True)
+GRAPHS = msgspec.structs.replace(COMPILED, graphs=True)
+
+
+@pytest.fixture(autouse=True)
+def _threads_as_before():
+    """``place`` sets torch's threads for the whole process."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def tiny_network() -> nn.Module:
+    return build_network(CONFIGURATION.network, seed=0)
+
+
+class WrongUnderAutocast(nn.Module):
+    """A convolution whose 16-bit kernel is broken, as some are on some machines."""
+
+    def __init__(self, wrong: float) -> None:
+        super().__init__()
+        self.conv, self.wrong = nn.Conv3d(1, 2, 3, padding=1), wrong
+
+    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+        logits = self.conv(x)
+        return [logits + self.wrong if torch.is_autocast_enabled("cpu") else logits]
+
+
+class Shifted(nn.Module):
+    """A network with wrong logits."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+        return [output + 100 for output in self.network(x)]
+
+
+def choose(network: nn.Module, *, iterations: int = 1) -> ExecutionPath:
+    return choose_execution(network, CONFIGURATION, device="cpu", iterations=iterations)
+
+
+@pytest.fixture
+def measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even the shortest training is worth measuring."""
+    monkeypatch.setitem(choosing.WORTH_MEASURING, "cpu", 0)
+    monkeypatch.setattr(choosing, "FEWEST_ITERATIONS", 0)
+
+
+@pytest.mark.parametrize(
+    ("trials", "expected", "told"),
+    [
+        (
+            [Trial(path=PLAIN, seconds=1), Trial(path=HALF, seconds=0.85)],
+            PLAIN,
+            "bf16 channels-last in 1 threads 0.85 s",
+        ),
+        ([Trial(path=PLAIN, seconds=1), Trial(path=HALF, seconds=0.75)], HALF, "fp32 channels-last in 1 threads 1 s"),
+        ([Trial(path=PLAIN, seconds=1), Trial(path=HALF, seconds=0.1, difference=0.2)], PLAIN, "disagrees with fp32"),
+        ([Trial(path=PLAIN, seconds=1), Trial(path=HALF, seconds=0.1, difference=math.nan)], PLAIN, "by nan"),
+        (
+            [Trial(path=ON_GPU, seconds=1, peak_bytes=100), Trial(path=COMPILED, seconds=0.9, peak_bytes=101)],
+            COMPILED,
+            "bf16 compiled 0.9 s",
+        ),
+        (
+            [Trial(path=ON_GPU, seconds=1, peak_bytes=100), Trial(path=COMPILED, seconds=0.9, peak_bytes=110)],
+            ON_GPU,
+            "bf16 compiled takes more memory than is planned for",
+        ),
+        (
+            [
+                Trial(path=ON_GPU, seconds=1),
+                Trial(path=COMPILED, seconds=0.9),
+                Trial(path=GRAPHS, seconds=math.inf, failure="RuntimeError"),
+            ],
+            COMPILED,
+            "bf16 compiled with CUDA graphs does not work here (RuntimeError)",
+        ),
+        (
+            [Trial(path=ON_GPU, seconds=1), Trial(path=COMPILED, seconds=0.9), Trial(path=GRAPHS, seconds=0.8)],
+            GRAPHS,
+            "bf16 compiled with CUDA graphs 0.8 s",
+        ),
+        ([Trial(path=ON_GPU, seconds=1), Trial(path=COMPILED, seconds=0.97)], ON_GPU, "bf16 compiled 0.97 s"),
+    ],
+)
+def test_the_fastest_that_is_right_and_fits_is_taken_if_it_is_clearly_faster(
+    trials: list[Trial], expected: ExecutionPath, told: str
+) -> None:
+    path, reason = decide(trials)
+    assert path == expected
+    assert told in reason
+
+
+@pytest.mark.parametrize("fast_bf16", [True, False])
+def test_every_way_on_a_cpu_is_channels_last_as_memory_is_planned_for(
+    monkeypatch: pytest.MonkeyPatch, fast_bf16: bool
+) -> None:
+    """Contiguous tensors take up to a quarter more: they are no candidate, however fast."""
+    monkeypatch.setattr(choosing, "has_fast_bf16", lambda: fast_bf16)
+    default = default_execution("cpu")
+    others = candidates(default)
+    assert default.channels_last
+    assert all(path.channels_last for path in others)
+    assert ("bf16" in [path.precision for path in others]) is fast_bf16
+
+
+def test_half_the_threads_are_tried_where_there_are_several(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where other programs want the processors, they were three times as fast as all (measured)."""
+    monkeypatch.setattr(choosing, "has_fast_bf16", lambda: False)
+    four = msgspec.structs.replace(PLAIN, threads=4)
+    two = msgspec.structs.replace(PLAIN, threads=2)
+    assert candidates(four) == [two]
+    assert candidates(PLAIN) == []
+    assert decide([Trial(path=four, seconds=3), Trial(path=two, seconds=1)])[0] == two
+    assert decide([Trial(path=four, seconds=1), Trial(path=two, seconds=0.9)])[0] == four
+
+
+def test_on_a_gpu_both_layouts_are_tried_in_the_precision_of_the_plan() -> None:
+    assert candidates(ON_GPU) == [msgspec.structs.replace(ON_GPU, channels_last=True)]
+
+
+def test_a_short_training_runs_in_the_default_way_whatever_the_clock_says() -> None:
+    path = choose(tiny_network())
+    assert msgspec.structs.replace(path, reason="") == msgspec.structs.replace(default_execution("cpu"), reason="")
+    assert "too short" in path.reason
+
+
+def test_choosing_gives_a_path_for_the_device_with_its_reason(measured) -> None:
+    path = choose(tiny_network())
+    assert path.device == "cpu"
+    assert path.precision == "fp32" or usable_here(path)
+    assert not path.compiled
+    assert path.threads >= 1
+    assert "fp32 channels-last" in path.reason
+    assert "1 patches" in path.reason
+
+
+def test_choosing_leaves_the_network_as_it_was(measured) -> None:
+    network = tiny_network()
+    before = copy.deepcopy(network.state_dict())
+    choose(network)
+    for name, parameter in network.named_parameters():
+        assert torch.equal(parameter, before[name]), name
+        assert parameter.grad is None
+        assert parameter.is_contiguous()
+        assert parameter.dtype == torch.float32
+    assert network.training
+
+
+@pytest.mark.parametrize("wrong", [1e4, float("nan"), float("inf")])
+def test_bf16_that_disagrees_is_refused_with_the_reason(
+    measured, monkeypatch: pytest.MonkeyPatch, wrong: float
+) -> None:
+    monkeypatch.setattr(choosing, "has_fast_bf16", lambda: True)
+    path = choose(WrongUnderAutocast(wrong))
+    assert path.precision == "fp32"
+    assert "bf16 channels-last" in path.reason
+    assert "disagrees with fp32" in path.reason
+
+
+def test_bf16_that_agrees_is_a_candidate(measured, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choosing, "has_fast_bf16", lambda: True)
+    path = choose(WrongUnderAutocast(0.0))
+    assert "disagrees" not in path.reason
+    assert "bf16 channels-last" in path.reason
+
+
+def test_without_a_compiler_nothing_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(execution.shutil, "which", lambda name: None)
+    path = choose(tiny_network(), iterations=HOURS)
+    assert not path.compiled
+    assert "compile" not in path.reason
+
+
+def test_where_the_compiler_is_broken_the_network_runs_eagerly(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))  # no kernel of an earlier run
+    monkeypatch.setattr(inductor.cpp, "cxx", (None, str(tmp_path / "no-such-compiler")))
+    monkeypatch.setattr(inductor, "compile_threads", 1)
+    monkeypatch.setattr(execution.shutil, "which", lambda name: "a compiler")
+    path = choose(tiny_network(), iterations=HOURS)
+    assert not path.compiled
+    assert "compiled does not work here" in path.reason
+
+
+def test_a_compiled_network_that_is_wrong_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(execution.shutil, "which", lambda name: "a compiler")
+    monkeypatch.setattr(choosing, "compiled", lambda network, path: Shifted(network) if path.compiled else network)
+    path = choose(tiny_network(), iterations=HOURS)
+    assert not path.compiled
+    assert "compiled disagrees with fp32" in path.reason
