@@ -11,7 +11,7 @@ import functools
 import queue
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from typing import Any
 
 import numpy as np
@@ -185,7 +185,7 @@ def _corner(case: StoredCase, patch: Sequence[int], random: np.random.Generator,
     return tuple(corner)
 
 
-def prefetched(loader: PatchLoader, first: int, last: int, *, ahead: int = 3) -> Iterator[dict[str, Any]]:
+def prefetched(loader: PatchLoader, first: int, last: int, *, ahead: int = 3) -> Generator[dict[str, Any]]:
     """The batches of iterations ``first`` to ``last - 1``, made in a thread up to ``ahead`` before they are wanted."""
     ready: queue.Queue[dict[str, Any] | Exception] = queue.Queue(ahead)
     ended = threading.Event()

@@ -132,6 +132,11 @@ class TrainingStep:
             text = f"a training step takes {peak / 2**30:.2f} GiB of GPU memory, planned were {planned / 2**30:.2f} GiB"
             self.logger.event("message", text=text, measured_bytes=peak, planned_bytes=planned, parts=parts)
 
+    def trial(self) -> None:
+        """Forward and backward pass of an empty batch, as in a training step; weights and random state stay as they are."""
+        self._trial_step(self.execution.parts)
+        self.optimizer.zero_grad(set_to_none=True)
+
     def _trial_step(self, parts: int) -> None:
         """Forward and backward pass of an empty batch of the planned shape, beside memory for the optimizer's state."""
         channels = self.configuration.network.input_channels
