@@ -271,7 +271,7 @@ def _train_one(
             configuration, keys = plan.configuration(job.configuration), job.case_keys
             has_estimates = bool(job.cases.val) and configuration.training.validation_iterations > 0
             length = length_to_do(folder, job, wish, has_estimates=has_estimates)
-            if not folder.job.is_file():  # left by nobody who could mean this training
+            if wish.extend is not None or not folder.job.is_file():  # who left it cannot have meant this training
                 folder.stop_file.unlink(missing_ok=True)
             write_document(folder.plan, plan)
             write_document(folder.length, length)

@@ -11,7 +11,7 @@ import os
 from pathlib import Path
 
 from autoseg.disk import GIBIBYTE, free_bytes
-from autoseg.errors import UnreadableFileError
+from autoseg.errors import InputError, UnreadableFileError
 from autoseg.logs import Logger
 from autoseg.training.length import same_past
 from autoseg.training.state import SavedState, TrainState, read_state
@@ -47,9 +47,10 @@ class Checkpoints:
 
         Raises:
             UnreadableFileError: all that are there are damaged.
-            InputError: they belong to another training.
+            InputError: they belong to another training, or to another length of it.
         """
         damage: list[UnreadableFileError] = []
+        others: list[Path] = []
         for path in (self.folder.checkpoint, self.folder.previous_checkpoint, self.folder.kept_checkpoint):
             try:
                 saved = self._usable(state, path)
@@ -63,6 +64,16 @@ class Checkpoints:
                     text = f"warning: {damage[0].what} [{damage[0].file}]; {path.name} is whole and used instead"
                     self.logger.event("message", text=text, iteration=state.iteration)
                 return True
+            if path.is_file():
+                others.append(path)
+        if others and not damage:
+            raise InputError(
+                "no checkpoint here has had the learning rates of this training",
+                file=self.folder.path,
+                found=", ".join(path.name for path in others),
+                expected=f"one that goes with {self.folder.length.name}",
+                remedy=f"Restore {self.folder.kept_checkpoint.name}, or move the folder away to train anew.",
+            )
         if damage:
             raise UnreadableFileError(
                 "no checkpoint of this training is whole",

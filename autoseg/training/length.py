@@ -123,6 +123,7 @@ def extended(length: Length, by: int) -> Length:
         held_from=held if length.held_from is None else length.held_from,
         cooldown_from=end - lasting,
         end=end,
+        decided=False,
         reason=f"extended by {by} iterations",
         extended_by=by,
     )
@@ -153,6 +154,6 @@ def _foreseen(done: int) -> int:
 
 def _cooled_down(length: Length, done: int, lasting: int, reason: str) -> Length:
     under_way = length.cooldown_from is not None and length.cooldown_from <= done
-    if under_way or (length.end is not None and length.end - done <= lasting):
+    if length.decided or under_way or (length.end is not None and length.end - done <= lasting):
         return length
-    return msgspec.structs.replace(length, cooldown_from=done, end=done + lasting, reason=reason)
+    return msgspec.structs.replace(length, cooldown_from=done, end=done + lasting, decided=True, reason=reason)

@@ -236,7 +236,7 @@ class FoldTrainer:
     def _decided(self) -> Length:
         """How far the training goes, by all that is known now; without an iteration done there is nothing to end yet."""
         length, done = self.state.length, self.state.iteration
-        if done == 0 or (length.cooldown_from is not None and length.cooldown_from <= done):
+        if done == 0 or length.decided:
             return length
         if self.folder.stop_file.exists():
             length = asked_to_end(length, done, "somebody asked for it")

@@ -94,6 +94,7 @@ class Length(Value, frozen=True, kw_only=True, tag_field="schema", tag="autoseg.
         held_from: iteration from which the rate stays as it is there, because the training was extended.
         cooldown_from: iteration from which the rate falls to zero; None: by the plan's schedule alone, or not decided yet.
         end: iterations in total; None: not decided yet.
+        decided: the cooldown was decided while training ran, and stays there whatever is killed and repeated.
         reason: why the cooldown begins where it does.
         extended_by: iterations that were added last.
         trained: iterations of the model that stands in the folder; 0 for none.
@@ -105,6 +106,7 @@ class Length(Value, frozen=True, kw_only=True, tag_field="schema", tag="autoseg.
     held_from: int | None = None
     cooldown_from: int | None = None
     end: int | None = None
+    decided: bool = False
     reason: str = ""
     extended_by: int = 0
     trained: int = 0
