@@ -185,7 +185,7 @@ def train(
     from autoseg.estimates import announce
     from autoseg.networks.execution import resolve_device
     from autoseg.training.determinism import prepare_deterministic
-    from autoseg.training.job import Wish, ask_to_end
+    from autoseg.training.job import Wish, left_to_finish
 
     if deterministic:
         prepare_deterministic()
@@ -197,13 +197,7 @@ def train(
     split: Split = read_document(Split, workspace.split_path)
     folds = [str(index) for index in range(len(split))] if fold == "all" else [fold]
     if finish:
-        begun = [each for each in folds if fold != "all" or model.fold(configuration, each).job.is_file()]
-        running = [each for each in begun if ask_to_end(model.fold(configuration, each))]
-        for each in running:
-            logger.event(
-                "message", text=f"fold {each} is being trained elsewhere: it was asked to end, and will tell there"
-            )
-        folds = [each for each in begun if each not in running]
+        folds = left_to_finish({each: model.fold(configuration, each) for each in folds}, logger)
         if not folds:
             return []
     jobs = [(each, select_fold(split, each)) for each in folds]
@@ -229,12 +223,8 @@ def train(
             case_keys={case: keys[case] for case in sorted((*cases.train, *cases.val))},
         )
         events = WithFields(logger, configuration=configuration, fold=each)
-        results.append(
-            _train_one(
-                *(workspace, model, plan, wanted, wish, resolve_device(device), events, stop),
-                deterministic=deterministic,
-            )
-        )
+        how = (wish, resolve_device(device), events, stop)
+        results.append(_train_one(workspace, model, plan, wanted, *how, deterministic=deterministic))
     return results
 
 

@@ -150,6 +150,18 @@ def test_epochs_are_the_plans_and_make_the_same_training_as_their_iterations(wor
     assert not folder.model.exists()
 
 
+def test_a_training_that_has_ended_is_extended_and_scored_anew(workspace):
+    (first,) = pipeline.train(workspace, "2d", "0", iterations=2, device="cpu")
+    weights, scored = first.folder.model.read_bytes(), first.folder.summary.stat().st_mtime_ns
+    assert pipeline.train(workspace, "2d", "0", device="cpu", finish=True) == [first]
+    (longer,) = pipeline.train(workspace, "2d", "0", extend=1, device="cpu")
+    assert longer.folder.model.read_bytes() != weights
+    assert longer.folder.summary.stat().st_mtime_ns != scored
+    assert read_document(Length, longer.folder.length).trained == 3
+    with pytest.raises(InputError, match="no training has begun"):
+        pipeline.train(workspace, "2d", "1", device="cpu", finish=True)
+
+
 def test_a_fold_that_another_process_trains_is_refused_and_left_alone(workspace):
     folder = workspace.model().fold("2d", "0")
     folder.path.mkdir(parents=True)

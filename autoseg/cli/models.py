@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -44,16 +45,11 @@ def train(
     fold: str,
     workspace_path: Path,
     plan_name: str | None,
-    epochs: int | None,
-    iterations: int | None,
-    hours: float | None,
-    until_plateau: bool,
-    finish: bool,
-    extend: int | None,
     deterministic: bool,
     device: str,
     workers: int | None,
     as_json: bool,
+    **length: Any,
 ) -> None:
     """Train one FOLD of CONFIGURATION and score it on the fold's held-out cases.
 
@@ -66,17 +62,7 @@ def train(
     from autoseg.cli.session import case_executor, session, stop_on_signals
     from autoseg.cli.tables import summary_text
 
-    lengths = {
-        "--epochs": epochs,
-        "--iterations": iterations,
-        "--hours": hours,
-        "--until-plateau": until_plateau,
-        "--finish": finish,
-        "--extend": extend,
-    }
-    given = [name for name, value in lengths.items() if value]
-    if len(given) > 1:
-        raise click.UsageError(f"give {' or '.join(given)}, not {'both' if len(given) == 2 else 'all'}")
+    _check_one_length(length)
     with (
         session(workspace_path, "train", quiet=as_json) as (workspace, logger),
         case_executor(workers, logger) as executor,
@@ -87,12 +73,7 @@ def train(
             configuration,
             fold,
             plan_name=plan_name,
-            epochs=epochs,
-            iterations=iterations,
-            hours=hours,
-            until_plateau=until_plateau,
-            finish=finish,
-            extend=extend,
+            **length,
             deterministic=deterministic,
             device=device,
             executor=executor,
@@ -108,6 +89,13 @@ def train(
             click.echo(f"Held-out cases, on their original grids: {result.folder.validation}")
     if results:
         click.echo(options.next_command("predict -i IMAGES -o PREDICTIONS", workspace_path))
+
+
+def _check_one_length(wishes: Mapping[str, object]) -> None:
+    """Refuses more than one of the options that tell how far to train."""
+    given = [f"--{name.replace('_', '-')}" for name, value in wishes.items() if value]
+    if len(given) > 1:
+        raise click.UsageError(f"give {' or '.join(given)}, not {'both' if len(given) == 2 else 'all'}")
 
 
 @click.command()

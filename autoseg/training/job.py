@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,12 +12,13 @@ from filelock import FileLock, Timeout
 
 from autoseg.errors import InputError
 from autoseg.files import read_document
+from autoseg.logs import Logger
 from autoseg.training.length import extended, fixed_length
 from autoseg.training.state import read_state
 from autoseg.values import Length, Plan, TrainJob
 from autoseg.workspace import FoldFolder
 
-__all__ = ["Wish", "ask_to_end", "has_ended", "job_to_do", "length_to_do", "stored_length"]
+__all__ = ["Wish", "ask_to_end", "has_ended", "job_to_do", "left_to_finish", "length_to_do", "stored_length"]
 
 #: Differences of two plans that are shown.
 SHOWN = 8
@@ -135,6 +136,16 @@ def stored_length(folder: FoldFolder, job: TrainJob) -> Length | None:
 def has_ended(folder: FoldFolder, length: Length) -> bool:
     """Whether the model that stands in the folder is the one that the training leads to."""
     return folder.model.is_file() and length.trained == length.end
+
+
+def left_to_finish(folders: Mapping[str, FoldFolder], logger: Logger) -> list[str]:
+    """Asks trainings to end, of several folds those that have begun; returns the folds where that is to be done here."""
+    begun = [fold for fold, folder in folders.items() if len(folders) == 1 or folder.job.is_file()]
+    running = [fold for fold in begun if ask_to_end(folders[fold])]
+    for fold in running:
+        text = f"fold {fold} is being trained by another process: it was asked to end, and will tell there"
+        logger.event("message", text=text, fold=fold)
+    return [fold for fold in begun if fold not in running]
 
 
 def ask_to_end(folder: FoldFolder) -> bool:
