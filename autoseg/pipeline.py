@@ -5,7 +5,7 @@ Every stage takes values and gives values; where two rooms must meet, this modul
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,6 +27,7 @@ from autoseg.values import (
     PREDICTION_RECORD,
     Case,
     Fingerprint,
+    Fold,
     Labels,
     Plan,
     Split,
@@ -213,19 +214,23 @@ def train(
     )[configuration]
     results = []
     for each, cases in jobs:
-        wanted = TrainJob(
-            plan_id=plan.id,
-            configuration=configuration,
-            fold=each,
-            iterations=length or training.iterations,
-            seed=plan.seed,
-            cases=cases,
-            case_keys={case: keys[case] for case in sorted((*cases.train, *cases.val))},
-        )
+        wanted = _job(plan, configuration, each, cases, keys, length or training.iterations)
         events = WithFields(logger, configuration=configuration, fold=each)
         how = (wish, resolve_device(device), events, stop)
         results.append(_train_one(workspace, model, plan, wanted, *how, deterministic=deterministic))
     return results
+
+
+def _job(plan: Plan, configuration: str, fold: str, cases: Fold, keys: Mapping[str, str], iterations: int) -> TrainJob:
+    return TrainJob(
+        plan_id=plan.id,
+        configuration=configuration,
+        fold=fold,
+        iterations=iterations,
+        seed=plan.seed,
+        cases=cases,
+        case_keys={case: keys[case] for case in sorted((*cases.train, *cases.val))},
+    )
 
 
 def _train_one(
