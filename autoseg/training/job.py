@@ -125,10 +125,10 @@ def length_to_do(folder: FoldFolder, job: TrainJob, wish: Wish, *, has_estimates
 
 def stored_length(folder: FoldFolder, job: TrainJob) -> Length | None:
     """How far the training that stands there goes; None if none does."""
+    if not folder.job.is_file():  # written last: without it, whatever else is there was not begun
+        return None
     if folder.length.is_file():
         return read_document(Length, folder.length)
-    if not folder.job.is_file():
-        return None
     length = fixed_length(job.iterations)
     return msgspec.structs.replace(length, trained=length.end) if folder.model.is_file() else length
 
