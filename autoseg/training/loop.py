@@ -53,6 +53,8 @@ LOG_SECONDS = 10.0
 WITH_KEPT_MEMORY = 1.5
 #: A pass of a batch without gradients takes a third of an iteration; a case also has to be read, resampled and scored.
 PASS_OF_SCORING = 1.5 / 3
+#: The first iterations after a start are slow (memory is taken, code compiled): the pace is that of so many later ones.
+FIRST_ITERATIONS, LEAST_TIMED = 2, 8
 
 
 def train_fold(
@@ -143,6 +145,7 @@ class FoldTrainer:
         self.checkpoints = Checkpoints(folder, logger)
         self._scoring_batches, self._clock = scoring_batches, clock
         self._began, self._seconds_before = clock(), 0.0
+        self._timed_from: tuple[int, float] | None = None
         self._training = self.loader(train=True)
         self._warned: float | None = None
         if deterministic and not self.step.execution.deterministic:
@@ -198,6 +201,8 @@ class FoldTrainer:
                     self._interrupt()
                 losses.append(self.train_step(next(batches)))
                 done, now = self.state.iteration, time.monotonic()
+                if done == first + FIRST_ITERATIONS:
+                    self._timed_from = done, self._clock()
                 detail = f"loss {losses[-1]:.3f}"
                 self.logger.event("progress", stage="train", done=done, total=self._total(), detail=detail)
                 end_of_epoch = done % self.spec.iterations_per_epoch == 0 or done == self.state.length.end
@@ -242,8 +247,7 @@ class FoldTrainer:
             length = asked_to_end(length, done, "somebody asked for it")
         elif length.until_plateau and is_plateau([dice for _, dice in self.state.curve]):
             length = with_plateau(length, done)
-        elif length.hours is not None:
-            each = self._seconds() / done
+        elif length.hours is not None and (each := self._pace()):
             scoring = PASS_OF_SCORING * self._scoring_batches * each
             length = out_of_time(
                 length, done, seconds=self._seconds(), seconds_per_iteration=each, scoring_seconds=scoring
@@ -253,6 +257,14 @@ class FoldTrainer:
     def _seconds(self) -> float:
         """That the training has taken, over all starts."""
         return self._seconds_before + self._clock() - self._began
+
+    def _pace(self) -> float | None:
+        """Seconds of an iteration since the last start, with all that goes with it; None while that is not known."""
+        if self._timed_from is None:
+            return None
+        first, begin = self._timed_from
+        timed = self.state.iteration - first
+        return (self._clock() - begin) / timed if timed >= LEAST_TIMED else None
 
     def _total(self) -> int:
         """Iterations in total; while that is open, a guess from the hours, or the planned length, but more than are done."""
