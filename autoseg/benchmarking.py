@@ -226,7 +226,7 @@ def _trainstep(setting: _Setting) -> dict[str, Any]:
         step.gradients(batch)
         step.update(configuration.training.learning_rate)
 
-    with contextlib.closing(feed):  # type: ignore[type-var]
+    with contextlib.closing(feed):
         timing = setting.timed("training step", iteration)
     return {
         "data": f"{len(keys)} preprocessed cases" if keys else "synthetic batches: noise",

@@ -60,8 +60,9 @@ DAY = 86400.0
 MANY_DAYS = 2.0
 #: What people can buy, in GiB; the next larger one is what "more memory" means.
 USUAL_GIB = (4, 6, 8, 11, 12, 16, 24, 32, 40, 48, 80, 141)
-#: A checkpoint holds weights, two moments and the average, and a new one is written before the old goes; then the model.
-COPIES_OF_WEIGHTS_ON_DISK = 2 * 4 + 1
+#: A checkpoint holds weights, two moments and the average; there are two generations, the one that is being written, and the
+#: one from which the training can be extended; then the model.
+COPIES_OF_WEIGHTS_ON_DISK = 4 * 4 + 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -221,7 +222,15 @@ def expectation(
 
 
 def announce(
-    workspace: Workspace, plan: Plan, name: str, iterations: int, folds: int, device: str, logger: Logger
+    workspace: Workspace,
+    plan: Plan,
+    name: str,
+    iterations: int | None,
+    folds: int,
+    device: str,
+    logger: Logger,
+    *,
+    hours: float | None = None,
 ) -> None:
     """Tells, before a training starts, how long it will take and how much room on the disk, and warns where that is much.
 
@@ -229,23 +238,34 @@ def announce(
         workspace: that will hold it.
         plan: of the training.
         name: of the configuration.
-        iterations: of each fold.
+        iterations: of each fold; None for as long as ``hours`` or a plateau allow.
         folds: how many will be trained.
         device: that trains.
         logger: for the event ``expected`` and the warnings.
+        hours: of each fold, if that is what was asked for.
     """
     configuration = plan.configuration(name)
     fingerprint = read_document(Fingerprint, workspace.fingerprint_path())
-    timed = worth_timing(configuration, iterations)
-    expected = expectation(plan, configuration, fingerprint, device, iterations=iterations, timed=timed)
+    timed = iterations is not None and worth_timing(configuration, iterations)
+    expected = expectation(plan, configuration, fingerprint, device, iterations=iterations or 1, timed=timed)
     disk = expected.case_bytes + folds * expected.fold_bytes
-    seconds = None if expected.seconds is None else folds * expected.seconds
-    logger.event("expected", configuration=name, folds=folds, device=device, seconds=seconds, disk_bytes=disk)
+    each = expected.seconds if hours is None else hours * 3600
+    seconds = None if each is None else folds * each
+    logger.event(
+        "expected",
+        configuration=name,
+        folds=folds,
+        device=device,
+        iterations=iterations,
+        iterations_per_epoch=configuration.training.iterations_per_epoch,
+        seconds=seconds,
+        disk_bytes=disk,
+    )
     warnings = [disk_warning(workspace.path, disk), memory_warning(plan, configuration, device)]
-    if seconds is not None and seconds > MANY_DAYS * DAY:
+    if seconds is not None and hours is None and seconds > MANY_DAYS * DAY:
         warnings.append(
             f"this will take about {seconds / DAY:.1f} days on this device ({device}); it can be stopped and gone on with "
-            "at any time. --epochs or --iterations make it shorter, a GPU faster"
+            "at any time. --hours, --epochs or --iterations make it shorter, a GPU faster"
         )
     for warning in filter(None, warnings):
         logger.event("message", text=f"warning: {warning}")

@@ -26,6 +26,7 @@ from autoseg.values import (
     PREDICTION_RECORD,
     Case,
     Fingerprint,
+    Fold,
     Labels,
     Plan,
     Split,
@@ -39,6 +40,7 @@ from autoseg.workspace import FoldFolder, ModelFolder, Workspace
 if TYPE_CHECKING:
     from autoseg.inference.model import Choice
     from autoseg.io.case_store import CaseStore
+    from autoseg.training.job import Wish
 
 __all__ = [
     "Checked",
@@ -157,6 +159,11 @@ def train(
     plan_name: str | None = None,
     epochs: int | None = None,
     iterations: int | None = None,
+    hours: float | None = None,
+    until_plateau: bool = False,
+    extend: int | None = None,
+    finish: bool = False,
+    deterministic: bool = False,
     device: str = "auto",
     executor: Executor | None = None,
     logger: Logger = SILENT,
@@ -164,13 +171,20 @@ def train(
 ) -> list[Trained]:
     """Trains a fold and scores it on its held-out cases; repeating the call goes on where it stopped.
 
+    Without a length, the plan's is taken, or that of the training to go on with.
+
     Args:
         workspace: with a plan.
         configuration: its name.
         fold: a number, "all" for every fold in turn, or "full" for one model on all cases.
         plan_name: the active plan by default.
-        epochs: length in the plan's epochs; None for the plan's length, or that of the training to go on with.
+        epochs: length in the plan's epochs.
         iterations: length in iterations, instead of ``epochs``.
+        hours: time of each fold, with the scoring, without the preprocessing, instead of ``epochs``.
+        until_plateau: as long as held-out cases gain, instead of ``epochs``.
+        extend: iterations to add to a training that has ended.
+        finish: end a training that has begun, by a short cooldown; one that runs elsewhere is asked to, and not waited for.
+        deterministic: use only algorithms that give the same bits in every run; slower on a GPU.
         device: cpu, cuda, mps or auto.
         executor: runs the preprocessing.
         logger: for events.
@@ -182,7 +196,11 @@ def train(
     """
     from autoseg.estimates import announce
     from autoseg.networks.execution import resolve_device
+    from autoseg.training.determinism import prepare_deterministic
+    from autoseg.training.job import Wish, left_to_finish
 
+    if deterministic:
+        prepare_deterministic()
     model = workspace.model(plan_name)
     check_single_stage([model], configuration)
     plan = model.plan()
@@ -190,34 +208,50 @@ def train(
     length = epochs * training.iterations_per_epoch if epochs else iterations
     split: Split = read_document(Split, workspace.split_path)
     folds = [str(index) for index in range(len(split))] if fold == "all" else [fold]
+    if finish:
+        folds = left_to_finish({each: model.fold(configuration, each) for each in folds}, logger)
+        if not folds:
+            return []
     jobs = [(each, select_fold(split, each)) for each in folds]
     used = sorted({case for _, cases in jobs for case in (*cases.train, *cases.val)})
     annotated = {case.id: case.annotated or () for case in workspace.dataset().partly_annotated}
     new = sum(not model.fold(configuration, each).job.is_file() for each, _ in jobs)
+    wish = Wish(iterations=length, hours=hours, until_plateau=until_plateau, extend=extend)
     if new:
-        announce(workspace, plan, configuration, length or training.iterations, new, resolve_device(device), logger)
+        known = None if hours or until_plateau else length or training.iterations
+        announce(workspace, plan, configuration, known, new, resolve_device(device), logger, hours=hours)
     keys = preprocess(
         workspace, [configuration], plan_name=plan_name, cases=used, executor=executor, logger=logger, stop=stop
     )[configuration]
     results = []
     for each, cases in jobs:
-        wanted = TrainJob(
-            plan_id=plan.id,
-            configuration=configuration,
-            fold=each,
-            iterations=length or training.iterations,
-            seed=plan.seed,
-            cases=cases,
-            case_keys={case: keys[case] for case in sorted((*cases.train, *cases.val))},
-            annotated={case: annotated[case] for case in sorted((*cases.train, *cases.val)) if case in annotated},
-        )
+        wanted = _job(plan, configuration, each, cases, keys, length or training.iterations, annotated)
         events = WithFields(logger, configuration=configuration, fold=each)
-        results.append(
-            _train_one(
-                workspace, model, plan, wanted, resolve_device(device), events, stop, exact_length=length is not None
-            )
-        )
+        how = (wish, resolve_device(device), events, stop)
+        results.append(_train_one(workspace, model, plan, wanted, *how, deterministic=deterministic))
     return results
+
+
+def _job(
+    plan: Plan,
+    configuration: str,
+    fold: str,
+    cases: Fold,
+    keys: Mapping[str, str],
+    iterations: int,
+    annotated: Mapping[str, tuple[str, ...]],
+) -> TrainJob:
+    used = sorted((*cases.train, *cases.val))
+    return TrainJob(
+        plan_id=plan.id,
+        configuration=configuration,
+        fold=fold,
+        iterations=iterations,
+        seed=plan.seed,
+        cases=cases,
+        case_keys={case: keys[case] for case in used},
+        annotated={case: annotated[case] for case in used if case in annotated},
+    )
 
 
 def _train_one(
@@ -225,17 +259,19 @@ def _train_one(
     model: ModelFolder,
     plan: Plan,
     wanted: TrainJob,
+    wish: Wish,
     device: str,
     logger: Logger,
     stop: Callable[[], bool],
     *,
-    exact_length: bool,
+    deterministic: bool,
 ) -> Trained:
     from filelock import FileLock, Timeout
 
     from autoseg.inference.cases import validate_cases
     from autoseg.inference.model import Choice, load_predictor
-    from autoseg.training.job import job_to_do
+    from autoseg.inference.window import scoring_batches
+    from autoseg.training.job import has_ended, job_to_do, length_to_do
     from autoseg.training.loop import train_fold
     from autoseg.truth_stage import running_truth, tell_validated
 
@@ -248,17 +284,33 @@ def _train_one(
     try:
         with FileLock(folder.lock, timeout=0):
             sweep(folder.path, older_than_seconds=0)  # nobody else writes here
-            job = job_to_do(folder.job, wanted, exact_length=exact_length)
+            job = job_to_do(folder.job, wanted, exact_length=wish.iterations is not None, plan=plan)
+            configuration, keys = plan.configuration(job.configuration), job.case_keys
+            has_estimates = bool(job.cases.val) and configuration.training.validation_iterations > 0
+            length = length_to_do(folder, job, wish, has_estimates=has_estimates)
+            if wish.extend is not None or not folder.job.is_file():  # who left it cannot have meant this training
+                folder.stop_file.unlink(missing_ok=True)
+            write_document(folder.plan, plan)
+            write_document(folder.length, length)
             write_document(folder.job, job)
             truth, logger = running_truth(model, plan, job, store, device, logger, stop)
-            if not folder.model.is_file():
-                train_fold(job, plan, store, folder, logger, device=device, stop=stop, truth=truth)
+            if not has_ended(folder, length):
+                timed = job.cases.val if length.hours is not None else ()
+                batches = scoring_batches(configuration, [store.open(case, keys[case]).record.shape for case in timed])
+                train_fold(
+                    *(job, plan, store, folder, logger),
+                    device=device,
+                    stop=stop,
+                    truth=truth,
+                    scoring_batches=batches,
+                    deterministic=deterministic,
+                )
             summary = None
             if job.cases.val:
                 choice = Choice(configuration=job.configuration, folds=(job.fold,), dice=None)
                 predictor = load_predictor(model, choice, device=device)
-                keys = {case: job.case_keys[case] for case in job.cases.val}
-                summary = validate_cases(predictor, plan, store, keys, job.annotated, folder, logger, stop)
+                held_out = {case: keys[case] for case in job.cases.val}
+                summary = validate_cases(predictor, plan, store, held_out, job.annotated, folder, logger, stop)
                 tell_validated(summary, truth, logger)
     except Timeout as error:
         raise InputError("another process is training this fold", file=folder.path, remedy="Wait for it.") from error
@@ -315,7 +367,7 @@ def predict(
     from autoseg.inference.model import choose_model, load_predictor
     from autoseg.io.formats import split_ending
     from autoseg.io.layouts import read_inputs
-    from autoseg.io.outputs import check_no_links_out
+    from autoseg.io.outputs import check_no_links_out, check_outside
     from autoseg.networks.execution import resolve_device
 
     if model is not None and not trust_code:
@@ -326,7 +378,7 @@ def predict(
     plan = usable_plan(model, configurations=[choice.configuration], kinds=USED_IN_PREDICTION)
     cases: tuple[Case, ...] = read_inputs(source, plan.channels)
     folder = source if source.is_dir() else source.parent
-    _check_outside(target, folder, whole=source.is_dir())
+    check_outside(target, folder, whole=source.is_dir())
     ids = {case.id for case in cases}
     check_no_links_out(target, lambda name: name == PREDICTION_RECORD or split_ending(name)[0] in ids)
     logger.event("model", plan=plan.name, configuration=choice.configuration, folds=choice.folds, dice=choice.dice)
@@ -334,22 +386,6 @@ def predict(
     weights = [content_hash(model.fold(choice.configuration, fold).model) for fold in choice.folds]
     files = predict_files(predictor, plan, digest(weights), cases, folder, target, logger, executor)
     return Predicted(files=files, choice=choice, model=model)
-
-
-def _check_outside(target: Path, source: Path, *, whole: bool) -> None:
-    """Refuses to write among the input images, where a label map could take the name of an image."""
-    target, source = target.resolve(), source.resolve()
-    for existing in (target, *target.parents):
-        if existing.is_file():
-            raise InputError(
-                "the output folder is a file, or lies in one", file=existing, remedy="Name a folder with -o."
-            )
-    if target == source or (whole and target.is_relative_to(source)):
-        raise InputError(
-            "the output folder is the input folder, or lies inside it",
-            file=target,
-            remedy="Name a folder outside of it with -o.",
-        )
 
 
 def evaluate(

@@ -75,6 +75,36 @@ class FoldFolder:
         return self.path / "checkpoint.safetensors"
 
     @property
+    def previous_checkpoint(self) -> Path:
+        """The state that was saved before the newest, for the case that that is damaged."""
+        return self.path / "checkpoint_before.safetensors"
+
+    @property
+    def kept_checkpoint(self) -> Path:
+        """The state before the last stretch, in which the learning rate falls to zero: from here a training is extended."""
+        return self.path / "before_cooldown.safetensors"
+
+    @property
+    def length(self) -> Path:
+        """How far the training goes."""
+        return self.path / "length.json"
+
+    @property
+    def plan(self) -> Path:
+        """The plan as it was when the training began."""
+        return self.path / "plan.json"
+
+    @property
+    def stop_file(self) -> Path:
+        """Whoever makes this file asks a running training for a short cooldown to a final model."""
+        return self.path / "STOP"
+
+    @property
+    def bad_batch(self) -> Path:
+        """What the batch held whose loss was not a number."""
+        return self.path / "bad_batch.json"
+
+    @property
     def model(self) -> Path:
         """The trained weights; there once the training has ended."""
         return self.path / "model.safetensors"

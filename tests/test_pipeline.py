@@ -13,7 +13,7 @@ from autoseg import pipeline
 from autoseg.errors import InputError, InterruptedRunError, UnknownNameError
 from autoseg.files import read_document
 from autoseg.planning import GIBIBYTE
-from autoseg.values import Curve, TrainJob
+from autoseg.values import Curve, Length, TrainJob
 from autoseg.workspace import Workspace
 from tests.conftest import TINY_PRESET
 from tests.training.test_loop import Listening
@@ -149,6 +149,20 @@ def test_epochs_are_the_plans_and_make_the_same_training_as_their_iterations(wor
     with pytest.raises(InputError, match=r"found 20 iterations, expected 10"):
         pipeline.train(workspace, "2d", "1", device="cpu", epochs=1)
     assert not folder.model.exists()
+
+
+def test_a_training_that_has_ended_is_extended_and_scored_anew(workspace):
+    (first,) = pipeline.train(workspace, "2d", "0", iterations=2, device="cpu")
+    weights, scored = first.folder.model.read_bytes(), first.folder.summary.stat().st_mtime_ns
+    (again,) = pipeline.train(workspace, "2d", "0", device="cpu", finish=True)
+    assert again.summary == first.summary
+    assert again.folder.model.read_bytes() == weights
+    (longer,) = pipeline.train(workspace, "2d", "0", extend=1, device="cpu")
+    assert longer.folder.model.read_bytes() != weights
+    assert longer.folder.summary.stat().st_mtime_ns != scored
+    assert read_document(Length, longer.folder.length).trained == 3
+    with pytest.raises(InputError, match="no training has begun"):
+        pipeline.train(workspace, "2d", "1", device="cpu", finish=True)
 
 
 def test_a_fold_that_another_process_trains_is_refused_and_left_alone(workspace):

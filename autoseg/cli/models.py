@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -23,7 +24,20 @@ __all__ = ["evaluate", "predict", "train"]
 @options.workspace
 @options.plan_name
 @click.option("--epochs", type=click.IntRange(min=1), help="Length of the training; the plan's by default.")
-@click.option("--iterations", type=click.IntRange(min=1), help="Length in iterations, instead of --epochs.")
+@click.option("--iterations", type=click.IntRange(min=1), help="Length in iterations.")
+@click.option(
+    "--hours",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Length in hours, the scoring of held-out cases included.",
+)
+@click.option("--until-plateau", is_flag=True, help="As long as held-out cases gain.")
+@click.option(
+    "--finish", is_flag=True, help="End a training early, running or stopped: a short cooldown, then the model."
+)
+@click.option("--extend", type=click.IntRange(min=1), help="Add so many iterations to a training that has ended.")
+@click.option(
+    "--deterministic", is_flag=True, help="On a GPU, too: same seed, same weights. Slower; the log says how much."
+)
 @options.device
 @options.workers
 @options.as_json
@@ -32,16 +46,16 @@ def train(
     fold: str,
     workspace_path: Path,
     plan_name: str | None,
-    epochs: int | None,
-    iterations: int | None,
+    deterministic: bool,
     device: str,
     workers: int | None,
     as_json: bool,
+    **length: Any,
 ) -> None:
     """Train one FOLD of CONFIGURATION and score it on the fold's held-out cases.
 
     FOLD is a number, "all" (every fold in turn) or "full" (one model on all cases). Repeating the command goes on where
-    it stopped, exactly; Ctrl-C saves and stops.
+    it stopped, exactly; Ctrl-C saves and stops. A file named STOP in the fold's folder ends it early, like --finish.
 
     Example: autoseg train 3d_fullres 0 --iterations 500
     """
@@ -49,8 +63,7 @@ def train(
     from autoseg.cli.session import case_executor, session, stop_on_signals
     from autoseg.cli.tables import summary_text
 
-    if epochs and iterations:
-        raise click.UsageError("give --epochs or --iterations, not both")
+    _check_one_length(length)
     with (
         session(workspace_path, "train", quiet=as_json) as (workspace, logger),
         case_executor(workers, logger) as executor,
@@ -61,8 +74,8 @@ def train(
             configuration,
             fold,
             plan_name=plan_name,
-            epochs=epochs,
-            iterations=iterations,
+            **length,
+            deterministic=deterministic,
             device=device,
             executor=executor,
             logger=logger,
@@ -75,7 +88,15 @@ def train(
         if result.summary is not None:
             click.echo(summary_text(result.summary))
             click.echo(f"Held-out cases, on their original grids: {result.folder.validation}")
-    click.echo(options.next_command("predict -i IMAGES -o PREDICTIONS", workspace_path))
+    if results:
+        click.echo(options.next_command("predict -i IMAGES -o PREDICTIONS", workspace_path))
+
+
+def _check_one_length(wishes: Mapping[str, object]) -> None:
+    """Refuses more than one of the options that tell how far to train."""
+    given = [f"--{name.replace('_', '-')}" for name, value in wishes.items() if value]
+    if len(given) > 1:
+        raise click.UsageError(f"give {' or '.join(given)}, not {'both' if len(given) == 2 else 'all'}")
 
 
 @click.command()

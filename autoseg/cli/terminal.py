@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from autoseg.cli.options import seconds
+from autoseg.errors import counted
 from autoseg.planning import GIBIBYTE
 
 __all__ = ["TerminalLogger"]
@@ -53,11 +54,7 @@ class TerminalLogger:
             elif kind == "cases_at_once" and fields["memory_allows"] < fields["workers"]:
                 self._line(f"{fields['stage']}: {fields['text']}")
             elif kind == "iterations" and not self._interactive:
-                left = seconds(fields["seconds_left"])
-                self._line(
-                    f"train: iteration {fields['iteration']} of {fields['of']}, loss {fields['loss']:.3f}, "
-                    f"{fields['seconds_per_iteration']:.2f} s per iteration, {left} left"
-                )
+                self._line(_iterations(fields))
             elif kind == "estimate":
                 dice = ", ".join(map(_dice, fields["patch_dice"]))
                 self._line(f"train: iteration {fields['iteration']}, Dice on patches of held-out cases {dice}")
@@ -114,6 +111,7 @@ class TerminalLogger:
                 bar_format=BAR_FORMAT,
                 postfix=[0, ""],
             )
+        self._bar.total = total  # a training may be ended early
         self._bar.postfix[:] = [int(done), f", {detail}" if detail else ""]
         self._bar.update(done - self._bar.n)
 
@@ -157,12 +155,26 @@ def _dice(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}"
 
 
+def _iterations(fields: dict[str, Any]) -> str:
+    known = fields["of"] is not None
+    of, left = (f" of {fields['of']}", f", {seconds(fields['seconds_left'])} left") if known else ("", "")
+    return (
+        f"train: iteration {fields['iteration']}{of}, loss {fields['loss']:.3f}, "
+        f"{fields['seconds_per_iteration']:.2f} s per iteration{left}"
+    )
+
+
 def _expected(fields: dict[str, Any]) -> str:
     folds = f"{fields['folds']} folds of {fields['configuration']}" if fields["folds"] > 1 else fields["configuration"]
     took = (
         "" if fields["seconds"] is None else f"about {seconds(fields['seconds'])} on this device ({fields['device']}), "
     )
-    return f"training {folds} will take {took}up to {fields['disk_bytes'] / GIBIBYTE:.2g} GiB of disk"
+    iterations, each = fields["iterations"], fields["iterations_per_epoch"]
+    length = ""
+    if iterations is not None:
+        epochs, rest = divmod(iterations, each)
+        length = f" for {iterations} iterations" if rest else f" for {counted(epochs, 'epoch')} of {each} iterations"
+    return f"training {folds}{length} will take {took}up to {fields['disk_bytes'] / GIBIBYTE:.2g} GiB of disk"
 
 
 def _path(fields: dict[str, Any]) -> str:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 from scipy import ndimage
 
-__all__ = ["importance_map", "padding_to", "tile_positions", "tiles"]
+from autoseg.values import Configuration
+
+__all__ = ["importance_map", "padding_to", "scoring_batches", "tile_positions", "tiles"]
 
 #: Tiles overlap by half; weights fall off as a Gaussian of an eighth of the edge.
 STEP, SIGMA, PEAK = 0.5, 1 / 8, 10.0
@@ -38,6 +40,18 @@ def tiles(shape: Sequence[int], patch: Sequence[int], step: float = STEP) -> Ite
         for size, edge in zip(shape, patch, strict=True)
     ]
     yield from itertools.product(axes[0], axes[1], axes[2])
+
+
+def scoring_batches(configuration: Configuration, shapes: Iterable[Sequence[int]]) -> float:
+    """How many batches of patches go through the network to predict preprocessed volumes of these shapes, with all flips."""
+    count = sum(
+        math.prod(
+            size if edge == 1 else len(tile_positions(max(size, edge), edge))
+            for size, edge in zip(shape, configuration.full_patch_size, strict=True)
+        )
+        for shape in shapes
+    )
+    return 2 ** len(configuration.augmentation.mirror_axes) * count / configuration.batch_size
 
 
 def padding_to(shape: Sequence[int], patch: Sequence[int]) -> list[tuple[int, int]]:

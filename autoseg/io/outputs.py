@@ -1,4 +1,4 @@
-"""Where output may go: never through a link that leads out of the folder that the user named."""
+"""Where output may go: never among the input, nor through a link that leads out of the folder that the user named."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from autoseg.errors import InputError
 
-__all__ = ["check_no_links_out"]
+__all__ = ["check_no_links_out", "check_outside"]
 
 
 def check_no_links_out(folder: Path, is_output: Callable[[str], bool] = lambda name: True) -> None:
@@ -37,4 +37,20 @@ def check_no_links_out(folder: Path, is_output: Callable[[str], bool] = lambda n
             found=", ".join(f"{path.name} -> {path.readlink()}" for path in out[:5]) + (" …" if len(out) > 5 else ""),
             expected="files and folders of its own",
             remedy="Remove the links, or name another folder.",
+        )
+
+
+def check_outside(target: Path, source: Path, *, whole: bool) -> None:
+    """Refuses to write among the input images, where a label map could take the name of an image."""
+    target, source = target.resolve(), source.resolve()
+    for existing in (target, *target.parents):
+        if existing.is_file():
+            raise InputError(
+                "the output folder is a file, or lies in one", file=existing, remedy="Name a folder with -o."
+            )
+    if target == source or (whole and target.is_relative_to(source)):
+        raise InputError(
+            "the output folder is the input folder, or lies inside it",
+            file=target,
+            remedy="Name a folder outside of it with -o.",
         )

@@ -1,7 +1,8 @@
-"""Weights on disk: safetensors, written atomically, never pickled; names as in nnU-Net's networks."""
+"""Weights on disk: safetensors, written atomically, with a checksum, never pickled; names as in nnU-Net's networks."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,21 +16,31 @@ from torch import nn
 from autoseg.errors import InputError, UnreadableFileError
 from autoseg.files import write_atomically
 
-__all__ = ["drop_aliases", "load_tensors", "load_weights", "save_tensors"]
+__all__ = ["drop_aliases", "load_tensors", "load_weights", "save_tensors", "tensor_bytes"]
 
 
 #: All of our metadata is one entry: safetensors writes several in random order, and equal files should be equal bytes.
 ENTRY = "autoseg"
 
 
+#: Our metadata's name of the checksum over everything else; safetensors itself does not notice a flipped bit.
+CHECKSUM = "sha256"
+
+
 def save_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, Any]) -> None:
     """Writes tensors and a few values of JSON's types to one file, atomically; equal content gives equal bytes."""
+    write_atomically(path, tensor_bytes(tensors, metadata))
+
+
+def tensor_bytes(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, Any]) -> bytes:
+    """The content of a file of tensors and a few values of JSON's types, with a checksum."""
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    write_atomically(path, to_bytes(plain, {ENTRY: json.dumps(metadata, sort_keys=True)}))
+    whole = {**metadata, CHECKSUM: _checksum(plain, metadata)}
+    return to_bytes(plain, {ENTRY: json.dumps(whole, sort_keys=True)})
 
 
 def load_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """Reads tensors and values back.
+    """Reads tensors and values back; a file that states no checksum, of another program for example, is taken as it is.
 
     Raises:
         UnreadableFileError: the file is missing or damaged.
@@ -39,11 +50,24 @@ def load_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
             metadata = json.loads((file.metadata() or {}).get(ENTRY, "{}"))
             if not isinstance(metadata, dict):
                 raise ValueError("its metadata is not an object")
-            return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        stated = metadata.pop(CHECKSUM, None)
+        if stated is not None and stated != _checksum(tensors, metadata):
+            raise ValueError("its content is not what was written (its checksum differs)")
+        return tensors, metadata
     except (OSError, SafetensorError, ValueError, RecursionError) as error:
         raise UnreadableFileError(
             f"cannot read the weights: {error}", file=path, remedy="Restore the file, or train that fold anew."
         ) from error
+
+
+def _checksum(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, Any]) -> str:
+    """SHA-256 over the values, and over names, types, shapes and bytes of the tensors."""
+    summed = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
+    for name, tensor in sorted(tensors.items()):
+        summed.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        summed.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return summed.hexdigest()
 
 
 def load_weights(network: nn.Module, tensors: Mapping[str, torch.Tensor], *, source: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
 import numpy as np
@@ -35,7 +35,7 @@ class Feed:
         self.device, self.logger, self.epoch, self._clock = device, logger, epoch, clock
         self.waited = 0.0
 
-    def through(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+    def through(self, batches: Iterator[Batch]) -> Generator[Batch]:
         """The same batches in the same order; for a GPU as tensors there, else as they are."""
         begin, waited = self._clock(), self.waited
         for count, batch in enumerate(self._ahead(batches) if self.device == "cuda" else self._timed(batches), start=1):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import Any, TypeVar
 
 import msgspec
@@ -76,7 +76,7 @@ class TrainingStep:
         """Seconds that this process has waited for batches."""
         return self._feed.waited
 
-    def fed(self, batches: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    def fed(self, batches: Iterator[dict[str, Any]]) -> Generator[dict[str, Any]]:
         """The batches, on the device one ahead where it is a GPU; tells once per epoch how busy the device was."""
         return self._feed.through(batches)
 
@@ -84,10 +84,10 @@ class TrainingStep:
         """What a checkpoint must hold beside weights and optimizer: the scale of the gradients; empty without one."""
         return dict(self.scaler.state_dict())
 
-    def load_state_dict(self, numbers: dict[str, float]) -> None:
+    def load_state_dict(self, numbers: Mapping[str, Any]) -> None:
         """Goes back to such a state; numbers of a training that was begun in another precision are of no use."""
         if self.scaler.is_enabled() and numbers:
-            self.scaler.load_state_dict(numbers)
+            self.scaler.load_state_dict(dict(numbers))
 
     def _cannot_be_told(self, job: TrainJob) -> InputError:
         case, names = min(job.annotated.items())
@@ -180,6 +180,11 @@ class TrainingStep:
             peak = torch.cuda.max_memory_allocated()
             text = f"a training step takes {peak / 2**30:.2f} GiB of GPU memory, planned were {planned / 2**30:.2f} GiB"
             self.logger.event("message", text=text, measured_bytes=peak, planned_bytes=planned, parts=parts)
+
+    def trial(self) -> None:
+        """Forward and backward pass of an empty batch, as in a training step; weights and random state stay as they are."""
+        self._trial_step(self.execution.parts)
+        self.optimizer.zero_grad(set_to_none=True)
 
     def _trial_step(self, parts: int) -> None:
         """Forward and backward pass of an empty batch of the planned shape, beside memory for the optimizer's state."""

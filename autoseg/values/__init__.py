@@ -13,7 +13,7 @@ from autoseg.values.prediction import PREDICTION_RECORD, CasePrediction, Predict
 from autoseg.values.preprocessing import PreprocessRecord
 from autoseg.values.processing import AugmentationSpec, NormalizationSpec, ResamplingSpec
 from autoseg.values.scores import CaseScore, LabelScore, MeanScore, Summary
-from autoseg.values.training import ExecutionPath, Fold, Split, TrainJob, fold_folder, select_fold
+from autoseg.values.training import ExecutionPath, Fold, Length, Split, TrainJob, fold_folder, select_fold
 
 __all__ = [
     "PREDICTION_RECORD",
@@ -37,6 +37,7 @@ __all__ = [
     "Label",
     "LabelScore",
     "Labels",
+    "Length",
     "MeanScore",
     "NetworkSpec",
     "NormalizationSpec",

@@ -301,12 +301,12 @@ class Plan(Value, frozen=True, kw_only=True, tag_field="schema", tag="autoseg.pl
         return "3d_fullres" if "3d_fullres" in alone else (alone or list(self.names))[-1]
 
     @property
-    def id(self) -> str:
-        """Hash of all that makes the experiment: arrays, networks and training, not its name, its maker or its reasons.
+    def essence(self) -> Plan:
+        """The plan with what makes the experiment alone: arrays, networks and training, not its name, maker or reasons.
 
-        Nor who inherits from whom: plans that mean the same have the same id.
+        Nor who inherits from whom: plans that mean the same have the same essence.
         """
-        essence = msgspec.structs.replace(
+        return msgspec.structs.replace(
             self,
             name="-",
             dataset="",
@@ -324,7 +324,11 @@ class Plan(Value, frozen=True, kw_only=True, tag_field="schema", tag="autoseg.pl
                 for each in self.configurations
             ),
         )
-        return digest(essence)[:16]
+
+    @property
+    def id(self) -> str:
+        """Hash of the essence."""
+        return digest(self.essence)[:16]
 
     @property
     def code_paths(self) -> tuple[str, ...]:

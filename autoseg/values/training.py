@@ -1,4 +1,4 @@
-"""What a training was asked to do: Fold, Split, TrainJob, and the ExecutionPath that it chose on its device."""
+"""What a training was asked to do: Fold, Split, TrainJob; how far it goes: Length; the ExecutionPath that it chose."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Literal
 from autoseg.errors import UnknownNameError
 from autoseg.values.json_form import Value, require
 
-__all__ = ["ExecutionPath", "Fold", "Split", "TrainJob"]
+__all__ = ["ExecutionPath", "Fold", "Length", "Split", "TrainJob"]
 
 
 class Fold(Value, frozen=True, kw_only=True):
@@ -39,6 +39,7 @@ class ExecutionPath(Value, frozen=True, kw_only=True, tag_field="schema", tag="a
         graphs: of the compiled network, replayed as CUDA graphs.
         threads: of torch on the CPU.
         parts: that a batch is computed in, one after the other, where memory is short; at most the batch size counts.
+        deterministic: only algorithms that give the same bits in every run; wished for, for the price of speed on a GPU.
         reason: what was measured.
     """
 
@@ -49,6 +50,7 @@ class ExecutionPath(Value, frozen=True, kw_only=True, tag_field="schema", tag="a
     graphs: bool = False
     threads: int = 1
     parts: int = 1
+    deterministic: bool = False
     reason: str = ""
 
     def __post_init__(self) -> None:
@@ -65,7 +67,7 @@ class TrainJob(Value, frozen=True, kw_only=True, omit_defaults=True, tag_field="
         plan_id: content hash of the plan.
         configuration: its name.
         fold: index, or "full" for one model on all cases.
-        iterations: in total.
+        iterations: in total, as planned; ``Length`` tells whether it became fewer or more.
         seed: of all random streams.
         cases: trained on and held out.
         case_keys: content key of every preprocessed case; a changed case makes another job.
@@ -84,6 +86,49 @@ class TrainJob(Value, frozen=True, kw_only=True, omit_defaults=True, tag_field="
 
     def __post_init__(self) -> None:
         require(self.iterations > 0, "iterations must be positive")
+
+
+class Length(Value, frozen=True, kw_only=True, tag_field="schema", tag="autoseg.length/1"):
+    """How far a training goes, and where its learning rate falls to zero. What has passed is never decided anew.
+
+    With the plan's schedule it gives the learning rate of every iteration; see ``autoseg.training.length``.
+
+    Attributes:
+        iterations: that the plan's schedule is spread over; None: open, the rate stays as it is after the warm-up.
+        hours: after which the training ends, with its cooldown and the scoring of held-out cases; None: no limit.
+        until_plateau: it ends when the estimate on held-out cases no longer rises.
+        held_from: iteration from which the rate stays as it is there, because the training was extended.
+        cooldown_from: iteration from which the rate falls to zero; None: by the plan's schedule alone, or not decided yet.
+        end: iterations in total; None: not decided yet.
+        decided: the cooldown was decided while training ran, and stays there whatever is killed and repeated.
+        reason: why the cooldown begins where it does.
+        extended_by: iterations that were added last.
+        trained: iterations of the model that stands in the folder; 0 for none.
+    """
+
+    iterations: int | None = None
+    hours: float | None = None
+    until_plateau: bool = False
+    held_from: int | None = None
+    cooldown_from: int | None = None
+    end: int | None = None
+    decided: bool = False
+    reason: str = ""
+    extended_by: int = 0
+    trained: int = 0
+
+    def __post_init__(self) -> None:
+        require(self.hours is None or self.hours > 0, "hours must be positive", field="hours", found=self.hours)
+        require(
+            self.end is not None or (self.iterations is None and self.cooldown_from is None),
+            "a training of known length must have an end",
+            field="end",
+        )
+        if self.end is not None and self.cooldown_from is not None:
+            expected = f"more than {self.cooldown_from}, where the cooldown begins"
+            require(
+                self.end > self.cooldown_from, "end is out of range", field="end", found=self.end, expected=expected
+            )
 
 
 def fold_folder(fold: str) -> str:

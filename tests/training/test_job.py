@@ -6,11 +6,16 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from filelock import FileLock
 
 from autoseg.errors import DocumentError, InputError
-from autoseg.files import write_document
-from autoseg.training.job import job_to_do
-from autoseg.values import Fold, TrainJob
+from autoseg.files import read_document, write_document
+from autoseg.training.job import Wish, ask_to_end, has_ended, job_to_do, length_to_do, stored_length
+from autoseg.training.length import fixed_length
+from autoseg.values import Fold, Length, TrainJob
+from autoseg.workspace import FoldFolder
+from tests.small_plans import small_configuration, small_plan
+from tests.training.test_state import make_state
 
 JOB = TrainJob(
     plan_id="0123456789abcdef",
@@ -74,3 +79,151 @@ def test_a_damaged_document_is_named(path: Path) -> None:
     path.write_text('{"schema": "autoseg.train-job/1"')
     with pytest.raises(DocumentError, match=r"job\.json"):
         job_to_do(path, JOB, exact_length=True)
+
+
+PLAN = small_plan(small_configuration("2d"), small_configuration("other"))
+WITH_PLAN = msgspec.structs.replace(JOB, plan_id=PLAN.id)
+
+
+def test_a_plan_that_changed_is_shown_field_by_field(path: Path) -> None:
+    """Of what makes the experiment: its name and its reasons do not."""
+    write_document(path, WITH_PLAN)
+    write_document(path.parent / "plan.json", PLAN)
+    first, second = PLAN.configurations
+    first = msgspec.structs.replace(first, batch_size=4, reasons={"batch_size": "by hand"})
+    training = msgspec.structs.replace(second.training, learning_rate=0.5)
+    second = msgspec.structs.replace(second, training=training)
+    changed = msgspec.structs.replace(PLAN, name="new", configurations=(first, second))
+    with pytest.raises(InputError) as caught:
+        job_to_do(path, msgspec.structs.replace(JOB, plan_id=changed.id), exact_length=False, plan=changed)
+    assert caught.value.found == (
+        "the plan changed since (configurations.2d.batch_size: 2 then, 4 now; "
+        "configurations.other.training.learning_rate: 0.01 then, 0.5 now)"
+    )
+
+
+def test_of_very_many_changes_some_are_shown(path: Path) -> None:
+    write_document(path, WITH_PLAN)
+    write_document(path.parent / "plan.json", PLAN)
+    changed = small_plan(small_configuration("2d"), seed=8)
+    with pytest.raises(
+        InputError, match=r"seed: 7 then, 8 now|configurations\.other.*then, nothing now; and \d+ more\)"
+    ):
+        job_to_do(path, msgspec.structs.replace(JOB, plan_id=changed.id), exact_length=False, plan=changed)
+
+
+@pytest.fixture
+def folder(path: Path) -> FoldFolder:
+    return FoldFolder(path.parent)
+
+
+def length(folder: FoldFolder, *, has_estimates: bool = True, **wish: object) -> Length:
+    return length_to_do(folder, JOB, Wish(**wish), has_estimates=has_estimates)
+
+
+def stand(folder: FoldFolder, there: Length, *, scored: bool = True) -> None:
+    """A training of that length; where it has ended, with a model, its scores and the state before its cooldown."""
+    write_document(folder.job, JOB)
+    write_document(folder.length, there)
+    if there.trained:
+        folder.model.touch()
+        state = make_state(job=JOB)
+        state.save(folder.kept_checkpoint)
+        if scored:
+            write_document(folder.summary, {})
+
+
+ENDED = Length(iterations=100, end=100, trained=100)
+
+
+def test_a_new_training_is_as_long_as_it_is_wished(folder: FoldFolder) -> None:
+    assert length(folder) == length(folder, iterations=100) == fixed_length(100)
+    assert length(folder, hours=2.0) == Length(hours=2.0)
+    assert length(folder, until_plateau=True) == Length(until_plateau=True)
+    with pytest.raises(InputError, match="no training here that has ended"):
+        length(folder, extend=10)
+
+
+@pytest.mark.parametrize("there", [fixed_length(100), Length(hours=2.0), Length(until_plateau=True), ENDED])
+def test_without_a_wish_the_training_that_stands_there_goes_on(folder: FoldFolder, there: Length) -> None:
+    stand(folder, there)
+    assert length(folder) == there
+
+
+def test_a_training_of_known_length_can_be_limited_in_hours_later_and_the_limit_changed(folder: FoldFolder) -> None:
+    stand(folder, fixed_length(100))
+    assert length(folder, hours=2.0) == msgspec.structs.replace(fixed_length(100), hours=2.0)
+    stand(folder, Length(hours=2.0))
+    assert length(folder, hours=3.0) == Length(hours=3.0)
+
+
+def test_an_open_training_has_no_number_of_iterations(folder: FoldFolder) -> None:
+    stand(folder, Length(hours=2.0))
+    with pytest.raises(InputError, match=r"open length.*100 iterations.*--finish"):
+        length(folder, iterations=100)
+
+
+def test_without_held_out_cases_there_is_no_plateau(folder: FoldFolder) -> None:
+    with pytest.raises(InputError, match=r"nothing to see a plateau by.*--epochs or --hours"):
+        length(folder, until_plateau=True, has_estimates=False)
+
+
+def test_a_training_that_has_ended_is_told_so(folder: FoldFolder) -> None:
+    stand(folder, ENDED)
+    with pytest.raises(InputError, match=r"has ended; found 100 iterations.*--extend"):
+        length(folder, hours=2.0)
+
+
+def test_an_extension_that_is_repeated_goes_on_until_it_is_scored(folder: FoldFolder) -> None:
+    stand(folder, ENDED)
+    longer = length(folder, extend=50)
+    assert (longer.end, longer.extended_by) == (150, 50)
+    write_document(folder.length, longer)
+    assert length(folder, extend=50) == length(folder) == longer
+    with pytest.raises(InputError, match=r"not ended yet.*found an extension by 50 iterations"):
+        length(folder, extend=70)
+    done = msgspec.structs.replace(longer, trained=150)
+    write_document(folder.length, done)
+    folder.summary.unlink()
+    assert length(folder, extend=50) == done
+    write_document(folder.summary, {})
+    assert length(folder, extend=50).end == 200
+
+
+def test_a_training_that_has_not_ended_is_not_extended(folder: FoldFolder) -> None:
+    stand(folder, fixed_length(100))
+    with pytest.raises(InputError, match="has not ended yet"):
+        length(folder, extend=50)
+
+
+def test_without_the_state_before_the_cooldown_there_is_no_extension_and_all_stays(folder: FoldFolder) -> None:
+    stand(folder, ENDED)
+    folder.kept_checkpoint.write_bytes(b"nothing")
+    with pytest.raises(InputError, match=r"before_cooldown\.safetensors"):
+        length(folder, extend=50)
+    folder.kept_checkpoint.unlink()
+    with pytest.raises(InputError, match="is not there, so the training cannot be extended"):
+        length(folder, extend=50)
+    assert read_document(Length, folder.length) == ENDED
+
+
+def test_asking_to_end_reaches_a_running_training_only_by_its_file(folder: FoldFolder) -> None:
+    with pytest.raises(InputError, match="no training has begun here"):
+        ask_to_end(folder)
+    stand(folder, fixed_length(100))
+    assert not ask_to_end(folder)
+    assert folder.stop_file.is_file()
+    with FileLock(folder.lock):
+        assert ask_to_end(folder)
+    folder.stop_file.unlink()
+    stand(folder, ENDED)
+    assert not ask_to_end(folder)
+    assert not folder.stop_file.exists()
+
+
+def test_a_training_without_a_document_of_its_length_has_that_of_its_job(folder: FoldFolder) -> None:
+    assert stored_length(folder, JOB) is None
+    write_document(folder.job, JOB)
+    assert stored_length(folder, JOB) == fixed_length(100)
+    folder.model.touch()
+    assert has_ended(folder, stored_length(folder, JOB))

@@ -40,6 +40,7 @@ from autoseg.values import (
     Label,
     Labels,
     LabelScore,
+    Length,
     MeanScore,
     NetworkSpec,
     NormalizationSpec,
@@ -188,6 +189,7 @@ EXAMPLES: dict[type, Any] = {
             },
         ),
         ExecutionPath(device="cpu", precision="bf16", channels_last=True, threads=2, reason="measured"),
+        Length(hours=2.5, cooldown_from=100, end=125, decided=True, reason="2.5 h run out"),
         TrainJob(
             plan_id="0" * 16,
             configuration="2d",

@@ -1,0 +1,46 @@
+"""A loss or weights that are not numbers: which cases were in the batch, how to look at it, and what is still healthy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from autoseg.errors import AutosegError
+from autoseg.files import write_document
+from autoseg.training.batches import PatchLoader
+from autoseg.training.state import TrainState
+from autoseg.workspace import FoldFolder
+
+__all__ = ["not_a_number"]
+
+
+def not_a_number(
+    state: TrainState, loader: PatchLoader, batch: dict[str, Any] | None, folder: FoldFolder
+) -> AutosegError:
+    """The error to stop a training with; writes what made the batch to ``bad_batch.json``.
+
+    If the weights are not numbers, it is the batch before that spoilt them: its loss was a number, its gradient was not.
+
+    Args:
+        state: of the training; its iteration is the one that was to be done.
+        loader: of the batches.
+        batch: whose loss is not a number; None if it is the weights that were found not to be numbers.
+        folder: of the training.
+    """
+    what, iteration = "the loss is not a number", state.iteration
+    if iteration and not state.is_healthy():
+        what, iteration = (
+            "the weights are no longer numbers after the step: its gradient was not a number",
+            iteration - 1,
+        )
+        batch = None
+    cases = sorted(set((loader.batch(iteration) if batch is None else batch)["keys"]))
+    draw = getattr(loader, "draw", None)
+    record = draw(iteration) if draw else {"iteration": iteration, "seed": state.job.seed, "cases": cases}
+    write_document(folder.bad_batch, record)
+    kept = next((path for path in (folder.checkpoint, folder.previous_checkpoint) if path.is_file()), None)
+    healthy = f"The last healthy checkpoint is {kept}" if kept else "No checkpoint was saved before"
+    return AutosegError(
+        f"{what} at iteration {iteration}; the batch held {', '.join(cases)}. {healthy}; {folder.bad_batch} tells how the "
+        "batch was drawn. Look at these cases (autoseg check), or plan with a smaller learning_rate: "
+        "repeating the command would come to the same batch"
+    )

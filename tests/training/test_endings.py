@@ -1,0 +1,320 @@
+"""Trainings that end early, late, by the clock or badly: the model is the same however often they were killed on the way."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from autoseg.errors import AutosegError, DiskFullError, InterruptedRunError
+from autoseg.files import read_document, write_document
+from autoseg.io.case_store import CaseStore
+from autoseg.logs import SilentLogger
+from autoseg.networks.weights import load_tensors
+from autoseg.training.determinism import deterministic_algorithms, seed_iteration
+from autoseg.training.job import has_ended
+from autoseg.training.length import extended, fixed_length
+from autoseg.training.loop import FoldTrainer, train_fold
+from autoseg.training.optimization import warmup_polynomial
+from autoseg.values import ExecutionPath, Length, Plan
+from autoseg.workspace import FoldFolder
+from tests.training.test_loop import (
+    TRAINING,
+    Listening,
+    assert_same_weights,
+    fold_folder,
+    make_job,
+    make_plan,
+    make_store,
+    train,
+)
+
+#: Epochs of three iterations, so that a checkpoint is never far; no estimates, which take time.
+PLAN = make_plan(patch=(8, 8), training=msgspec.structs.replace(TRAINING, validation_iterations=0))
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> CaseStore:
+    return make_store(tmp_path)
+
+
+class Killed(BaseException):
+    """Ends a training like a kill: nothing is saved."""
+
+
+def killed_at(counts: set[int]) -> Callable[[], bool]:
+    """A stop that kills when it is asked for such a time, counted from 0 over all trainings."""
+    asked = iter(range(10**6))
+
+    def stop() -> bool:
+        if next(asked) in counts:
+            raise Killed
+        return False
+
+    return stop
+
+
+def train_through_kills(plan: Plan, store: CaseStore, folder: FoldFolder, counts: set[int], iterations: int) -> Path:
+    stop = killed_at(counts)
+    while True:
+        try:
+            return train(plan, store, folder, stop, iterations=iterations)
+        except Killed:
+            continue
+
+
+def when(iteration: int, action: Callable[[], object]) -> Callable[[], bool]:
+    """A stop that does something when it is asked before that iteration, and never stops."""
+    asked = iter(range(10**6))
+
+    def stop() -> bool:
+        if next(asked) == iteration:
+            action()
+        return False
+
+    return stop
+
+
+def test_a_stop_file_leads_through_a_cooldown_to_a_model(tmp_path: Path, store: CaseStore) -> None:
+    folder, logger = fold_folder(tmp_path, "fold"), Listening()
+    stop = when(4, folder.stop_file.touch)
+    model = train_fold(make_job(PLAN, 200), PLAN, store, folder, logger, device="cpu", stop=stop)
+    length = read_document(Length, folder.length)
+    assert (length.cooldown_from, length.end, length.trained) == (5, 30, 30)
+    assert has_ended(folder, length)
+    assert not folder.stop_file.exists()
+    rates = {entry["iteration"] - 1: entry["learning_rate"] for entry in logger.all("iterations")}
+    assert rates[2] == warmup_polynomial(TRAINING, 2, 200)
+    assert rates[29] < 0.03 * warmup_polynomial(TRAINING, 5, 200)
+    assert any(
+        "somebody asked for it; the training ends after 30" in str(each["text"]) for each in logger.all("message")
+    )
+    assert all(torch.isfinite(tensor).all() for tensor in load_tensors(model)[0].values())
+
+
+def test_kills_before_and_after_the_cooldown_was_decided_change_nothing(tmp_path: Path, store: CaseStore) -> None:
+    """The decision is in the folder before it takes effect, so it is not made again later."""
+    calm = fold_folder(tmp_path, "calm")
+    length = msgspec.structs.replace(fixed_length(200), cooldown_from=5, end=30, decided=True)
+    write_document(calm.length, length)
+    expected = train(PLAN, store, calm, iterations=200)
+    folder = fold_folder(tmp_path, "killed")
+    asked, kill = when(4, folder.stop_file.touch), killed_at({5})
+    with pytest.raises(Killed):  # decided before iteration 5, killed in it: the last checkpoint is that of iteration 3
+        train(PLAN, store, folder, lambda: asked() or kill(), iterations=200)
+    assert read_document(Length, folder.length) == msgspec.structs.replace(length, reason="somebody asked for it")
+    again = train_through_kills(PLAN, store, folder, {1, 5, 6, 7, 20}, 200)
+    assert_same_weights(again, expected)
+
+
+def test_a_training_is_extended_from_before_its_end_and_kills_change_nothing(tmp_path: Path, store: CaseStore) -> None:
+    calm, folder = fold_folder(tmp_path, "calm"), fold_folder(tmp_path, "killed")
+    models = []
+    for each, kills in ((calm, set()), (folder, {3, 9, 10, 21})):
+        train(PLAN, store, each, iterations=20)
+        first = each.model.read_bytes()
+        length = extended(read_document(Length, each.length), 10)
+        write_document(each.length, length)
+        assert not has_ended(each, length)
+        with pytest.raises(Killed):
+            train(PLAN, store, each, killed_at({5}), iterations=20)
+        assert each.model.read_bytes() == first  # it stays until the longer one is complete
+        models.append(train_through_kills(PLAN, store, each, kills, 20))
+        assert each.model.read_bytes() != first
+        assert has_ended(each, read_document(Length, each.length))
+    assert_same_weights(*models)
+
+
+def test_an_extension_has_no_jump_of_the_learning_rate(tmp_path: Path, store: CaseStore) -> None:
+    folder, logger = fold_folder(tmp_path, "fold"), Listening()
+    train(PLAN, store, folder, iterations=20)
+    write_document(folder.length, extended(read_document(Length, folder.length), 30))
+    train_fold(make_job(PLAN, 20), PLAN, store, folder, logger, device="cpu")
+    assert [entry["iteration"] for entry in logger.all("resumed")] == [16]
+    rates = {entry["iteration"] - 1: entry["learning_rate"] for entry in logger.all("iterations")}
+    kept = warmup_polynomial(TRAINING, 16, 20)
+    assert {rates[at] for at in (17, 20, 23)} == {kept}
+    assert kept < warmup_polynomial(TRAINING, 15, 20)
+    assert rates[49] < 0.1 * kept
+
+
+def test_scores_of_the_model_before_an_extension_do_not_outlive_it(tmp_path: Path, store: CaseStore) -> None:
+    folder = fold_folder(tmp_path, "fold")
+    train(PLAN, store, folder, iterations=5)
+    write_document(folder.summary, {"of": "the first model"})
+    write_document(folder.length, extended(read_document(Length, folder.length), 3))
+    with pytest.raises(Killed):
+        train(PLAN, store, folder, killed_at({2}), iterations=5)
+    assert folder.summary.is_file()
+    train(PLAN, store, folder, iterations=5)
+    assert not folder.validation.exists()
+
+
+def test_hours_end_a_training_in_time(tmp_path: Path, store: CaseStore) -> None:
+    """Two seconds an iteration, and 10 batches to score at half of that each: 2 (n + 25) + 10 = 180, so n = 60."""
+    folder = fold_folder(tmp_path, "fold")
+    write_document(folder.length, Length(hours=0.05))
+    done = [0]
+    trainer = FoldTrainer(
+        *(make_job(PLAN), PLAN, store, folder, SilentLogger(), "cpu"),
+        scoring_batches=10,
+        clock=lambda: 2.0 * done[0],
+    )
+
+    def stop() -> bool:
+        done[0] = trainer.state.iteration + 1
+        return False
+
+    trainer.run(stop)
+    assert read_document(Length, folder.length) == Length(
+        hours=0.05, cooldown_from=60, end=85, decided=True, reason="0.05 h run out, cooldown and scoring included"
+    )
+
+
+def test_a_plateau_ends_a_training_and_is_found_again_after_a_kill(tmp_path: Path, store: CaseStore) -> None:
+    """With a learning rate so small that nothing is gained."""
+    training = msgspec.structs.replace(TRAINING, learning_rate=1e-12, iterations_per_epoch=1)
+    plan, models = make_plan(patch=(8, 8), training=training), []
+    for name, kills in (("calm", set()), ("killed", {4, 7, 11, 12})):
+        folder = fold_folder(tmp_path, name)
+        write_document(folder.length, Length(until_plateau=True))
+        models.append(train_through_kills(plan, store, folder, kills, 6))
+        assert read_document(Length, folder.length).cooldown_from == 9
+    assert_same_weights(*models)
+
+
+def test_time_is_counted_over_all_starts(tmp_path: Path, store: CaseStore) -> None:
+    folder, seconds = fold_folder(tmp_path, "fold"), iter(range(0, 10**8, 100))
+
+    def trainer() -> FoldTrainer:
+        return FoldTrainer(
+            *(make_job(PLAN, 9), PLAN, store, folder, SilentLogger(), "cpu"), clock=lambda: next(seconds)
+        )
+
+    first = trainer()
+    with pytest.raises(InterruptedRunError):
+        first.run(lambda: first.state.iteration == 4)
+    second = trainer()
+    second.resume()
+    assert second.state.seconds == first.state.seconds > 0
+    second.run(lambda: False)
+    assert second.state.seconds > first.state.seconds
+
+
+def test_a_bad_batch_is_written_down_and_can_be_made_again(tmp_path: Path, store: CaseStore) -> None:
+    folder = fold_folder(tmp_path, "fold")
+    trainer = FoldTrainer(make_job(PLAN), PLAN, store, folder, SilentLogger(), "cpu")
+    batch = trainer.loader(train=True).batch(0)
+    with pytest.raises(
+        AutosegError, match=r"not a number at iteration 0.*No checkpoint was saved before.*bad_batch\.json"
+    ):
+        trainer.train_step({**batch, "data": batch["data"] * np.nan})
+    assert folder.bad_batch.is_file()
+
+
+def test_a_gradient_that_is_no_number_is_found_before_anything_is_saved_and_its_own_batch_is_named(
+    tmp_path: Path, store: CaseStore
+) -> None:
+    folder = fold_folder(tmp_path, "fold")
+    trainer = FoldTrainer(make_job(PLAN, 50), PLAN, store, folder, SilentLogger(), "cpu")
+
+    def stop() -> bool:
+        if trainer.state.iteration == 6:
+            with torch.no_grad():  # as if the gradient of iteration 5 had been infinite
+                next(trainer.step.network.parameters()).fill_(torch.nan)
+        return False
+
+    cases = ", ".join(sorted(set(trainer.loader(train=True).batch(5)["keys"])))
+    with pytest.raises(AutosegError, match=rf"weights are no longer numbers.*at iteration 5; the batch held {cases}"):
+        trainer.run(stop)
+    with pytest.raises(AutosegError, match="no longer numbers"):
+        trainer.save()
+    healthy = FoldTrainer(make_job(PLAN, 50), PLAN, store, folder, SilentLogger(), "cpu")
+    healthy.resume()
+    assert healthy.state.iteration == 6
+    assert healthy.state.is_healthy()
+
+
+def test_a_full_disk_does_not_end_a_training(tmp_path: Path, store: CaseStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The writer is told that the disk is full, all through the training, but for the model at its end."""
+    whole = train(PLAN, store, fold_folder(tmp_path, "whole"), iterations=9)
+    folder, logger, replace = fold_folder(tmp_path, "full"), Listening(), os.replace
+
+    def full(source: Path, target: Path) -> None:
+        if "model" not in Path(target).name or not room:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", full)
+    for room in (False, True):
+        if room:
+            monkeypatch.setattr(os, "replace", replace)
+            assert train(PLAN, store, folder, iterations=9) == folder.model
+        else:
+            with pytest.raises(DiskFullError, match=r"model\.safetensors could not be written: No space.*GiB are free"):
+                train_fold(make_job(PLAN, 9), PLAN, store, folder, logger, device="cpu")
+            assert sum("tries again later" in str(each["text"]) for each in logger.all("message")) == 3
+    assert_same_weights(folder.model, whole)
+
+
+def test_an_end_that_cannot_be_written_down_does_not_take_effect(
+    tmp_path: Path, store: CaseStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, logger, replace = fold_folder(tmp_path, "fold"), Listening(), os.replace
+
+    def full(source: Path, target: Path) -> None:
+        if Path(target).name == "length.json":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", full)
+    asked = when(2, folder.stop_file.touch)
+    stop = when(8, lambda: monkeypatch.setattr(os, "replace", replace))
+    train_fold(*(make_job(PLAN, 100), PLAN, store, folder, logger), device="cpu", stop=lambda: asked() or stop())
+    assert read_document(Length, folder.length).cooldown_from == 9
+    assert sum("has to wait" in str(each["text"]) for each in logger.all("message")) == 1
+
+
+def test_dropout_is_a_function_of_seed_and_iteration() -> None:
+    drop, ones = nn.Dropout(0.5), torch.ones(1000)
+
+    def drawn(seed: int, iteration: int) -> torch.Tensor:
+        seed_iteration(seed, iteration)
+        return drop(ones)
+
+    assert torch.equal(drawn(1, 5), drawn(1, 5))
+    assert not torch.equal(drawn(1, 5), drawn(1, 6))
+    assert not torch.equal(drawn(1, 5), drawn(2, 5))
+
+
+def test_training_leaves_the_users_random_state_as_it_was(tmp_path: Path, store: CaseStore) -> None:
+    torch.manual_seed(3)
+    expected = torch.rand(3)
+    torch.manual_seed(3)
+    train(PLAN, store, fold_folder(tmp_path, "fold"), iterations=1)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_deterministic_is_kept_for_resuming_and_changes_nothing_on_a_cpu(tmp_path: Path, store: CaseStore) -> None:
+    plain, folder = fold_folder(tmp_path, "plain"), fold_folder(tmp_path, "fold")
+    seen = []
+    stop = when(1, lambda: seen.append(torch.are_deterministic_algorithms_enabled()))
+    for deterministic in (True, False):
+        with pytest.raises(InterruptedRunError) if deterministic else deterministic_algorithms(False):
+            train_fold(
+                *(make_job(PLAN), PLAN, store, folder, SilentLogger()),
+                device="cpu",
+                stop=(lambda: stop() or len(seen) > 0) if deterministic else lambda: seen.append(True) or False,
+                deterministic=deterministic,
+            )
+    assert read_document(ExecutionPath, folder.execution).deterministic
+    assert all(seen)
+    assert not torch.are_deterministic_algorithms_enabled()
+    assert_same_weights(folder.model, train(PLAN, store, plain))
