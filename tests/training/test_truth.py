@@ -188,7 +188,7 @@ class Training:
         choice = Choice(configuration="tiny", folds=("0",), dice=None)
         predictor = load_predictor(self.model, choice, device="cpu")
         keys = {case: KEYS[case] for case in self.job.cases.val}
-        summary = validate_cases(predictor, self.plan, self.store, keys, self.folder, self.logger, lambda: False)
+        summary = validate_cases(predictor, self.plan, self.store, keys, {}, self.folder, self.logger, lambda: False)
         assert summary.foreground_mean.dice is not None
         return summary.foreground_mean.dice
 
