@@ -17,9 +17,11 @@ from autoseg.files import content_hash, read_document, sweep, write_document
 from autoseg.logs import Logger, SilentLogger, WithFields
 from autoseg.plan_check import (
     USED_IN_PREDICTION,
+    changed_parts,
     check_fully_annotated,
     check_no_foreign_code,
     check_single_stage,
+    foreign_parts,
     usable_plan,
 )
 from autoseg.plan_stage import Planned, explain, plan_dataset
@@ -28,6 +30,7 @@ from autoseg.values import (
     Case,
     Fingerprint,
     Labels,
+    Parts,
     Plan,
     Split,
     Summary,
@@ -144,6 +147,7 @@ def train(
     fold: str,
     *,
     plan_name: str | None = None,
+    parts: Parts | None = None,
     epochs: int | None = None,
     iterations: int | None = None,
     device: str = "auto",
@@ -158,6 +162,7 @@ def train(
         configuration: its name.
         fold: a number, "all" for every fold in turn, or "full" for one model on all cases.
         plan_name: the active plan by default.
+        parts: plugs instead of the plan's: a plan with them is derived, and trained beside it.
         epochs: length in the plan's epochs; None for the plan's length, or that of the training to go on with.
         iterations: length in iterations, instead of ``epochs``.
         device: cpu, cuda, mps or auto.
@@ -171,10 +176,15 @@ def train(
     """
     from autoseg.estimates import announce
     from autoseg.networks.execution import resolve_device
+    from autoseg.plan_parts import derived_model
+    from autoseg.training.trial import try_parts
 
     model = workspace.model(plan_name)
+    if parts is not None and parts.chosen:
+        model = derived_model(workspace, model, parts, logger)
     check_single_stage([model], configuration)
-    plan = model.plan()
+    plan = usable_plan(model, configurations=[configuration])
+    try_parts(plan.configuration(configuration), plan.labels, device=resolve_device(device))
     training = plan.configuration(configuration).training
     length = epochs * training.iterations_per_epoch if epochs else iterations
     split: Split = read_document(Split, workspace.split_path)
@@ -186,7 +196,7 @@ def train(
     if new:
         announce(workspace, plan, configuration, length or training.iterations, new, resolve_device(device), logger)
     keys = preprocess(
-        workspace, [configuration], plan_name=plan_name, cases=used, executor=executor, logger=logger, stop=stop
+        workspace, [configuration], plan_name=model.path.name, cases=used, executor=executor, logger=logger, stop=stop
     )[configuration]
     results = []
     for each, cases in jobs:
@@ -198,6 +208,7 @@ def train(
             seed=plan.seed,
             cases=cases,
             case_keys={case: keys[case] for case in sorted((*cases.train, *cases.val))},
+            parts=foreign_parts(plan, configuration),
         )
         events = WithFields(logger, configuration=configuration, fold=each)
         results.append(
@@ -297,7 +308,7 @@ def predict(
         CasesFailedError: some cases failed; the others are written.
     """
     from autoseg.inference.cases import predict_files
-    from autoseg.inference.model import choose_model, load_predictor
+    from autoseg.inference.model import choose_model, load_predictor, parts_trained_with
     from autoseg.io.formats import split_ending
     from autoseg.io.layouts import read_inputs
     from autoseg.io.outputs import check_no_links_out
@@ -308,7 +319,10 @@ def predict(
     models = [model] if model else (workspace or Workspace()).models()
     check_single_stage(models, configuration)
     model, choice = choose_model(models, configuration, folds)
-    plan = usable_plan(model, configurations=[choice.configuration], kinds=USED_IN_PREDICTION)
+    records = parts_trained_with(model, choice)
+    plan = usable_plan(model, configurations=[choice.configuration], kinds=USED_IN_PREDICTION, records=records)
+    for text in changed_parts(records, kinds=USED_IN_PREDICTION):
+        logger.event("message", text=text)
     cases: tuple[Case, ...] = read_inputs(source, plan.channels)
     folder = source if source.is_dir() else source.parent
     _check_outside(target, folder, whole=source.is_dir())

@@ -19,7 +19,7 @@ from autoseg.errors import FindingsError, InputError, UnknownNameError
 from autoseg.executors import Executor
 from autoseg.logs import Logger, SilentLogger
 from autoseg.planning import Budget, Planner, Wishes
-from autoseg.values import AxisMap, Dataset, Finding, Fingerprint, IntensityProperties, Patients, Plan, Split
+from autoseg.values import AxisMap, Dataset, Finding, Fingerprint, IntensityProperties, Parts, Patients, Plan, Split
 from autoseg.values.json_form import require_file_name
 from autoseg.workspace import ModelFolder, Workspace
 
@@ -62,6 +62,7 @@ def plan_dataset(
     device: str | None = None,
     configurations: Sequence[str] = (),
     wishes: Wishes | None = None,
+    parts: Parts | None = None,
     seed: int = 12345,
     group_by: str | None = None,
     fix: bool | None = None,
@@ -83,6 +84,7 @@ def plan_dataset(
             this machine's.
         configurations: wanted ones; empty for all.
         wishes: what the user wants otherwise than the planner would choose.
+        parts: plugs that the user wants instead of the planner's, in every configuration.
         seed: of the experiment.
         group_by: which cases are of one patient: a table's path, or a pattern. None: as before, else by their names.
         fix: True does the safe fixes of what is wrong, into the workspace; False forgets earlier ones; None keeps them.
@@ -104,6 +106,8 @@ def plan_dataset(
     wishes = wishes or Wishes()
     for _, scheme in wishes.normalization:
         plugins.load("normalizer", scheme)
+    parts = parts or Parts()
+    plugins.require(parts.chosen)
     budgeted = functools.partial(_budget, planner, memory_gib, device, configurations, wishes, seed)
     # what was asked for may be wrong, which is to be told at once; else torch, which takes its time, is loaded meanwhile
     budget = budgeted() if device or memory_gib is not None else None
@@ -118,7 +122,7 @@ def plan_dataset(
     patients = joined(patients, equal_images(fingerprint.cases))
     split = _split(workspace, dataset, patients, checked.findings)
     budget = budget or budgeted()
-    plan_for = _replanner(planner, fingerprint, budget, name, before=_plan_before(workspace, name))
+    plan_for = _replanner(planner, fingerprint, budget, name, parts, before=_plan_before(workspace, name))
     plan = plan_for(budget.memory_bytes)
     model = workspace.save(dataset, fingerprint, split, plan, patients)
     remove_unused(workspace)
@@ -149,17 +153,18 @@ def _split(workspace: Workspace, dataset: Dataset, patients: Patients, findings:
 
 
 def _replanner(
-    planner: Planner, fingerprint: Fingerprint, budget: Budget, name: str, *, before: Plan | None
+    planner: Planner, fingerprint: Fingerprint, budget: Budget, name: str, parts: Parts, *, before: Plan | None
 ) -> Callable[[int], Plan]:
-    """The plan for any memory in bytes; ``before`` is the one that it follows."""
+    """The plan for any memory in bytes, with parts of the user's own; ``before`` is the one that it follows."""
     from autoseg.networks.execution import training_backend
     from autoseg.networks.memory import process_bytes
+    from autoseg.plan_parts import cost_with, with_parts
 
-    cost = functools.partial(process_bytes, backend=training_backend(budget.device))
+    cost = cost_with(parts, functools.partial(process_bytes, backend=training_backend(budget.device)))
 
     def plan_for(memory_bytes: int) -> Plan:
         plan = planner.plan(fingerprint, msgspec.structs.replace(budget, memory_bytes=memory_bytes), cost, name=name)
-        return with_training_grids(_with_kept_statistics(plan, before), fingerprint)
+        return with_training_grids(_with_kept_statistics(with_parts(plan, parts), before), fingerprint)
 
     return plan_for
 

@@ -11,11 +11,12 @@ import click
 from autoseg.cli import options
 from autoseg.cli.check import fix_option
 from autoseg.cli.confirmation import shown_and_confirmed
-from autoseg.cli.wishes import GibibytesOrAuto, read_names, read_wishes, wish_options
+from autoseg.cli.wishes import GibibytesOrAuto, part_options, read_names, read_wishes, wish_options
 
 if TYPE_CHECKING:
     from autoseg.estimates import Explanation
     from autoseg.pipeline import Planned
+    from autoseg.values import Parts
 
 __all__ = ["plan", "preprocess"]
 
@@ -52,6 +53,7 @@ __all__ = ["plan", "preprocess"]
     help="Plan only these: 2d, 3d_fullres, 3d_lowres, 3d_cascade_fullres; with commas, or repeated.",
 )
 @wish_options
+@part_options
 @click.option(
     "--seed",
     type=click.IntRange(0, 2**63 - 1),
@@ -87,6 +89,7 @@ def plan(
     batch_sizes: tuple[str, ...],
     spacing: str | None,
     normalizations: tuple[str, ...],
+    parts: Parts,
     seed: int,
     group_by: str | None,
     explain: bool,
@@ -122,6 +125,7 @@ def plan(
             device=device,
             configurations=read_names(configurations),
             wishes=wishes,
+            parts=parts,
             seed=seed,
             group_by=group_by,
             fix=fix,

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 import click
 
 from autoseg.cli import options
+from autoseg.cli.wishes import part_options
 
 if TYPE_CHECKING:
+    from autoseg.values import Parts
     from autoseg.workspace import ModelFolder, Workspace
 
 __all__ = ["evaluate", "predict", "train"]
@@ -23,6 +25,7 @@ __all__ = ["evaluate", "predict", "train"]
 @options.plan_name
 @click.option("--epochs", type=click.IntRange(min=1), help="Length of the training; the plan's by default.")
 @click.option("--iterations", type=click.IntRange(min=1), help="Length in iterations, instead of --epochs.")
+@part_options
 @options.device
 @options.workers
 @options.as_json
@@ -33,6 +36,7 @@ def train(
     plan_name: str | None,
     epochs: int | None,
     iterations: int | None,
+    parts: Parts,
     device: str,
     workers: int | None,
     as_json: bool,
@@ -60,6 +64,7 @@ def train(
             configuration,
             fold,
             plan_name=plan_name,
+            parts=parts,
             epochs=epochs,
             iterations=iterations,
             device=device,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch import nn
 from autoseg.errors import InputError, UnreadableFileError
 from autoseg.files import write_atomically
 
-__all__ = ["drop_aliases", "load_tensors", "load_weights", "save_tensors"]
+__all__ = ["drop_aliases", "load_metadata", "load_tensors", "load_weights", "save_tensors"]
 
 
 #: All of our metadata is one entry: safetensors writes several in random order, and equal files should be equal bytes.
@@ -34,12 +35,28 @@ def load_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     Raises:
         UnreadableFileError: the file is missing or damaged.
     """
+    with _opened(path) as (file, metadata):
+        return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118
+
+
+def load_metadata(path: Path) -> dict[str, Any]:
+    """Reads the values alone.
+
+    Raises:
+        UnreadableFileError: the file is missing or damaged.
+    """
+    with _opened(path) as (_, metadata):
+        return metadata
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[tuple[Any, dict[str, Any]]]:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = json.loads((file.metadata() or {}).get(ENTRY, "{}"))
             if not isinstance(metadata, dict):
                 raise ValueError("its metadata is not an object")
-            return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118
+            yield file, metadata
     except (OSError, SafetensorError, ValueError, RecursionError) as error:
         raise UnreadableFileError(
             f"cannot read the weights: {error}", file=path, remedy="Restore the file, or train that fold anew."

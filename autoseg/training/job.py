@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 
 from autoseg.errors import InputError
 from autoseg.files import read_document
-from autoseg.values import TrainJob
+from autoseg.values import PartRecord, TrainJob
 
 __all__ = ["job_to_do"]
 
@@ -33,6 +34,7 @@ def job_to_do(path: Path, wanted: TrainJob, *, exact_length: bool) -> TrainJob:
         found, expected = f"{there.iterations} iterations", str(wanted.iterations)
     else:
         named = {"case_keys": "the content of cases", "cases": "the folds", "plan_id": "the plan", "seed": "the seed"}
+        named["parts"] = f"the code of {_changed_parts(there.parts, wanted.parts)}"
         found, expected = ", ".join(named.get(name, name) for name in changed) + " changed since", "the same as then"
     raise InputError(
         "a training with other settings stands here",
@@ -41,3 +43,8 @@ def job_to_do(path: Path, wanted: TrainJob, *, exact_length: bool) -> TrainJob:
         expected=expected,
         remedy="Repeat it with its own settings to go on, or move its folder away to train anew.",
     )
+
+
+def _changed_parts(there: Sequence[PartRecord], wanted: Sequence[PartRecord]) -> str:
+    """Names of the parts whose code is another one."""
+    return ", ".join(sorted({part.name for part in {*there} ^ {*wanted}}))

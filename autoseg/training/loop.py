@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import torch
 
@@ -227,6 +228,9 @@ class FoldTrainer:
         if self.state.iteration < self.job.iterations:
             raise InputError("the training has not ended", file=self.folder.path)
         path = self.folder.model
-        save_tensors(path, self.state.model_weights(), {"plan": self.job.plan_id, "fold": self.job.fold})
+        metadata = {"plan": self.job.plan_id, "fold": self.job.fold}
+        if self.job.parts:  # what prediction elsewhere needs besides autoseg
+            metadata["parts"] = msgspec.to_builtins(self.job.parts)
+        save_tensors(path, self.state.model_weights(), metadata)
         self.logger.event("trained", iterations=self.state.iteration, file=str(path))
         return path

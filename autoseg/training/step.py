@@ -25,9 +25,9 @@ from autoseg.networks.execution import (
     training_memory,
     usable_here,
 )
+from autoseg.networks.optimizers import make_optimizer, state_copies
 from autoseg.training.accumulation import backward_in_parts, fewest_parts
 from autoseg.training.losses import Loss
-from autoseg.training.optimization import make_optimizer, state_copies
 from autoseg.values import Configuration, ExecutionPath, Plan, TrainJob
 from autoseg.workspace import FoldFolder
 

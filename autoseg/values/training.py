@@ -6,6 +6,7 @@ from typing import Literal
 
 from autoseg.errors import UnknownNameError
 from autoseg.values.json_form import Value, require
+from autoseg.values.parts import PartRecord
 
 __all__ = ["ExecutionPath", "Fold", "Split", "TrainJob"]
 
@@ -66,6 +67,7 @@ class TrainJob(Value, frozen=True, kw_only=True, tag_field="schema", tag="autose
         seed: of all random streams.
         cases: trained on and held out.
         case_keys: content key of every preprocessed case; a changed case makes another job.
+        parts: where the code of the plugs came from that are not autoseg's; changed code makes another job.
     """
 
     plan_id: str
@@ -75,6 +77,7 @@ class TrainJob(Value, frozen=True, kw_only=True, tag_field="schema", tag="autose
     seed: int
     cases: Fold
     case_keys: dict[str, str]
+    parts: tuple[PartRecord, ...] = ()
 
     def __post_init__(self) -> None:
         require(self.iterations > 0, "iterations must be positive")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -28,24 +28,24 @@ def autoseg(folder: Path, *arguments: object) -> str:
 
 
 @pytest.mark.parametrize(
-    ("example", "place"),
+    "options",
     [
-        pytest.param("own_recipe:recipe", ("augmentation", "recipe"), marks=pytest.mark.slow),
-        ("own_network:TwoConvolutions", ("network", "architecture")),
+        pytest.param(["--recipe", "own_recipe:recipe"], marks=pytest.mark.slow),
+        ["--network", "own_network:TwoConvolutions", "--loss", "own_loss:Focal"],
+        pytest.param(
+            ["--optimizer", "own_optimizer:nadam", "--schedule", "own_schedule:cosine"], marks=pytest.mark.slow
+        ),
     ],
+    ids=lambda options: options[0],
 )
-def test_own_part_trains_and_predicts(example, place, phantoms, tmp_path):
-    """A file of the user's own beside the data, named in plan.json, is used in training and prediction."""
-    (tmp_path / f"{example.partition(':')[0]}.py").write_text(
-        (PROJECT / "examples" / f"{example.partition(':')[0]}.py").read_text()
-    )
-    autoseg(tmp_path, "plan", phantoms, "--preset", TINY_PRESET, "--name", "own", "-c", "2d")
-    path = tmp_path / "autoseg-workspace" / "models" / "own" / "plan.json"
-    plan = json.loads(path.read_text())
-    plan["configurations"][0][place[0]][place[1]] = example
-    path.write_text(json.dumps(plan))
-    assert "mean of labels" in autoseg(tmp_path, "train", "2d", "0", "--iterations", "3", "--device", "cpu")
-    assert "2 label maps" in autoseg(tmp_path, "predict", "-i", phantoms / "imagesTs", "-o", "out")
+def test_own_part_trains_and_predicts(options, phantoms, tmp_path):
+    """A file of the user's own beside the data, named on the command line, is used in training and prediction."""
+    for path in (PROJECT / "examples").glob("own_*.py"):
+        shutil.copy(path, tmp_path)
+    autoseg(tmp_path, "plan", phantoms, "--preset", TINY_PRESET, "--name", "base", "-c", "2d")
+    train = ["train", "2d", "0", "--iterations", "3", "--device", "cpu", *options]
+    assert "mean of labels" in autoseg(tmp_path, *train)
+    assert "of the plan base+" in autoseg(tmp_path, "predict", "-i", phantoms / "imagesTs", "-o", "out")
 
 
 def test_whole_way_in_python(tmp_path):
