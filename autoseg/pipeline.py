@@ -41,6 +41,7 @@ from autoseg.values import (
 from autoseg.workspace import FoldFolder, ModelFolder, Workspace
 
 if TYPE_CHECKING:
+    from autoseg.finetuning.source import Source
     from autoseg.inference.model import Choice
     from autoseg.io.case_store import CaseStore
 
@@ -148,6 +149,7 @@ def train(
     *,
     plan_name: str | None = None,
     parts: Parts | None = None,
+    begin_from: Path | None = None,
     epochs: int | None = None,
     iterations: int | None = None,
     device: str = "auto",
@@ -163,6 +165,7 @@ def train(
         fold: a number, "all" for every fold in turn, or "full" for one model on all cases.
         plan_name: the active plan by default.
         parts: plugs instead of the plan's: a plan with them is derived, and trained beside it.
+        begin_from: a model of ours or of nnU-Net's, a new training begins with its weights; no code of it is run.
         epochs: length in the plan's epochs; None for the plan's length, or that of the training to go on with.
         iterations: length in iterations, instead of ``epochs``.
         device: cpu, cuda, mps or auto.
@@ -175,6 +178,7 @@ def train(
         InterruptedRunError: ``stop`` said so.
     """
     from autoseg.estimates import announce
+    from autoseg.finetuning.source import find_source
     from autoseg.networks.execution import resolve_device
     from autoseg.plan_parts import derived_model
     from autoseg.training.trial import try_parts
@@ -200,6 +204,7 @@ def train(
     )[configuration]
     results = []
     for each, cases in jobs:
+        source = find_source(begin_from, configuration, each) if begin_from else None
         wanted = TrainJob(
             plan_id=plan.id,
             configuration=configuration,
@@ -209,11 +214,13 @@ def train(
             cases=cases,
             case_keys={case: keys[case] for case in sorted((*cases.train, *cases.val))},
             parts=foreign_parts(plan, configuration),
+            begins_from=source.sha256 if source else "",
         )
         events = WithFields(logger, configuration=configuration, fold=each)
         results.append(
             _train_one(
-                workspace, model, plan, wanted, resolve_device(device), events, stop, exact_length=length is not None
+                *(workspace, model, plan, wanted, source, resolve_device(device), events, stop),
+                exact_length=length is not None,
             )
         )
     return results
@@ -224,6 +231,7 @@ def _train_one(
     model: ModelFolder,
     plan: Plan,
     wanted: TrainJob,
+    source: Source | None,
     device: str,
     logger: Logger,
     stop: Callable[[], bool],
@@ -232,6 +240,7 @@ def _train_one(
 ) -> Trained:
     from filelock import FileLock, Timeout
 
+    from autoseg.finetuning.begin import begin_fold
     from autoseg.inference.cases import validate_cases
     from autoseg.inference.model import Choice, load_predictor
     from autoseg.training.job import job_to_do
@@ -249,7 +258,8 @@ def _train_one(
             job = job_to_do(folder.job, wanted, exact_length=exact_length)
             write_document(folder.job, job)
             if not folder.model.is_file():
-                train_fold(job, plan, store, folder, logger, device=device, stop=stop)
+                initial = begin_fold(source, plan, job, folder, logger)
+                train_fold(job, plan, store, folder, logger, device=device, stop=stop, initial=initial)
             summary = None
             if job.cases.val:
                 choice = Choice(configuration=job.configuration, folds=(job.fold,), dice=None)

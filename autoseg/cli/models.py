@@ -26,6 +26,13 @@ __all__ = ["evaluate", "predict", "train"]
 @click.option("--epochs", type=click.IntRange(min=1), help="Length of the training; the plan's by default.")
 @click.option("--iterations", type=click.IntRange(min=1), help="Length in iterations, instead of --epochs.")
 @part_options
+@click.option(
+    "--from",
+    "begin_from",
+    metavar="MODEL",
+    type=click.Path(path_type=Path),
+    help="Begin with the weights of a trained model, autoseg's or nnU-Net's: a folder, or a weight file.",
+)
 @options.device
 @options.workers
 @options.as_json
@@ -37,6 +44,7 @@ def train(
     epochs: int | None,
     iterations: int | None,
     parts: Parts,
+    begin_from: Path | None,
     device: str,
     workers: int | None,
     as_json: bool,
@@ -65,6 +73,7 @@ def train(
             fold,
             plan_name=plan_name,
             parts=parts,
+            begin_from=begin_from,
             epochs=epochs,
             iterations=iterations,
             device=device,

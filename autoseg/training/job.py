@@ -17,7 +17,7 @@ __all__ = ["job_to_do"]
 def job_to_do(path: Path, wanted: TrainJob, *, exact_length: bool) -> TrainJob:
     """The job that stands in the folder if it is the wanted one, else, if none stands there, the wanted one.
 
-    Without ``exact_length``, a training of any length is gone on with.
+    Without ``exact_length``, a training of any length is gone on with; without ``begins_from``, one that began with any.
 
     Raises:
         InputError: another training stands there.
@@ -27,6 +27,8 @@ def job_to_do(path: Path, wanted: TrainJob, *, exact_length: bool) -> TrainJob:
     there = read_document(TrainJob, path)
     if not exact_length:
         wanted = msgspec.structs.replace(wanted, iterations=there.iterations)
+    if not wanted.begins_from:  # it goes on with what it began with
+        wanted = msgspec.structs.replace(wanted, begins_from=there.begins_from)
     changed = [name for name in there.__struct_fields__ if getattr(there, name) != getattr(wanted, name)]
     if not changed:
         return there
@@ -34,6 +36,7 @@ def job_to_do(path: Path, wanted: TrainJob, *, exact_length: bool) -> TrainJob:
         found, expected = f"{there.iterations} iterations", str(wanted.iterations)
     else:
         named = {"case_keys": "the content of cases", "cases": "the folds", "plan_id": "the plan", "seed": "the seed"}
+        named["begins_from"] = "the weights that it began with"
         named["parts"] = f"the code of {_changed_parts(there.parts, wanted.parts)}"
         found, expected = ", ".join(named.get(name, name) for name in changed) + " changed since", "the same as then"
     raise InputError(

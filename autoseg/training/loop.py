@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,7 @@ def train_fold(
     *,
     device: str,
     stop: Callable[[], bool] = lambda: False,
+    initial: Mapping[str, torch.Tensor] | None = None,
 ) -> Path:
     """Trains one fold, or goes on where an interrupted run of the same job stopped.
 
@@ -59,6 +60,7 @@ def train_fold(
         logger: for events.
         device: cpu, cuda or mps.
         stop: asked before every iteration; True saves and stops.
+        initial: weights that a new training begins with; None for fresh ones.
 
     Returns:
         The model file.
@@ -71,6 +73,8 @@ def train_fold(
         expected = training_memory(plan.configuration(job.configuration), "cpu")
         keep_freed_memory_if_roomy(expected, plan.budget_bytes, logger)
     trainer = FoldTrainer(job, plan, store, folder, logger, device)
+    if initial is not None and not folder.checkpoint.is_file():
+        trainer.begin_with(initial)
     trainer.resume()
     trainer.run(stop)
     return trainer.save_model()
@@ -103,6 +107,13 @@ class FoldTrainer:
         network, decay = self.step.network, self.spec.ema_decay
         average = None if decay is None else WeightAverage(network.state_dict(), decay)
         self.state = TrainState(job, network, self.step.optimizer, average)
+
+    def begin_with(self, weights: Mapping[str, torch.Tensor]) -> None:
+        """Begins with these weights and keeps them in the first checkpoint: where they came from is not needed again."""
+        load_weights(self.step.network, weights, source=self.folder.path)
+        if self.state.average is not None:
+            self.state.average = WeightAverage(self.step.network.state_dict(), self.state.average.decay)
+        self.state.save(self.folder.checkpoint)
 
     def resume(self) -> None:
         """Goes back to the checkpoint, if there is one."""

@@ -68,6 +68,7 @@ class TrainJob(Value, frozen=True, kw_only=True, tag_field="schema", tag="autose
         cases: trained on and held out.
         case_keys: content key of every preprocessed case; a changed case makes another job.
         parts: where the code of the plugs came from that are not autoseg's; changed code makes another job.
+        begins_from: SHA-256 of the weight file whose weights it begins with; empty for fresh weights.
     """
 
     plan_id: str
@@ -78,6 +79,7 @@ class TrainJob(Value, frozen=True, kw_only=True, tag_field="schema", tag="autose
     cases: Fold
     case_keys: dict[str, str]
     parts: tuple[PartRecord, ...] = ()
+    begins_from: str = ""
 
     def __post_init__(self) -> None:
         require(self.iterations > 0, "iterations must be positive")
