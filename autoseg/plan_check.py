@@ -22,6 +22,7 @@ __all__ = [
     "check_no_foreign_code",
     "check_plugs",
     "check_single_stage",
+    "check_trusted",
     "foreign_parts",
     "usable_plan",
 ]
@@ -127,11 +128,19 @@ def check_no_foreign_code(model: ModelFolder) -> None:
     Raises:
         InputError: its plan names a ``module:name``.
     """
-    names = model.plan().code_paths
+    check_trusted(model.plan().code_paths, model.path)
+
+
+def check_trusted(names: Sequence[str], file: Path) -> None:
+    """Sees to it that no code is named that comes with somebody's files.
+
+    Raises:
+        InputError: there is a ``module:name`` among the names.
+    """
     if names:
         raise InputError(
             "the model wants to run code that is not an installed plug",
-            file=model.path,
+            file=file,
             found=", ".join(names),
             remedy="If you know this code and trust it, repeat the command with --trust-code.",
         )

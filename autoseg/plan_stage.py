@@ -20,6 +20,7 @@ from autoseg.executors import Executor
 from autoseg.logs import Logger, SilentLogger
 from autoseg.planning import Budget, Planner, Wishes
 from autoseg.values import AxisMap, Dataset, Finding, Fingerprint, IntensityProperties, Parts, Patients, Plan, Split
+from autoseg.values.adoption import Template
 from autoseg.values.json_form import require_file_name
 from autoseg.workspace import ModelFolder, Workspace
 
@@ -63,6 +64,8 @@ def plan_dataset(
     configurations: Sequence[str] = (),
     wishes: Wishes | None = None,
     parts: Parts | None = None,
+    around: Path | None = None,
+    trust_code: bool = False,
     seed: int = 12345,
     group_by: str | None = None,
     fix: bool | None = None,
@@ -85,6 +88,8 @@ def plan_dataset(
         configurations: wanted ones; empty for all.
         wishes: what the user wants otherwise than the planner would choose.
         parts: plugs that the user wants instead of the planner's, in every configuration.
+        around: a trained model of ours or of nnU-Net's, around which the plan is made, so that its weights fit.
+        trust_code: let the plan name code of that model that is no installed plug.
         seed: of the experiment.
         group_by: which cases are of one patient: a table's path, or a pattern. None: as before, else by their names.
         fix: True does the safe fixes of what is wrong, into the workspace; False forgets earlier ones; None keeps them.
@@ -102,13 +107,14 @@ def plan_dataset(
     from autoseg.patients import current_patients, joined
     from autoseg.splitting import division_findings
 
-    planner, name = _planner(preset), _plan_name(name or preset.replace(":", "-"))
+    planner, name = _planner(preset), _plan_name(name or preset.replace(":", "-") + ("+from" if around else ""))
+    template = _template(around, trust_code=trust_code) if around else None
     wishes = wishes or Wishes()
     for _, scheme in wishes.normalization:
         plugins.load("normalizer", scheme)
     parts = parts or Parts()
     plugins.require(parts.chosen)
-    budgeted = functools.partial(_budget, planner, memory_gib, device, configurations, wishes, seed)
+    budgeted = functools.partial(_budget, planner, memory_gib, device, configurations, wishes, template, seed)
     # what was asked for may be wrong, which is to be told at once; else torch, which takes its time, is loaded meanwhile
     budget = budgeted() if device or memory_gib is not None else None
     dataset, known = read_dataset(folder, channel_names=channel_names, workspace=workspace, executor=executor)
@@ -122,7 +128,9 @@ def plan_dataset(
     patients = joined(patients, equal_images(fingerprint.cases))
     split = _split(workspace, dataset, patients, checked.findings)
     budget = budget or budgeted()
-    plan_for = _replanner(planner, fingerprint, budget, name, parts, before=_plan_before(workspace, name))
+    plan_for = _replanner(
+        planner, fingerprint, budget, name, parts, before=None if template else _plan_before(workspace, name)
+    )
     plan = plan_for(budget.memory_bytes)
     model = workspace.save(dataset, fingerprint, split, plan, patients)
     remove_unused(workspace)
@@ -164,9 +172,34 @@ def _replanner(
 
     def plan_for(memory_bytes: int) -> Plan:
         plan = planner.plan(fingerprint, msgspec.structs.replace(budget, memory_bytes=memory_bytes), cost, name=name)
+        _check_follows(plan, budget)
         return with_training_grids(_with_kept_statistics(with_parts(plan, parts), before), fingerprint)
 
     return plan_for
+
+
+def _template(model: Path, *, trust_code: bool) -> Template:
+    """What a plan is made around."""
+    from autoseg.finetuning.source import find_template
+    from autoseg.plan_check import check_trusted
+
+    template, code = find_template(model)
+    if not trust_code:
+        check_trusted(code, model)
+    return template
+
+
+def _check_follows(plan: Plan, budget: Budget) -> None:
+    """Sees to it that a plan around a model really is one: somebody's own planner may not know of such plans."""
+    if budget.template is None:
+        return
+    for each in plan.configurations:
+        of_model, network = budget.template.configuration(each.name), each.network
+        wanted = of_model and (of_model.network.features, of_model.network.strides, of_model.network.kernel_sizes)
+        if wanted != (network.features, network.strides, network.kernel_sizes):
+            raise InputError(
+                f"the planner {plan.planner!r} does not plan around a model", remedy="Take another --preset."
+            )
 
 
 def with_training_grids(plan: Plan, fingerprint: Fingerprint) -> Plan:
@@ -235,6 +268,7 @@ def _budget(
     device: str | None,
     configurations: Sequence[str],
     wishes: Wishes,
+    template: Template | None,
     seed: int,
 ) -> Budget:
     from autoseg.estimates import memory_to_plan_for
@@ -248,6 +282,7 @@ def _budget(
         configurations=tuple(configurations),
         seed=seed,
         wishes=wishes,
+        template=template,
     )
 
 

@@ -55,6 +55,14 @@ __all__ = ["plan", "preprocess"]
 @wish_options
 @part_options
 @click.option(
+    "--from",
+    "around",
+    metavar="MODEL",
+    type=click.Path(path_type=Path),
+    help="Plan around a trained model, autoseg's or nnU-Net's, so that training can begin with its weights.",
+)
+@click.option("--trust-code", is_flag=True, help="With --from: let the plan name code that is not an installed plug.")
+@click.option(
     "--seed",
     type=click.IntRange(0, 2**63 - 1),
     default=12345,
@@ -90,6 +98,8 @@ def plan(
     spacing: str | None,
     normalizations: tuple[str, ...],
     parts: Parts,
+    around: Path | None,
+    trust_code: bool,
     seed: int,
     group_by: str | None,
     explain: bool,
@@ -126,6 +136,8 @@ def plan(
             configurations=read_names(configurations),
             wishes=wishes,
             parts=parts,
+            around=around,
+            trust_code=trust_code,
             seed=seed,
             group_by=group_by,
             fix=fix,

@@ -19,6 +19,7 @@ from autoseg.networks.weights import load_tensors
 from autoseg.values import TrainJob
 from autoseg.values.adoption import Adoption
 from autoseg.workspace import Workspace
+from tests.command_line import failure, invoke
 from tests.conftest import TINY_PRESET
 
 
@@ -141,3 +142,32 @@ def test_a_damaged_weight_file_is_told(workspace: Workspace, tmp_path: Path) -> 
     (tmp_path / "bad.safetensors").write_bytes(b"nothing")
     with pytest.raises(InputError, match="cannot read the weights"):
         tune(workspace, begin_from=tmp_path / "bad.safetensors")
+
+
+def test_the_command_line_plans_and_trains_from_a_model(trained: Path, phantoms: Path, tmp_path: Path, capsys) -> None:
+    model, workspace = trained / "models" / "first", tmp_path / "W"
+    assert invoke(["plan", phantoms, "-w", workspace, "--from", model, "--device", "cpu", "-y"]) == 0
+    assert "made around the plan first" in capsys.readouterr().out
+    train = [
+        "train",
+        "2d",
+        "0",
+        "-w",
+        workspace,
+        "--from",
+        model,
+        "--iterations",
+        "1",
+        "--device",
+        "cpu",
+        "--workers",
+        "0",
+    ]
+    assert invoke(train) == 0
+    told = capsys.readouterr()
+    assert "100.0% of the network's numbers come from it" in told.err
+    assert "same name and shape" in told.err
+    assert (workspace / "models" / "default+from" / "2d" / "fold_0" / "adopted.json").is_file()
+    assert "there is no such file or folder" in failure(
+        capsys, *train[:5], "--from", tmp_path / "nowhere", "--iterations", "1"
+    )
