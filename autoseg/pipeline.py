@@ -178,17 +178,12 @@ def train(
         InterruptedRunError: ``stop`` said so.
     """
     from autoseg.estimates import announce
-    from autoseg.finetuning.source import find_source
+    from autoseg.finetuning.begin import find_sources
     from autoseg.networks.execution import resolve_device
-    from autoseg.plan_parts import derived_model
-    from autoseg.training.trial import try_parts
+    from autoseg.train_stage import model_to_train
 
-    model = workspace.model(plan_name)
-    if parts is not None and parts.chosen:
-        model = derived_model(workspace, model, parts, logger)
-    check_single_stage([model], configuration)
-    plan = usable_plan(model, configurations=[configuration])
-    try_parts(plan.configuration(configuration), plan.labels, device=resolve_device(device))
+    model = model_to_train(workspace, configuration, plan_name, parts, resolve_device(device), logger)
+    plan = model.plan()
     training = plan.configuration(configuration).training
     length = epochs * training.iterations_per_epoch if epochs else iterations
     split: Split = read_document(Split, workspace.split_path)
@@ -196,6 +191,7 @@ def train(
     jobs = [(each, select_fold(split, each)) for each in folds]
     used = sorted({case for _, cases in jobs for case in (*cases.train, *cases.val)})
     check_fully_annotated(workspace.dataset(), used)
+    sources = find_sources(begin_from, plan, configuration, folds) if begin_from else {}
     new = sum(not model.fold(configuration, each).job.is_file() for each, _ in jobs)
     if new:
         announce(workspace, plan, configuration, length or training.iterations, new, resolve_device(device), logger)
@@ -204,7 +200,7 @@ def train(
     )[configuration]
     results = []
     for each, cases in jobs:
-        source = find_source(begin_from, configuration, each) if begin_from else None
+        source = sources.get(each)
         wanted = TrainJob(
             plan_id=plan.id,
             configuration=configuration,

@@ -109,11 +109,8 @@ def plan_dataset(
 
     planner, name = _planner(preset), _plan_name(name or preset.replace(":", "-") + ("+from" if around else ""))
     template = _template(around, trust_code=trust_code) if around else None
-    wishes = wishes or Wishes()
-    for _, scheme in wishes.normalization:
-        plugins.load("normalizer", scheme)
-    parts = parts or Parts()
-    plugins.require(parts.chosen)
+    wishes, parts = wishes or Wishes(), parts or Parts()
+    _require_plugs(wishes, parts)
     budgeted = functools.partial(_budget, planner, memory_gib, device, configurations, wishes, template, seed)
     # what was asked for may be wrong, which is to be told at once; else torch, which takes its time, is loaded meanwhile
     budget = budgeted() if device or memory_gib is not None else None
@@ -128,9 +125,7 @@ def plan_dataset(
     patients = joined(patients, equal_images(fingerprint.cases))
     split = _split(workspace, dataset, patients, checked.findings)
     budget = budget or budgeted()
-    plan_for = _replanner(
-        planner, fingerprint, budget, name, parts, before=None if template else _plan_before(workspace, name)
-    )
+    plan_for = _replanner(planner, fingerprint, budget, name, parts, before=_plan_before(workspace, name))
     plan = plan_for(budget.memory_bytes)
     model = workspace.save(dataset, fingerprint, split, plan, patients)
     remove_unused(workspace)
@@ -145,6 +140,12 @@ def plan_dataset(
         findings=(*checked.findings, *division_findings(split, patients)),
         replan=plan_for,
     )
+
+
+def _require_plugs(wishes: Wishes, parts: Parts) -> None:
+    for _, scheme in wishes.normalization:
+        plugins.load("normalizer", scheme)
+    plugins.require(parts.chosen)
 
 
 def _split(workspace: Workspace, dataset: Dataset, patients: Patients, findings: Sequence[Finding]) -> Split:
@@ -173,7 +174,8 @@ def _replanner(
     def plan_for(memory_bytes: int) -> Plan:
         plan = planner.plan(fingerprint, msgspec.structs.replace(budget, memory_bytes=memory_bytes), cost, name=name)
         _check_follows(plan, budget)
-        return with_training_grids(_with_kept_statistics(with_parts(plan, parts), before), fingerprint)
+        followed = None if budget.template else before  # the model's statistics are those that its weights saw
+        return with_training_grids(_with_kept_statistics(with_parts(plan, parts), followed), fingerprint)
 
     return plan_for
 

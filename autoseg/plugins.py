@@ -23,6 +23,8 @@ _PATH = re.compile(r"\w+(\.\w+)*:\w+")
 
 __all__ = ["KINDS", "available", "identity", "load", "record", "require"]
 
+#: Our own packages.
+OWN = ("autoseg", "planners")
 KINDS = (
     "planner",
     "network",
@@ -112,25 +114,27 @@ def record(kind: str, name: str) -> PartRecord | None:
         UnknownNameError: no such plug.
         MissingPartError: the code behind the name cannot be imported.
     """
-    points = _entry_points(kind)
-    if name in points:
-        package = points[name].dist
-        if package is None or package.name == "autoseg":
-            return None
+    point = _entry_points(kind).get(name)
+    module = point.module if point else name.partition(":")[0]
+    if module.partition(".")[0] in OWN:
+        return None
+    package = point.dist if point else None
+    if package is not None and package.name:
         return PartRecord(kind=kind, name=name, package=package.name, version=package.version)
     source = _source(kind, name)
-    if source is None or name.partition(":")[0].partition(".")[0] == "autoseg":
+    if source is None:
         return None
     return PartRecord(kind=kind, name=name, file=source.name, sha256=hashlib.sha256(source.read_bytes()).hexdigest())
 
 
 def _source(kind: str, name: str) -> Path | None:
-    """The file that holds the code of a ``module:name``: where it is defined, or that is its module; None if built in."""
+    """The file that holds the code of a plug: where it is defined, or that is its module; None if there is none."""
     part = load(kind, name)
     try:
         source = inspect.getsourcefile(inspect.unwrap(part))
     except TypeError:  # an object with a state of its own, such as a partial function
-        source = getattr(sys.modules[name.partition(":")[0]], "__file__", None)
+        point = _entry_points(kind).get(name)
+        source = getattr(sys.modules[point.module if point else name.partition(":")[0]], "__file__", None)
     return Path(source) if source else None
 
 

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
+
 import torch
 
 from autoseg.errors import InputError
 from autoseg.files import write_document
-from autoseg.finetuning.source import Source, names_of
+from autoseg.finetuning.source import Source, find_source, names_of
 from autoseg.logs import Logger
 from autoseg.networks.adoption import adopt
 from autoseg.values import Plan, TrainJob
+from autoseg.values.adoption import Adoption
 from autoseg.workspace import FoldFolder
 
-__all__ = ["begin_fold"]
+__all__ = ["begin_fold", "find_sources"]
 
 
 def begin_fold(
@@ -42,15 +46,7 @@ def begin_fold(
             expected=f"--from with the weights of SHA-256 {job.begins_from[:12]}…",
             remedy="Name the model with --from, or move the folder away to train from fresh weights.",
         )
-    tensors, adoption = adopt(
-        plan.configuration(job.configuration).network,
-        names_of(plan),
-        source.tensors(),
-        source.names,
-        seed=job.seed,
-        title=f"{source.title} ({source.file})",
-        sha256=source.sha256,
-    )
+    tensors, adoption = _adopted(source, plan, job.configuration)
     write_document(folder.adopted, adoption)
     logger.event("message", text=adoption.text, source=str(source.file))
     if seen := _seen_cases(source, plan, job):
@@ -61,6 +57,30 @@ def begin_fold(
         )
         logger.event("message", text=text, cases=seen)
     return tensors
+
+
+def find_sources(model: Path, plan: Plan, configuration: str, folds: Sequence[str]) -> dict[str, Source]:
+    """Per fold the weights to begin with, after making sure that they fit, before anything long is done.
+
+    Raises:
+        InputError: there is no such model, or too few of its weights fit.
+    """
+    sources = {fold: find_source(model, configuration, fold) for fold in folds}
+    for source in {source.file: source for source in sources.values()}.values():
+        _adopted(source, plan, configuration)
+    return sources
+
+
+def _adopted(source: Source, plan: Plan, configuration: str) -> tuple[dict[str, torch.Tensor], Adoption]:
+    return adopt(
+        plan.configuration(configuration).network,
+        names_of(plan),
+        source.tensors(),
+        source.names,
+        seed=plan.seed,
+        title=f"{source.title} ({source.file})",
+        sha256=source.sha256,
+    )
 
 
 def _seen_cases(source: Source, plan: Plan, job: TrainJob) -> list[str]:

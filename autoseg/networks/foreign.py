@@ -6,7 +6,6 @@ beyond them the few names below, which nnU-Net's learning curves need. Everythin
 
 from __future__ import annotations
 
-import pickle
 from pathlib import Path
 from typing import Any
 
@@ -40,11 +39,11 @@ def load_checkpoint(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]
     try:
         with torch.serialization.safe_globals(ALLOWED):
             document = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except pickle.UnpicklingError as error:
-        what = f"the file holds more than tensors and plain values, and is not read ({str(error).splitlines()[0]})"
-        raise UnreadableFileError(what, file=path, remedy=remedy) from error
     except Exception as error:  # a damaged file ends in whatever the archive's reader raises
-        what = f"cannot read the weights: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+        kind, said = type(error).__name__, (str(error).splitlines() or [""])[0]
+        what = f"cannot read the weights: {kind}: {said}"
+        if kind == "UnpicklingError":
+            what = f"the file holds more than tensors and plain values, and is not read ({said})"
         raise UnreadableFileError(what, file=path, remedy=remedy) from error
     weights = document.get("network_weights") if isinstance(document, dict) else None
     if not isinstance(weights, dict) or not weights:
