@@ -14,7 +14,7 @@ from autoseg.files import read_document, write_document
 from autoseg.logs import SilentLogger
 from autoseg.networks.execution import training_memory
 from autoseg.networks.optimizers import state_copies
-from autoseg.plan_check import changed_parts
+from autoseg.plan_check import USED_IN_PREDICTION, changed_parts, check_plugs
 from autoseg.plan_parts import derived_model
 from autoseg.values import PartRecord, Parts, TrainJob
 from autoseg.workspace import ModelFolder, Workspace
@@ -195,8 +195,20 @@ def test_a_training_whose_code_changed_is_not_gone_on_with_as_if_it_had_not(phan
         pipeline.train(workspace, "2d", "0", **options)
 
 
-def test_a_part_of_a_package_is_recorded_and_named_when_it_is_missing() -> None:
-    record = PartRecord(kind="network", name="swin", package="swin-for-autoseg", version="1.2")
-    assert record.remedy == (
-        "The model was trained with that of the package swin-for-autoseg 1.2: pip install swin-for-autoseg==1.2"
-    )
+def test_a_part_of_a_package_is_recorded_and_named_when_it_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    information = tmp_path / "site" / "swin_for_autoseg-1.2.dist-info"
+    information.mkdir(parents=True)
+    (information / "METADATA").write_text("Metadata-Version: 2.1\nName: swin-for-autoseg\nVersion: 1.2\n")
+    (information / "entry_points.txt").write_text("[autoseg.network]\nswin = swin_for_autoseg:Swin\n")
+    (tmp_path / "site" / "swin_for_autoseg.py").write_text("Swin = object\n")
+    with monkeypatch.context() as patch:
+        patch.syspath_prepend(tmp_path / "site")
+        plugins._entry_points.cache_clear()
+        record = plugins.record("network", "swin")
+    plugins._entry_points.cache_clear()
+    assert record == PartRecord(kind="network", name="swin", package="swin-for-autoseg", version="1.2")
+    plan = Parts(network="swin").in_plan(small_plan())
+    with pytest.raises(UnknownNameError, match=r"network 'swin'.*architecture.*pip install swin-for-autoseg==1\.2"):
+        check_plugs(plan, tmp_path / "plan.json", kinds=USED_IN_PREDICTION, records=[record])
