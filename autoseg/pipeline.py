@@ -17,8 +17,10 @@ from autoseg.files import content_hash, read_document, sweep, write_document
 from autoseg.logs import Logger, SilentLogger, WithFields
 from autoseg.plan_check import (
     USED_IN_PREDICTION,
+    changed_parts,
     check_no_foreign_code,
     check_single_stage,
+    foreign_parts,
     usable_plan,
 )
 from autoseg.plan_stage import Planned, explain, plan_dataset
@@ -28,6 +30,7 @@ from autoseg.values import (
     Fingerprint,
     Fold,
     Labels,
+    Parts,
     Plan,
     Split,
     Summary,
@@ -38,6 +41,7 @@ from autoseg.values import (
 from autoseg.workspace import FoldFolder, ModelFolder, Workspace
 
 if TYPE_CHECKING:
+    from autoseg.finetuning.source import Source
     from autoseg.inference.model import Choice
     from autoseg.io.case_store import CaseStore
     from autoseg.training.job import Wish
@@ -157,6 +161,8 @@ def train(
     fold: str,
     *,
     plan_name: str | None = None,
+    parts: Parts | None = None,
+    begin_from: Path | None = None,
     epochs: int | None = None,
     iterations: int | None = None,
     hours: float | None = None,
@@ -178,6 +184,8 @@ def train(
         configuration: its name.
         fold: a number, "all" for every fold in turn, or "full" for one model on all cases.
         plan_name: the active plan by default.
+        parts: plugs instead of the plan's: a plan with them is derived, and trained beside it.
+        begin_from: a model of ours or of nnU-Net's, a new training begins with its weights; no code of it is run.
         epochs: length in the plan's epochs.
         iterations: length in iterations, instead of ``epochs``.
         hours: time of each fold, with the scoring, without the preprocessing, instead of ``epochs``.
@@ -195,14 +203,15 @@ def train(
         InterruptedRunError: ``stop`` said so.
     """
     from autoseg.estimates import announce
+    from autoseg.finetuning.begin import find_sources
     from autoseg.networks.execution import resolve_device
+    from autoseg.train_stage import model_to_train
     from autoseg.training.determinism import prepare_deterministic
     from autoseg.training.job import Wish, left_to_finish
 
     if deterministic:
         prepare_deterministic()
-    model = workspace.model(plan_name)
-    check_single_stage([model], configuration)
+    model = model_to_train(workspace, configuration, plan_name, parts, resolve_device(device), logger)
     plan = model.plan()
     training = plan.configuration(configuration).training
     length = epochs * training.iterations_per_epoch if epochs else iterations
@@ -215,19 +224,21 @@ def train(
     jobs = [(each, select_fold(split, each)) for each in folds]
     used = sorted({case for _, cases in jobs for case in (*cases.train, *cases.val)})
     annotated = {case.id: case.annotated or () for case in workspace.dataset().partly_annotated}
+    sources = find_sources(begin_from, plan, configuration, folds) if begin_from else {}
     new = sum(not model.fold(configuration, each).job.is_file() for each, _ in jobs)
     wish = Wish(iterations=length, hours=hours, until_plateau=until_plateau, extend=extend)
     if new:
         known = None if hours or until_plateau else length or training.iterations
         announce(workspace, plan, configuration, known, new, resolve_device(device), logger, hours=hours)
     keys = preprocess(
-        workspace, [configuration], plan_name=plan_name, cases=used, executor=executor, logger=logger, stop=stop
+        workspace, [configuration], plan_name=model.path.name, cases=used, executor=executor, logger=logger, stop=stop
     )[configuration]
     results = []
     for each, cases in jobs:
-        wanted = _job(plan, configuration, each, cases, keys, length or training.iterations, annotated)
+        source = sources.get(each)
+        wanted = _job(plan, configuration, each, cases, keys, length or training.iterations, annotated, source)
         events = WithFields(logger, configuration=configuration, fold=each)
-        how = (wish, resolve_device(device), events, stop)
+        how = (wish, source, resolve_device(device), events, stop)
         results.append(_train_one(workspace, model, plan, wanted, *how, deterministic=deterministic))
     return results
 
@@ -240,6 +251,7 @@ def _job(
     keys: Mapping[str, str],
     iterations: int,
     annotated: Mapping[str, tuple[str, ...]],
+    source: Source | None,
 ) -> TrainJob:
     used = sorted((*cases.train, *cases.val))
     return TrainJob(
@@ -251,6 +263,8 @@ def _job(
         cases=cases,
         case_keys={case: keys[case] for case in used},
         annotated={case: annotated[case] for case in used if case in annotated},
+        parts=foreign_parts(plan, configuration),
+        begins_from=source.sha256 if source else "",
     )
 
 
@@ -260,6 +274,7 @@ def _train_one(
     plan: Plan,
     wanted: TrainJob,
     wish: Wish,
+    source: Source | None,
     device: str,
     logger: Logger,
     stop: Callable[[], bool],
@@ -268,6 +283,7 @@ def _train_one(
 ) -> Trained:
     from filelock import FileLock, Timeout
 
+    from autoseg.finetuning.begin import begin_fold
     from autoseg.inference.cases import validate_cases
     from autoseg.inference.model import Choice, load_predictor
     from autoseg.inference.window import scoring_batches
@@ -297,11 +313,13 @@ def _train_one(
             if not has_ended(folder, length):
                 timed = job.cases.val if length.hours is not None else ()
                 batches = scoring_batches(configuration, [store.open(case, keys[case]).record.shape for case in timed])
+                initial = begin_fold(source, plan, job, folder, logger)
                 train_fold(
                     *(job, plan, store, folder, logger),
                     device=device,
                     stop=stop,
                     truth=truth,
+                    initial=initial,
                     scoring_batches=batches,
                     deterministic=deterministic,
                 )
@@ -364,7 +382,7 @@ def predict(
         CasesFailedError: some cases failed; the others are written.
     """
     from autoseg.inference.cases import predict_files
-    from autoseg.inference.model import choose_model, load_predictor
+    from autoseg.inference.model import choose_model, load_predictor, parts_trained_with
     from autoseg.io.formats import split_ending
     from autoseg.io.layouts import read_inputs
     from autoseg.io.outputs import check_no_links_out, check_outside
@@ -375,7 +393,10 @@ def predict(
     models = [model] if model else (workspace or Workspace()).models()
     check_single_stage(models, configuration)
     model, choice = choose_model(models, configuration, folds)
-    plan = usable_plan(model, configurations=[choice.configuration], kinds=USED_IN_PREDICTION)
+    records = parts_trained_with(model, choice)
+    plan = usable_plan(model, configurations=[choice.configuration], kinds=USED_IN_PREDICTION, records=records)
+    for text in changed_parts(records, kinds=USED_IN_PREDICTION):
+        logger.event("message", text=text)
     cases: tuple[Case, ...] = read_inputs(source, plan.channels)
     folder = source if source.is_dir() else source.parent
     check_outside(target, folder, whole=source.is_dir())

@@ -6,19 +6,23 @@ which know no plugs, and from the workspace, which does not look into plans.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from autoseg import plugins
 from autoseg.errors import DocumentError, InputError, MissingPartError, UnknownNameError
-from autoseg.values import Configuration, Plan
+from autoseg.values import PartRecord, Plan
+from autoseg.values.parts import PART_FIELDS
 from autoseg.workspace import ModelFolder
 
 __all__ = [
     "USED_IN_PREDICTION",
+    "changed_parts",
     "check_no_foreign_code",
     "check_plugs",
     "check_single_stage",
+    "check_trusted",
+    "foreign_parts",
     "usable_plan",
 ]
 
@@ -27,12 +31,47 @@ USED_IN_PREDICTION = ("normalizer", "resampler", "network")
 
 
 def usable_plan(
-    model: ModelFolder, *, configurations: Sequence[str] = (), kinds: Sequence[str] = plugins.KINDS
+    model: ModelFolder,
+    *,
+    configurations: Sequence[str] = (),
+    kinds: Sequence[str] = plugins.KINDS,
+    records: Sequence[PartRecord] = (),
 ) -> Plan:
     """The plan of a model folder after ``check_plugs``."""
     plan = model.plan()
-    check_plugs(plan, model.path / "plan.json", configurations=configurations, kinds=kinds)
+    check_plugs(plan, model.path / "plan.json", configurations=configurations, kinds=kinds, records=records)
     return plan
+
+
+def foreign_parts(plan: Plan, configuration: str) -> tuple[PartRecord, ...]:
+    """Where the plugs of a configuration come from that are not autoseg's own, as they are here and now.
+
+    Raises:
+        UnknownNameError: one is not installed.
+        MissingPartError: the code of one cannot be imported.
+    """
+    found = (plugins.record(kind, name) for kind, name, _ in _named(plan, [configuration]))
+    return tuple(dict.fromkeys(filter(None, found)))
+
+
+def changed_parts(records: Sequence[PartRecord], *, kinds: Sequence[str]) -> list[str]:
+    """A sentence for every part whose code is not that which the model was trained with.
+
+    Args:
+        records: of the parts when the model was trained.
+        kinds: of parts that will be used.
+    """
+    told = []
+    for before in (each for each in records if each.kind in kinds):
+        now = plugins.record(before.kind, before.name)
+        if now != before:
+            found = now.origin if now else "autoseg itself"
+            told.append(
+                f"the {before.kind} {before.name!r} is not the code that the model was trained with: found {found}"
+                f"{', changed since' if now and now.origin == before.origin else ''}, expected {before.origin}"
+                f"{f' (SHA-256 {before.sha256[:12]}…)' if before.sha256 else ''}. The result may be another one."
+            )
+    return told
 
 
 def check_single_stage(models: Sequence[ModelFolder], name: str | None) -> None:
@@ -65,18 +104,31 @@ def check_no_foreign_code(model: ModelFolder) -> None:
     Raises:
         InputError: its plan names a ``module:name``.
     """
-    names = model.plan().code_paths
+    check_trusted(model.plan().code_paths, model.path)
+
+
+def check_trusted(names: Sequence[str], file: Path) -> None:
+    """Sees to it that no code is named that comes with somebody's files.
+
+    Raises:
+        InputError: there is a ``module:name`` among the names.
+    """
     if names:
         raise InputError(
             "the model wants to run code that is not an installed plug",
-            file=model.path,
+            file=file,
             found=", ".join(names),
             remedy="If you know this code and trust it, repeat the command with --trust-code.",
         )
 
 
 def check_plugs(
-    plan: Plan, file: Path, *, configurations: Sequence[str] = (), kinds: Sequence[str] = plugins.KINDS
+    plan: Plan,
+    file: Path,
+    *,
+    configurations: Sequence[str] = (),
+    kinds: Sequence[str] = plugins.KINDS,
+    records: Sequence[PartRecord] = (),
 ) -> None:
     """Sees to it that a plan names only plugs that there are, and gives normalizers the statistics they need.
 
@@ -85,15 +137,17 @@ def check_plugs(
         file: it was read from, for the message.
         configurations: to be used; empty for all.
         kinds: of plugs that will be used.
+        records: where plugs came from when the model was trained: what to do when one is missing.
 
     Raises:
         UnknownNameError: a name that is neither installed nor in a module.
         MissingPartError: the module behind a name cannot be imported.
         DocumentError: a normalizer lacks the statistics of the data set.
     """
+    known = {(record.kind, record.name): record for record in records}
     for kind, name, path in _named(plan, configurations):
         if kind in kinds:
-            _check_name(kind, name, path, file)
+            _check_name(kind, name, path, file, known)
     for index, spec in enumerate(plan.normalization):
         needs = getattr(plugins.load("normalizer", spec.scheme), "needs_properties", False)
         if needs and spec.properties is None:
@@ -114,19 +168,12 @@ def _named(plan: Plan, configurations: Sequence[str]) -> Iterator[tuple[str, str
         yield "normalizer", spec.scheme, f"$.normalization[{index}].scheme"
     for index, each in enumerate(plan.configurations):
         if not configurations or each.name in configurations:
-            for kind, name, field in _named_by(each):
-                yield kind, name, f"$.configurations[{index}].{field}"
+            for kind, name in each.parts.items():
+                yield kind, name, f"$.configurations[{index}].{PART_FIELDS[kind]}"
 
 
-def _named_by(configuration: Configuration) -> Iterator[tuple[str, str, str]]:
-    yield "network", configuration.network.architecture, "network.architecture"
-    yield "resampler", configuration.resampling.resampler, "resampling.resampler"
-    yield "recipe", configuration.augmentation.recipe, "augmentation.recipe"
-    yield "loss", configuration.training.loss, "training.loss"
-    yield "schedule", configuration.training.schedule, "training.schedule"
-
-
-def _check_name(kind: str, name: str, path: str, file: Path) -> None:
+def _check_name(kind: str, name: str, path: str, file: Path, records: Mapping[tuple[str, str], PartRecord]) -> None:
+    record = records.get((kind, name))
     if name in plugins.available(kind):  # imported by whoever uses it, and not where only the names are looked at
         return
     try:
@@ -136,7 +183,7 @@ def _check_name(kind: str, name: str, path: str, file: Path) -> None:
             f"{error.what} - at `{path}`",
             file=file,
             expected=error.expected,
-            remedy=error.remedy or "Correct the field that is named.",
+            remedy=record.remedy if record else error.remedy or "Correct the field that is named.",
         ) from error
     except MissingPartError as error:
-        raise MissingPartError(f"{error} - at `{path}` [{file}]") from error
+        raise MissingPartError(f"{error} - at `{path}` [{file}]" + (f". {record.remedy}" if record else "")) from error

@@ -19,7 +19,8 @@ from autoseg.errors import FindingsError, InputError, UnknownNameError
 from autoseg.executors import Executor
 from autoseg.logs import Logger, SilentLogger
 from autoseg.planning import Budget, Planner, Wishes
-from autoseg.values import AxisMap, Dataset, Finding, Fingerprint, IntensityProperties, Patients, Plan, Split
+from autoseg.values import AxisMap, Dataset, Finding, Fingerprint, IntensityProperties, Parts, Patients, Plan, Split
+from autoseg.values.adoption import Template
 from autoseg.values.json_form import require_file_name
 from autoseg.workspace import ModelFolder, Workspace
 
@@ -62,6 +63,9 @@ def plan_dataset(
     device: str | None = None,
     configurations: Sequence[str] = (),
     wishes: Wishes | None = None,
+    parts: Parts | None = None,
+    around: Path | None = None,
+    trust_code: bool = False,
     seed: int = 12345,
     group_by: str | None = None,
     fix: bool | None = None,
@@ -83,6 +87,9 @@ def plan_dataset(
             this machine's.
         configurations: wanted ones; empty for all.
         wishes: what the user wants otherwise than the planner would choose.
+        parts: plugs that the user wants instead of the planner's, in every configuration.
+        around: a trained model of ours or of nnU-Net's, around which the plan is made, so that its weights fit.
+        trust_code: let the plan name code of that model that is no installed plug.
         seed: of the experiment.
         group_by: which cases are of one patient: a table's path, or a pattern. None: as before, else by their names.
         fix: True does the safe fixes of what is wrong, into the workspace; False forgets earlier ones; None keeps them.
@@ -100,11 +107,11 @@ def plan_dataset(
     from autoseg.patients import current_patients, joined
     from autoseg.splitting import division_findings
 
-    planner, name = _planner(preset), _plan_name(name or preset.replace(":", "-"))
-    wishes = wishes or Wishes()
-    for _, scheme in wishes.normalization:
-        plugins.load("normalizer", scheme)
-    budgeted = functools.partial(_budget, planner, memory_gib, device, configurations, wishes, seed)
+    planner, name = _planner(preset), _plan_name(name or preset.replace(":", "-") + ("+from" if around else ""))
+    template = _template(around, trust_code=trust_code) if around else None
+    wishes, parts = wishes or Wishes(), parts or Parts()
+    _require_plugs(wishes, parts)
+    budgeted = functools.partial(_budget, planner, memory_gib, device, configurations, wishes, template, seed)
     # what was asked for may be wrong, which is to be told at once; else torch, which takes its time, is loaded meanwhile
     budget = budgeted() if device or memory_gib is not None else None
     dataset, known = read_dataset(folder, channel_names=channel_names, workspace=workspace, executor=executor)
@@ -117,7 +124,7 @@ def plan_dataset(
     patients = joined(patients, equal_images(fingerprint.cases))
     split = _split(workspace, dataset, patients, checked.findings)
     budget = budget or budgeted()
-    plan_for = _replanner(planner, fingerprint, budget, name, before=_plan_before(workspace, name))
+    plan_for = _replanner(planner, fingerprint, budget, name, parts, before=_plan_before(workspace, name))
     plan = plan_for(budget.memory_bytes)
     model = workspace.save(dataset, fingerprint, split, plan, patients)
     remove_unused(workspace)
@@ -132,6 +139,12 @@ def plan_dataset(
         findings=(*checked.findings, *division_findings(split, patients)),
         replan=plan_for,
     )
+
+
+def _require_plugs(wishes: Wishes, parts: Parts) -> None:
+    for _, scheme in wishes.normalization:
+        plugins.load("normalizer", scheme)
+    plugins.require(parts.chosen)
 
 
 def _split(workspace: Workspace, dataset: Dataset, patients: Patients, findings: Sequence[Finding]) -> Split:
@@ -159,26 +172,53 @@ def plan_in_memory(fingerprint: Fingerprint, preset: str, *, device: str) -> Pla
         UnknownNameError: no such planner.
     """
     planner, wishes = _planner(preset), Wishes()
-    budget = _budget(planner, None, device, (), wishes, seed=12345)
-    return _replanner(planner, fingerprint, budget, _plan_name(preset.replace(":", "-")), before=None)(
+    budget = _budget(planner, None, device, (), wishes, None, seed=12345)
+    return _replanner(planner, fingerprint, budget, _plan_name(preset.replace(":", "-")), Parts(), before=None)(
         budget.memory_bytes
     )
 
 
 def _replanner(
-    planner: Planner, fingerprint: Fingerprint, budget: Budget, name: str, *, before: Plan | None
+    planner: Planner, fingerprint: Fingerprint, budget: Budget, name: str, parts: Parts, *, before: Plan | None
 ) -> Callable[[int], Plan]:
-    """The plan for any memory in bytes; ``before`` is the one that it follows."""
+    """The plan for any memory in bytes, with parts of the user's own; ``before`` is the one that it follows."""
     from autoseg.networks.execution import training_backend
     from autoseg.networks.memory import process_bytes
+    from autoseg.plan_parts import cost_with, with_parts
 
-    cost = functools.partial(process_bytes, backend=training_backend(budget.device))
+    cost = cost_with(parts, functools.partial(process_bytes, backend=training_backend(budget.device)))
 
     def plan_for(memory_bytes: int) -> Plan:
         plan = planner.plan(fingerprint, msgspec.structs.replace(budget, memory_bytes=memory_bytes), cost, name=name)
-        return with_training_grids(_with_kept_statistics(plan, before), fingerprint)
+        _check_follows(plan, budget)
+        followed = None if budget.template else before  # the model's statistics are those that its weights saw
+        return with_training_grids(_with_kept_statistics(with_parts(plan, parts), followed), fingerprint)
 
     return plan_for
+
+
+def _template(model: Path, *, trust_code: bool) -> Template:
+    """What a plan is made around."""
+    from autoseg.finetuning.source import find_template
+    from autoseg.plan_check import check_trusted
+
+    template, code = find_template(model)
+    if not trust_code:
+        check_trusted(code, model)
+    return template
+
+
+def _check_follows(plan: Plan, budget: Budget) -> None:
+    """Sees to it that a plan around a model really is one: somebody's own planner may not know of such plans."""
+    if budget.template is None:
+        return
+    for each in plan.configurations:
+        of_model, network = budget.template.configuration(each.name), each.network
+        wanted = of_model and (of_model.network.features, of_model.network.strides, of_model.network.kernel_sizes)
+        if wanted != (network.features, network.strides, network.kernel_sizes):
+            raise InputError(
+                f"the planner {plan.planner!r} does not plan around a model", remedy="Take another --preset."
+            )
 
 
 def with_training_grids(plan: Plan, fingerprint: Fingerprint) -> Plan:
@@ -247,6 +287,7 @@ def _budget(
     device: str | None,
     configurations: Sequence[str],
     wishes: Wishes,
+    template: Template | None,
     seed: int,
 ) -> Budget:
     from autoseg.estimates import memory_to_plan_for
@@ -260,6 +301,7 @@ def _budget(
         configurations=tuple(configurations),
         seed=seed,
         wishes=wishes,
+        template=template,
     )
 
 

@@ -11,6 +11,7 @@ from typing import Literal, Protocol
 
 from autoseg.errors import InputError
 from autoseg.values import Fingerprint, NetworkSpec, Plan, TrainingSpec
+from autoseg.values.adoption import Template
 from autoseg.values.json_form import Value, require
 
 __all__ = ["GIBIBYTE", "Budget", "MemoryCost", "Planner", "Wishes"]
@@ -69,6 +70,7 @@ class Budget(Value, frozen=True, kw_only=True):
         configurations: wanted ones; empty for all that make sense.
         seed: for everything random in the experiment.
         wishes: of the user.
+        template: a trained model that the plan is to be made around, so that its weights fit; None for a plan of its own.
     """
 
     memory_bytes: int = 8 * GIBIBYTE
@@ -76,6 +78,7 @@ class Budget(Value, frozen=True, kw_only=True):
     configurations: tuple[str, ...] = ()
     seed: int = 12345
     wishes: Wishes = Wishes()
+    template: Template | None = None
 
     def __post_init__(self) -> None:
         require(self.memory_bytes > 0, "the budget must be positive")

@@ -17,11 +17,14 @@ from pathlib import Path
 from typing import Any
 
 from autoseg.errors import MissingPartError, UnknownNameError
+from autoseg.values import PartRecord
 
 _PATH = re.compile(r"\w+(\.\w+)*:\w+")
 
-__all__ = ["KINDS", "available", "identity", "load"]
+__all__ = ["KINDS", "available", "identity", "load", "record", "require"]
 
+#: Our own packages.
+OWN = ("autoseg", "planners")
 KINDS = (
     "planner",
     "network",
@@ -30,6 +33,7 @@ KINDS = (
     "format",
     "recipe",
     "loss",
+    "optimizer",
     "schedule",
     "metric",
     "executor",
@@ -75,6 +79,20 @@ def load(kind: str, name: str) -> Any:
     )
 
 
+def require(names: Mapping[str, str]) -> None:
+    """Sees to it that plugs can be loaded.
+
+    Args:
+        names: kind to name.
+
+    Raises:
+        UnknownNameError: one does not exist.
+        MissingPartError: the code of one cannot be imported.
+    """
+    for kind, name in names.items():
+        load(kind, name)
+
+
 def identity(kind: str, name: str) -> str:
     """A text that changes when the code behind a plug does: caches of what it computed are then made anew.
 
@@ -85,8 +103,39 @@ def identity(kind: str, name: str) -> str:
         distribution = points[name].dist
         own = distribution is None or distribution.name == "autoseg"  # our own code has a version of the format
         return name if distribution is None or own else f"{name} of {distribution.name} {distribution.version}"
-    source = inspect.getsourcefile(inspect.unwrap(load(kind, name)))
-    return f"{name} {hashlib.sha256(Path(source).read_bytes()).hexdigest()}" if source else name
+    source = _source(kind, name)
+    return f"{name} {hashlib.sha256(source.read_bytes()).hexdigest()}" if source else name
+
+
+def record(kind: str, name: str) -> PartRecord | None:
+    """Where the code behind a plug's name comes from; None for what comes with autoseg.
+
+    Raises:
+        UnknownNameError: no such plug.
+        MissingPartError: the code behind the name cannot be imported.
+    """
+    point = _entry_points(kind).get(name)
+    module = point.module if point else name.partition(":")[0]
+    if module.partition(".")[0] in OWN:
+        return None
+    package = point.dist if point else None
+    if package is not None and package.name:
+        return PartRecord(kind=kind, name=name, package=package.name, version=package.version)
+    source = _source(kind, name)
+    if source is None:
+        return None
+    return PartRecord(kind=kind, name=name, file=source.name, sha256=hashlib.sha256(source.read_bytes()).hexdigest())
+
+
+def _source(kind: str, name: str) -> Path | None:
+    """The file that holds the code of a plug: where it is defined, or that is its module; None if there is none."""
+    part = load(kind, name)
+    try:
+        source = inspect.getsourcefile(inspect.unwrap(part))
+    except TypeError:  # an object with a state of its own, such as a partial function
+        point = _entry_points(kind).get(name)
+        source = getattr(sys.modules[point.module if point else name.partition(":")[0]], "__file__", None)
+    return Path(source) if source else None
 
 
 def _load_path(kind: str, path: str) -> Any:

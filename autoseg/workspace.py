@@ -70,6 +70,11 @@ class FoldFolder:
         return self.path / "execution.json"
 
     @property
+    def adopted(self) -> Path:
+        """What became of every tensor of the model that the training began with, if it did."""
+        return self.path / "adopted.json"
+
+    @property
     def checkpoint(self) -> Path:
         """The newest state of the training."""
         return self.path / "checkpoint.safetensors"

@@ -1,8 +1,8 @@
 """A network of your own, in a few lines.
 
-Put this file beside your data and name it in the plan's configuration, before training:
+Put this file beside your data and train with it:
 
-    "network": {"architecture": "own_network:TwoConvolutions", ...}
+    autoseg train 2d 0 --network own_network:TwoConvolutions
 
 A network takes the NetworkSpec of the plan. It maps (batch, channels, *spatial) to a list of logits, highest resolution
 first, and has an attribute ``deep_supervision``: if False, only the first is wanted.

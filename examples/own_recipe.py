@@ -1,8 +1,8 @@
 """An augmentation recipe of your own, from batchgenerators' transforms.
 
-Put this file beside your data and name it in the plan's configuration, before training:
+Put this file beside your data and train with it:
 
-    "augmentation": {"recipe": "own_recipe:recipe", ...}
+    autoseg train 2d 0 --recipe own_recipe:recipe
 
 Every transform of batchgenerators plugs in; those of autoseg can stand beside them.
 """

@@ -22,6 +22,7 @@ __all__ = [
     "Room",
     "TooLittleMemoryError",
     "feature_elements",
+    "fit_batch",
     "fit_count",
     "fit_memory",
 ]
@@ -126,11 +127,25 @@ def fit_memory(room: Room, cost: Cost) -> FittedPatch:
     Raises:
         TooLittleMemoryError: the budget is too small for any network, or for what the user wants; names what it takes.
     """
-    usable = int(room.memory_bytes / MARGIN)
     if room.patch_size:
-        topology, least = nearest_legal(room.spacing, room.patch_size), room.batch_size or 1
-    else:
-        topology, least = _fitting_patch(room, cost, usable)
+        return fit_batch(room, nearest_legal(room.spacing, room.patch_size), cost)
+    topology, least = _fitting_patch(room, cost, int(room.memory_bytes / MARGIN))
+    return fit_batch(room, topology, cost, least)
+
+
+def fit_batch(room: Room, topology: Topology, cost: Cost, least: int = 1) -> FittedPatch:
+    """The batch of a patch that is settled.
+
+    Args:
+        room: image, budget and wishes.
+        topology: with the patch.
+        cost: predicted bytes.
+        least: the smallest batch, if none is wished for.
+
+    Raises:
+        TooLittleMemoryError: not even that fits; names what it takes.
+    """
+    usable, least = int(room.memory_bytes / MARGIN), room.batch_size or least
     if cost(topology, least) > usable:
         raise TooLittleMemoryError(room, topology, least, math.ceil(cost(topology, least) * MARGIN))
     return _fitted(room, topology, room.batch_size or _largest_batch(topology, cost, usable, least, room))

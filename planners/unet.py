@@ -23,6 +23,7 @@ from autoseg.values import (
 )
 from autoseg.values.json_form import Value
 from planners.architecture import network_spec
+from planners.around import plan_around
 from planners.augmentation import augmentation
 from planners.intensity import normalization
 from planners.lowres import LowResolution, low_resolution
@@ -72,6 +73,8 @@ class PresetPlanner:
 
     def plan(self, fingerprint: Fingerprint, budget: Budget, cost: MemoryCost, *, name: str) -> Plan:
         """See ``autoseg.planning.Planner``."""
+        if budget.template is not None:
+            return plan_around(self.preset, budget.template, fingerprint, budget, cost, name=name)
         planning = _Planning(self.preset, fingerprint, budget, cost)
         try:
             return planning.plan(name)

@@ -28,8 +28,9 @@ from torch.utils._pytree import tree_leaves
 from autoseg.inference.predict import mirrored_mean
 from autoseg.networks.build import build_network
 from autoseg.networks.execution import autocast, memory_format, place
+from autoseg.networks.optimizers import make_optimizer
 from autoseg.training.losses import DiceCrossEntropy, deeply_supervised
-from autoseg.training.optimization import WeightAverage, make_optimizer
+from autoseg.training.optimization import WeightAverage
 from autoseg.values import ExecutionPath, Label, Labels, NetworkSpec, TrainingSpec
 
 __all__ = ["labels_for", "measured_inference_bytes", "measured_training_bytes", "peak_of", "traced_training_bytes"]

@@ -21,6 +21,7 @@ PLACES = {
     "resampling.resampler": "resampler",
     "augmentation.recipe": "recipe",
     "training.loss": "loss",
+    "training.optimizer": "optimizer",
     "training.schedule": "schedule",
 }
 each_place = pytest.mark.parametrize(("place", "kind"), PLACES.items(), ids=PLACES)

@@ -11,12 +11,13 @@ import click
 from autoseg.cli import options
 from autoseg.cli.check import fix_option
 from autoseg.cli.confirmation import shown_and_confirmed
-from autoseg.cli.wishes import GibibytesOrAuto, read_names, read_wishes, wish_options
+from autoseg.cli.wishes import GibibytesOrAuto, part_options, read_names, read_wishes, wish_options
 from autoseg.errors import counted
 
 if TYPE_CHECKING:
     from autoseg.estimates import Explanation
     from autoseg.pipeline import Planned
+    from autoseg.values import Parts
 
 __all__ = ["plan", "preprocess"]
 
@@ -53,6 +54,15 @@ __all__ = ["plan", "preprocess"]
     help="Plan only these: 2d, 3d_fullres, 3d_lowres, 3d_cascade_fullres; with commas, or repeated.",
 )
 @wish_options
+@part_options
+@click.option(
+    "--from",
+    "around",
+    metavar="MODEL",
+    type=click.Path(path_type=Path),
+    help="Plan around a trained model, autoseg's or nnU-Net's, so that training can begin with its weights.",
+)
+@click.option("--trust-code", is_flag=True, help="With --from: let the plan name code that is not an installed plug.")
 @click.option(
     "--seed",
     type=click.IntRange(0, 2**63 - 1),
@@ -88,6 +98,9 @@ def plan(
     batch_sizes: tuple[str, ...],
     spacing: str | None,
     normalizations: tuple[str, ...],
+    parts: Parts,
+    around: Path | None,
+    trust_code: bool,
     seed: int,
     group_by: str | None,
     explain: bool,
@@ -123,6 +136,9 @@ def plan(
             device=device,
             configurations=read_names(configurations),
             wishes=wishes,
+            parts=parts,
+            around=around,
+            trust_code=trust_code,
             seed=seed,
             group_by=group_by,
             fix=fix,

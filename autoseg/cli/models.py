@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from autoseg.cli import options
+from autoseg.cli.wishes import part_options
 from autoseg.errors import counted
 
 if TYPE_CHECKING:
+    from autoseg.values import Parts
     from autoseg.workspace import ModelFolder, Workspace
 
 __all__ = ["evaluate", "predict", "train"]
@@ -38,6 +40,14 @@ __all__ = ["evaluate", "predict", "train"]
 @click.option(
     "--deterministic", is_flag=True, help="On a GPU, too: same seed, same weights. Slower; the log says how much."
 )
+@part_options
+@click.option(
+    "--from",
+    "begin_from",
+    metavar="MODEL",
+    type=click.Path(path_type=Path),
+    help="Begin with the weights of a trained model, autoseg's or nnU-Net's: a folder, or a weight file.",
+)
 @options.device
 @options.workers
 @options.as_json
@@ -47,6 +57,8 @@ def train(
     workspace_path: Path,
     plan_name: str | None,
     deterministic: bool,
+    parts: Parts,
+    begin_from: Path | None,
     device: str,
     workers: int | None,
     as_json: bool,
@@ -76,6 +88,8 @@ def train(
             plan_name=plan_name,
             **length,
             deterministic=deterministic,
+            parts=parts,
+            begin_from=begin_from,
             device=device,
             executor=executor,
             logger=logger,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
@@ -9,10 +10,19 @@ from typing import Any, TypeVar
 import click
 
 from autoseg.planning import Wishes
+from autoseg.values import Parts
 
-__all__ = ["GibibytesOrAuto", "read_names", "read_wishes", "wish_options"]
+__all__ = ["GibibytesOrAuto", "part_options", "read_names", "read_wishes", "wish_options"]
 
 F = TypeVar("F", bound=Callable[..., Any])
+#: Kinds of plugs that a command may name, and what each is.
+PARTS = {
+    "network": "Builds the network",
+    "loss": "What training makes small",
+    "recipe": "Augments patches",
+    "optimizer": "Moves the weights",
+    "schedule": "Gives the learning rate of every iteration",
+}
 _NUMBER = r"(\d+(\.\d*)?|\.\d+)"
 
 
@@ -64,6 +74,20 @@ def wish_options(command: F) -> F:
     for option in reversed(options):
         command = option(command)
     return command
+
+
+def part_options(command: F) -> F:
+    """The options ``--network``, ``--loss``, ``--recipe``, ``--optimizer`` and ``--schedule``, as one argument ``parts``."""
+
+    @functools.wraps(command)
+    def with_parts(*arguments: Any, **options: Any) -> Any:
+        chosen = {kind: options.pop(kind) or "" for kind in PARTS}
+        return command(*arguments, parts=Parts(**chosen), **options)
+
+    result: Any = with_parts
+    for kind, what in reversed(PARTS.items()):
+        result = click.option(f"--{kind}", metavar="NAME", help=f"{what}: an installed one, or MODULE:NAME.")(result)
+    return result
 
 
 def read_names(texts: Sequence[str]) -> tuple[str, ...]:

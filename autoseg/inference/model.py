@@ -7,17 +7,24 @@ from collections.abc import Mapping, Sequence
 import msgspec
 import torch
 
-from autoseg.errors import InputError, UnknownNameError
+from autoseg.errors import InputError, UnknownNameError, UnreadableFileError
 from autoseg.files import read_document
 from autoseg.inference.predict import Predictor
 from autoseg.networks.build import build_network
 from autoseg.networks.execution import default_execution, usable_here
-from autoseg.networks.weights import load_tensors, load_weights
-from autoseg.values import ExecutionPath, Summary
+from autoseg.networks.weights import load_metadata, load_tensors, load_weights
+from autoseg.values import ExecutionPath, PartRecord, Summary
 from autoseg.values.json_form import Value
 from autoseg.workspace import ModelFolder
 
-__all__ = ["Choice", "choose_model", "load_predictor", "predictor_of_weights", "validation_dice"]
+__all__ = [
+    "Choice",
+    "choose_model",
+    "load_predictor",
+    "parts_trained_with",
+    "predictor_of_weights",
+    "validation_dice",
+]
 
 
 class Choice(Value, frozen=True, kw_only=True):
@@ -102,6 +109,25 @@ def _folds_to_use(trained: Sequence[str], wanted: Sequence[str]) -> tuple[str, .
     if wanted:
         return tuple(dict.fromkeys(wanted)) if set(wanted) <= set(trained) else ()
     return tuple(fold for fold in trained if fold != "full") or tuple(trained)
+
+
+def parts_trained_with(model: ModelFolder, choice: Choice) -> tuple[PartRecord, ...]:
+    """Where the plugs of a trained model came from that are not autoseg's own, as its weights say.
+
+    Raises:
+        UnreadableFileError: the weights are damaged, or tell something else.
+    """
+    found: dict[PartRecord, None] = {}
+    for fold in choice.folds:
+        path = model.fold(choice.configuration, fold).model
+        try:
+            told = msgspec.convert(load_metadata(path).get("parts", []), tuple[PartRecord, ...])
+        except msgspec.ValidationError as error:
+            raise UnreadableFileError(
+                f"the weights do not tell their parts in the known form: {error}", file=path
+            ) from error
+        found |= dict.fromkeys(told)
+    return tuple(found)
 
 
 def load_predictor(model: ModelFolder, choice: Choice, *, device: str, mirroring: bool = True) -> Predictor:

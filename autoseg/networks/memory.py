@@ -10,13 +10,12 @@ import math
 from collections.abc import Sequence
 
 from autoseg import plugins
+from autoseg.networks.optimizers import state_copies
 from autoseg.networks.tape import FLOAT_BYTES, Backend, Tape
 from autoseg.values import NetworkSpec, TrainingSpec
 
 __all__ = ["inference_bytes", "multiply_adds", "parameter_count", "process_bytes", "training_bytes"]
 
-#: Copies of the weights that live during the whole training: themselves and what the optimizer and the average keep.
-WEIGHTS_AND_STATE = {"adamw": 3, "sgd": 2}
 TARGET_BYTES = 8
 #: What a device gives to a process before its first tensor: a GPU to CUDA and its libraries; a CPU to Python, torch and the
 #: image libraries (measured: 0.43 GiB).
@@ -39,7 +38,7 @@ def training_bytes(
         spec: the network.
         patch_size: voxels per axis.
         batch_size: patches.
-        training: its optimizer keeps one or two numbers for every weight, its moving average another.
+        training: its optimizer keeps some numbers for every weight, its moving average another.
         backend: device and precision; feature maps take 2 bytes an element under 16-bit autocast.
     """
     tape = Tape(backend, batch_size, training=True)
@@ -47,7 +46,8 @@ def training_bytes(
     tape.loss()
     tape.backward()
     weights = tape.parameters * FLOAT_BYTES
-    copies = WEIGHTS_AND_STATE[training.optimizer] + (training.ema_decay is not None)
+    # copies of the weights that live during the whole training: themselves and what the optimizer and the average keep
+    copies = 1 + state_copies(training) + (training.ema_decay is not None)
     # the target in integers, at all resolutions that are supervised
     target = TARGET_BYTES * batch_size * sum(math.prod(logits.shape) for logits in tape.outputs)
     # while the optimizer steps, feature maps are gone, and gradients and its own temporaries are there

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from torch import nn
 from autoseg.errors import InputError, UnreadableFileError
 from autoseg.files import write_atomically
 
-__all__ = ["drop_aliases", "load_tensors", "load_weights", "save_tensors", "tensor_bytes"]
+__all__ = ["drop_aliases", "load_metadata", "load_tensors", "load_weights", "save_tensors", "tensor_bytes"]
 
 
 #: All of our metadata is one entry: safetensors writes several in random order, and equal files should be equal bytes.
@@ -45,16 +46,33 @@ def load_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     Raises:
         UnreadableFileError: the file is missing or damaged.
     """
+    with _opened(path) as (file, metadata):
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        stated = metadata.pop(CHECKSUM, None)
+        if stated is not None and stated != _checksum(tensors, metadata):
+            raise ValueError("its content is not what was written (its checksum differs)")
+        return tensors, metadata
+
+
+def load_metadata(path: Path) -> dict[str, Any]:
+    """Reads the values alone.
+
+    Raises:
+        UnreadableFileError: the file is missing or damaged.
+    """
+    with _opened(path) as (_, metadata):
+        metadata.pop(CHECKSUM, None)
+        return metadata
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[tuple[Any, dict[str, Any]]]:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = json.loads((file.metadata() or {}).get(ENTRY, "{}"))
             if not isinstance(metadata, dict):
                 raise ValueError("its metadata is not an object")
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        stated = metadata.pop(CHECKSUM, None)
-        if stated is not None and stated != _checksum(tensors, metadata):
-            raise ValueError("its content is not what was written (its checksum differs)")
-        return tensors, metadata
+            yield file, metadata
     except (OSError, SafetensorError, ValueError, RecursionError) as error:
         raise UnreadableFileError(
             f"cannot read the weights: {error}", file=path, remedy="Restore the file, or train that fold anew."

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from autoseg.files import read_document
 from autoseg.logs import Logger
 from autoseg.training.length import extended, fixed_length
 from autoseg.training.state import read_state
-from autoseg.values import Length, Plan, TrainJob
+from autoseg.values import Length, PartRecord, Plan, TrainJob
 from autoseg.workspace import FoldFolder
 
 __all__ = ["Wish", "ask_to_end", "has_ended", "job_to_do", "left_to_finish", "length_to_do", "stored_length"]
@@ -44,7 +44,7 @@ class Wish:
 def job_to_do(path: Path, wanted: TrainJob, *, exact_length: bool, plan: Plan | None = None) -> TrainJob:
     """The job that stands in the folder if it is the wanted one, else, if none stands there, the wanted one.
 
-    Without ``exact_length``, a training of any length is gone on with.
+    Without ``exact_length``, a training of any length is gone on with; without ``begins_from``, one that began with any.
 
     Args:
         path: of the job's document; beside it lies the plan that the training began with.
@@ -60,6 +60,8 @@ def job_to_do(path: Path, wanted: TrainJob, *, exact_length: bool, plan: Plan | 
     there = read_document(TrainJob, path)
     if not exact_length:
         wanted = msgspec.structs.replace(wanted, iterations=there.iterations)
+    if not wanted.begins_from:  # it goes on with what it began with
+        wanted = msgspec.structs.replace(wanted, begins_from=there.begins_from)
     changed = [name for name in there.__struct_fields__ if getattr(there, name) != getattr(wanted, name)]
     if not changed:
         return there
@@ -75,6 +77,8 @@ def job_to_do(path: Path, wanted: TrainJob, *, exact_length: bool, plan: Plan | 
             "plan_id": "the plan",
             "seed": "the seed",
         }
+        named["begins_from"] = "the weights that it began with"
+        named["parts"] = f"the code of {_changed_parts(there.parts, wanted.parts)}"
         found, expected = ", ".join(named.get(name, name) for name in changed) + " changed since", "the same as then"
         before = FoldFolder(path.parent).plan
         if "plan_id" in changed and plan is not None and before.is_file():
@@ -218,3 +222,8 @@ def _fields(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
         return
     for name, part in parts:
         yield from _fields(part, f"{path}.{name}" if path else name)
+
+
+def _changed_parts(there: Sequence[PartRecord], wanted: Sequence[PartRecord]) -> str:
+    """Names of the parts whose code is another one."""
+    return ", ".join(sorted({part.name for part in {*there} ^ {*wanted}}))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +70,7 @@ def train_fold(
     truth: Truth | None = None,
     scoring_batches: float = 0.0,
     deterministic: bool = False,
+    initial: Mapping[str, torch.Tensor] | None = None,
 ) -> Path:
     """Trains one fold, or goes on where an interrupted run of the same job stopped.
 
@@ -84,6 +85,7 @@ def train_fold(
         truth: scores whole images after every epoch; None for none.
         scoring_batches: batches of patches that the scoring of held-out cases will take; counts where hours are given.
         deterministic: use only algorithms that give the same bits in every run.
+        initial: weights that a new training begins with; None for fresh ones.
 
     Returns:
         The model file.
@@ -103,6 +105,8 @@ def train_fold(
             scoring_batches=scoring_batches,
             deterministic=deterministic,
         )
+        if initial is not None and not folder.checkpoint.is_file():
+            trainer.begin_with(initial)
         trainer.resume()
         with deterministic_algorithms(trainer.step.execution.deterministic):
             trainer.run(stop)
@@ -169,6 +173,13 @@ class FoldTrainer:
             self.logger.event("message", text=text, seconds=exact, seconds_otherwise=plain)
         step.execution = msgspec.structs.replace(step.execution, deterministic=True)
         write_document(self.folder.execution, step.execution)
+
+    def begin_with(self, weights: Mapping[str, torch.Tensor]) -> None:
+        """Begins with these weights and keeps them in the first checkpoint: where they came from is not needed again."""
+        load_weights(self.step.network, weights, source=self.folder.path)
+        if self.state.average is not None:
+            self.state.average = WeightAverage(self.step.network.state_dict(), self.state.average.decay)
+        self.state.save(self.folder.checkpoint)
 
     def resume(self) -> None:
         """Goes back to the newest checkpoint that is whole, if there is one."""
@@ -402,9 +413,12 @@ class FoldTrainer:
             raise InputError("the training has not ended", file=self.folder.path)
         if not self.state.is_healthy():
             raise not_a_number(self.state, self._training, None, self.folder)
+        metadata: dict[str, Any] = {"plan": self.job.plan_id, "fold": self.job.fold}
+        if self.job.parts:  # what prediction elsewhere needs besides autoseg
+            metadata["parts"] = msgspec.to_builtins(self.job.parts)
         try:
             discard(self.folder.validation)
-            save_tensors(path, self.state.model_weights(), {"plan": self.job.plan_id, "fold": self.job.fold})
+            save_tensors(path, self.state.model_weights(), metadata)
             write_document(self.folder.length, msgspec.structs.replace(length, trained=length.end))
         except OSError as error:
             raise DiskFullError(self.folder.path, not_written(path, error)) from error

@@ -1,16 +1,15 @@
-"""Optimizers, learning-rate schedules, and the moving average of weights."""
+"""Learning-rate schedules, and the moving average of weights."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Protocol
 
 import torch
-from torch import nn
 
 from autoseg.values import TrainingSpec
 
-__all__ = ["Schedule", "WeightAverage", "make_optimizer", "polynomial_per_epoch", "state_copies", "warmup_polynomial"]
+__all__ = ["Schedule", "WeightAverage", "polynomial_per_epoch", "warmup_polynomial"]
 
 EXPONENT = 0.9
 
@@ -35,24 +34,6 @@ def polynomial_per_epoch(spec: TrainingSpec, iteration: int, iterations: int) ->
     """nnU-Net's schedule: polynomial decay, constant within an epoch."""
     epochs = -(-iterations // spec.iterations_per_epoch)
     return spec.learning_rate * (1 - (iteration // spec.iterations_per_epoch) / epochs) ** EXPONENT
-
-
-def make_optimizer(spec: TrainingSpec, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-    """AdamW (Loshchilov and Hutter, ICLR 2019), or SGD with Nesterov momentum."""
-    if spec.optimizer == "adamw":
-        return torch.optim.AdamW(parameters, lr=spec.learning_rate, weight_decay=spec.weight_decay)
-    return torch.optim.SGD(
-        parameters,
-        lr=spec.learning_rate,
-        momentum=spec.momentum,
-        nesterov=spec.momentum > 0,
-        weight_decay=spec.weight_decay,
-    )
-
-
-def state_copies(spec: TrainingSpec) -> int:
-    """How many numbers that optimizer keeps per weight; it makes room for them in its first step only."""
-    return 2 if spec.optimizer == "adamw" else int(spec.momentum > 0)
 
 
 class WeightAverage:

@@ -26,10 +26,10 @@ from autoseg.networks.execution import (
     training_memory,
     usable_here,
 )
+from autoseg.networks.optimizers import make_optimizer, state_copies
 from autoseg.training.accumulation import backward_in_parts, fewest_parts
 from autoseg.training.feed import Feed
 from autoseg.training.losses import Loss, takes_looked_for
-from autoseg.training.optimization import make_optimizer, state_copies
 from autoseg.training.scaling import amplified
 from autoseg.values import Configuration, ExecutionPath, Plan, TrainJob
 from autoseg.workspace import FoldFolder

@@ -7,6 +7,7 @@ from autoseg.values.fingerprint import CaseFingerprint, Fingerprint, IntensityPr
 from autoseg.values.geometry import AxisMap, Geometry, Volume
 from autoseg.values.json_form import Value, decode, digest, encode
 from autoseg.values.network import NetworkSpec
+from autoseg.values.parts import PartRecord, Parts
 from autoseg.values.patients import Patients
 from autoseg.values.plan import Configuration, Plan, TrainingSpec
 from autoseg.values.prediction import PREDICTION_RECORD, CasePrediction, PredictionRecord
@@ -42,6 +43,8 @@ __all__ = [
     "NetworkSpec",
     "NormalizationSpec",
     "Orientation",
+    "PartRecord",
+    "Parts",
     "Patients",
     "Plan",
     "PredictionRecord",

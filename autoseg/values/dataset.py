@@ -119,6 +119,14 @@ class Labels(Value, frozen=True, kw_only=True):
         return len(self.foreground) if self.has_regions else len(self.integers)
 
     @property
+    def output_names(self) -> tuple[str, ...]:
+        """What each output channel of a network stands for: regions, or labels with background."""
+        if self.has_regions:
+            return tuple(label.name for label in self.foreground)
+        names = {label.values[0]: label.name for label in self.foreground}
+        return tuple(names.get(value, "background") for value in self.integers)
+
+    @property
     def declared_count(self) -> int:
         """Declared entries with background and ignore, as the memory estimate of nnU-Net counts them."""
         return len(self.foreground) + 1 + (self.ignore is not None)

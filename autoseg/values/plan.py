@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from typing import ClassVar, Literal
 
 import msgspec
@@ -13,6 +14,7 @@ from autoseg.values.fingerprint import Orientation
 from autoseg.values.inheritance import INHERITANCE, require_links
 from autoseg.values.json_form import FileForm, Value, digest, require, require_file_name
 from autoseg.values.network import NetworkSpec, Sizes
+from autoseg.values.parts import PART_FIELDS
 from autoseg.values.processing import AugmentationSpec, NormalizationSpec, ResamplingSpec
 
 __all__ = ["Configuration", "Plan", "TrainingSpec"]
@@ -25,10 +27,10 @@ class TrainingSpec(Value, frozen=True, kw_only=True):
         iterations_per_epoch: after how many iterations there is an estimate on validation patches.
         epochs: how many of these make a training.
         validation_iterations: batches of validation patches per estimate.
-        optimizer: adamw or sgd (Nesterov).
+        optimizer: the optimizer plug.
         learning_rate: its largest value.
         weight_decay: of the optimizer.
-        momentum: of SGD; unused by AdamW.
+        momentum: of SGD (Nesterov's); unused by AdamW.
         schedule: the schedule plug.
         warmup_iterations: linear increase of the learning rate at the start.
         gradient_clip_norm: largest global norm of the gradient.
@@ -43,7 +45,7 @@ class TrainingSpec(Value, frozen=True, kw_only=True):
     iterations_per_epoch: int = 250
     epochs: int
     validation_iterations: int
-    optimizer: Literal["adamw", "sgd"]
+    optimizer: str
     learning_rate: float
     weight_decay: float
     momentum: float = 0.0
@@ -172,6 +174,11 @@ class Configuration(Value, frozen=True, kw_only=True):
     def dimensions(self) -> int:
         """2 or 3."""
         return len(self.patch_size)
+
+    @property
+    def parts(self) -> dict[str, str]:
+        """Kind to name of the plugs that it is made of."""
+        return {kind: operator.attrgetter(path)(self) for kind, path in PART_FIELDS.items()}
 
     @property
     def full_patch_size(self) -> tuple[int, int, int]:
@@ -335,8 +342,7 @@ class Plan(Value, frozen=True, kw_only=True, tag_field="schema", tag="autoseg.pl
         """Names in the plan that are no entry points but ``module:name``: code that comes with somebody's files."""
         names = {spec.scheme for spec in self.normalization}
         for each in self.configurations:
-            names |= {each.network.architecture, each.resampling.resampler, each.augmentation.recipe}
-            names |= {each.training.loss, each.training.schedule}
+            names |= set(each.parts.values())
         return tuple(sorted(name for name in names if ":" in name))
 
     def configuration(self, name: str) -> Configuration:

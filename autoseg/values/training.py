@@ -6,6 +6,7 @@ from typing import Literal
 
 from autoseg.errors import UnknownNameError
 from autoseg.values.json_form import Value, require
+from autoseg.values.parts import PartRecord
 
 __all__ = ["ExecutionPath", "Fold", "Length", "Split", "TrainJob"]
 
@@ -73,6 +74,8 @@ class TrainJob(Value, frozen=True, kw_only=True, omit_defaults=True, tag_field="
         case_keys: content key of every preprocessed case; a changed case makes another job.
         annotated: names of the labels that were looked for, of the cases in which not all were; left out of the file if
             there are none.
+        parts: where the code of the plugs came from that are not autoseg's; changed code makes another job.
+        begins_from: SHA-256 of the weight file whose weights it begins with; empty for fresh weights.
     """
 
     plan_id: str
@@ -83,6 +86,8 @@ class TrainJob(Value, frozen=True, kw_only=True, omit_defaults=True, tag_field="
     cases: Fold
     case_keys: dict[str, str]
     annotated: dict[str, tuple[str, ...]] = {}
+    parts: tuple[PartRecord, ...] = ()
+    begins_from: str = ""
 
     def __post_init__(self) -> None:
         require(self.iterations > 0, "iterations must be positive")

@@ -89,6 +89,13 @@ def test_source_is_readable_and_safe(path):
     assert not re.search(r"\b(eval|exec)\(", re.sub(r"\.eval\(\)", "", text))
 
 
+def test_torch_unpickles_in_one_place_only_and_only_weights():
+    """Models of others are read there; see ``autoseg.networks.foreign``."""
+    loads = [(path, line) for path in SOURCES for line in path.read_text().splitlines() if "torch.load(" in line]
+    assert [path.name for path, _ in loads] == ["foreign.py"]
+    assert "weights_only=True" in loads[0][1]
+
+
 def test_nothing_names_machine_paths():
     for path in SOURCES:
         assert not re.search(r"/(home|root|work|Users)/", path.read_text()), path

@@ -14,7 +14,7 @@ import sys, time, torch
 from autoseg.networks import execution
 from autoseg.networks.build import build_network
 from autoseg.training.losses import DiceCrossEntropy, deeply_supervised
-from autoseg.training.optimization import make_optimizer
+from autoseg.networks.optimizers import make_optimizer
 from autoseg.values import ExecutionPath, Label, Labels, NetworkSpec, TrainingSpec
 
 dimensions, layout, keep = int(sys.argv[1]), sys.argv[2], sys.argv[3] == "keep"

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -217,6 +218,32 @@ def test_a_plan_edited_after_training_is_refused_at_prediction(planned, dataset,
     assert "`$.normalization[0].scheme`" in text
     assert "zscore" in text
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "network.architecture",
+        "resampling.resampler",
+        "augmentation.recipe",
+        "training.loss",
+        "training.optimizer",
+        "training.schedule",
+        "normalization",
+    ],
+)
+def test_foreign_code_of_any_kind_needs_trust(place, planned, phantoms, tmp_path, capsys):
+    """Nothing of the model is looked at before: it need not even be trained."""
+    model = shutil.copytree(planned / "models" / "tiny", tmp_path / "model")
+    plan = json.loads((model / "plan.json").read_text())
+    group, _, field = place.partition(".")
+    named = plan["configurations"][0][group] if field else plan["normalization"][0]
+    named[field or "scheme"] = "antigravity:fly"
+    (model / "plan.json").write_text(json.dumps(plan))
+    text = failure(capsys, "predict", "-i", phantoms / "imagesTs", "-o", tmp_path / "out", "-m", model)
+    assert "antigravity:fly" in text
+    assert "--trust-code" in text
+    assert "antigravity" not in sys.modules
 
 
 def test_foreign_code_needs_trust(planned, phantoms, tmp_path, capsys):

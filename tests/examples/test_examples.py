@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import runpy
+import shutil
 import sys
 
 import pytest
@@ -29,26 +29,26 @@ def output(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
 
 
 @pytest.mark.parametrize(
-    ("example", "place"),
+    "options",
     [
-        pytest.param("own_recipe:recipe", ("augmentation", "recipe"), marks=pytest.mark.slow),
-        ("own_network:TwoConvolutions", ("network", "architecture")),
+        pytest.param(["--recipe", "own_recipe:recipe"], marks=pytest.mark.slow),
+        ["--network", "own_network:TwoConvolutions", "--loss", "own_loss:Focal"],
+        pytest.param(
+            ["--optimizer", "own_optimizer:nadam", "--schedule", "own_schedule:cosine"], marks=pytest.mark.slow
+        ),
     ],
+    ids=lambda options: options[0],
 )
-def test_own_part_trains_and_predicts(example, place, phantoms, tmp_path, monkeypatch, capsys):
-    """A file of the user's own beside the data, named in plan.json, is used in training and prediction."""
+def test_own_part_trains_and_predicts(options, phantoms, tmp_path, monkeypatch, capsys):
+    """A file of the user's own beside the data, named on the command line, is used in training and prediction."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.path", [entry for entry in sys.path if entry])  # the command itself looks in its folder
-    (tmp_path / f"{example.partition(':')[0]}.py").write_text(
-        (PROJECT / "examples" / f"{example.partition(':')[0]}.py").read_text()
-    )
-    output(capsys, "plan", phantoms, "--preset", TINY_PRESET, "--name", "own", "-c", "2d")
-    path = tmp_path / "autoseg-workspace" / "models" / "own" / "plan.json"
-    plan = json.loads(path.read_text())
-    plan["configurations"][0][place[0]][place[1]] = example
-    path.write_text(json.dumps(plan))
-    assert "mean of labels" in output(capsys, "train", "2d", "0", "--iterations", "3", "--device", "cpu")
-    assert "2 label maps" in output(capsys, "predict", "-i", phantoms / "imagesTs", "-o", "out")
+    for path in (PROJECT / "examples").glob("own_*.py"):
+        shutil.copy(path, tmp_path)
+    output(capsys, "plan", phantoms, "--preset", TINY_PRESET, "--name", "base", "-c", "2d")
+    train = ["train", "2d", "0", "--iterations", "3", "--device", "cpu", *options]
+    assert "mean of labels" in output(capsys, *train)
+    assert "of the plan base+" in output(capsys, "predict", "-i", phantoms / "imagesTs", "-o", "out")
 
 
 def test_whole_way_in_python(tmp_path, monkeypatch, capsys):

@@ -9,13 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from autoseg.training.optimization import (
-    WeightAverage,
-    make_optimizer,
-    polynomial_per_epoch,
-    state_copies,
-    warmup_polynomial,
-)
+from autoseg.networks.optimizers import make_optimizer, state_copies
+from autoseg.training.optimization import WeightAverage, polynomial_per_epoch, warmup_polynomial
 from autoseg.values import TrainingSpec
 
 SPEC = TrainingSpec(

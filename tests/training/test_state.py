@@ -10,8 +10,9 @@ import torch
 from torch import nn
 
 from autoseg.errors import InputError
+from autoseg.networks.optimizers import make_optimizer
 from autoseg.networks.weights import load_tensors, save_tensors
-from autoseg.training.optimization import WeightAverage, make_optimizer
+from autoseg.training.optimization import WeightAverage
 from autoseg.training.state import TrainState
 from autoseg.values import Fold, TrainingSpec, TrainJob
 

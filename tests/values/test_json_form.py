@@ -312,7 +312,7 @@ def test_what_is_no_object_at_all_is_refused(data: bytes) -> None:
         (("configurations", 0, "training", "epochs"), 0, "$.configurations[0].training.epochs"),
         (("normalization",), [], "$.normalization"),
         (("name",), "a/b", "$.name"),
-        (("configurations", 0, "training", "optimizer"), "adam", "$.configurations[0].training.optimizer"),
+        (("configurations", 0, "training", "optimizer"), 1, "$.configurations[0].training.optimizer"),
         (("configurations", 0, "resampling", "image_order"), 2, "$.configurations[0].resampling.image_order"),
         (("labels", "foreground", 1, "values"), [], "$.labels.foreground[1]"),
         (("labels", "ignore"), 3, "$.labels"),

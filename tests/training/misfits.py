@@ -1,0 +1,171 @@
+"""Parts that do not fit, as users write them; each is wrong in one way."""
+
+from __future__ import annotations
+
+import time
+
+import torch
+from torch import nn
+
+from autoseg.augmentation.contract import Recipe
+
+
+class Network(nn.Module):
+    """One that fits; the others are made from it."""
+
+    channels = 0  # more than wanted
+
+    def __init__(self, spec):
+        super().__init__()
+        self.deep_supervision = True
+        convolution = {2: nn.Conv2d, 3: nn.Conv3d}[spec.dimensions]
+        self.body = convolution(spec.input_channels, spec.output_channels + self.channels, 3, padding=1)
+
+    def forward(self, x):
+        return [self.body(x)]
+
+
+class ManyChannels(Network):
+    channels = 3
+
+
+class BareTensor(Network):
+    def forward(self, x):
+        return self.body(x)
+
+
+class Smaller(Network):
+    def forward(self, x):
+        return [self.body(x)[..., ::2]]
+
+
+class NotANumber(Network):
+    def forward(self, x):
+        return [self.body(x) / 0]
+
+
+class NoSwitch(Network):
+    def __init__(self, spec):
+        super().__init__(spec)
+        del self.deep_supervision
+
+
+class InPlace(Network):
+    """What autograd finds out only on the way back."""
+
+    def forward(self, x):
+        y = self.body(x).exp()
+        y.mul_(2)
+        return [y]
+
+
+class Fails(Network):
+    def forward(self, x):
+        return {}["logits"]
+
+
+def network_without_arguments():
+    return None
+
+
+class Loss:
+    def __init__(self, labels, *, batch_dice):
+        pass
+
+    def __call__(self, logits, target):
+        return logits.float().square().mean()
+
+
+class LossWithoutLabels:
+    def __call__(self, logits, target):
+        return 0.0
+
+
+class LossPerVoxel(Loss):
+    def __call__(self, logits, target):
+        return logits.square()
+
+
+class LossOfNumbers(Loss):
+    def __call__(self, logits, target):
+        return float(logits.detach().mean())
+
+
+class LossNaN(Loss):
+    def __call__(self, logits, target):
+        return (logits - logits.max() - 1).log().mean()
+
+
+class LossDetached(Loss):
+    def __call__(self, logits, target):
+        return logits.detach().mean()
+
+
+def recipe_of_nothing(spec):
+    return None
+
+
+class Cuts:
+    def draw(self, random, shape):
+        return {}
+
+    def apply(self, image, segmentation, parameters):
+        return image[:, 1:], segmentation[1:]
+
+
+def recipe_that_cuts(spec):
+    return Recipe(transforms=(Cuts(),))
+
+
+def optimizer_of_nothing(spec, parameters):
+    return None
+
+
+def optimizer_with_closure(spec, parameters):
+    return torch.optim.LBFGS(parameters, lr=spec.learning_rate)
+
+
+class Forgets(torch.optim.SGD):
+    """Its memory lies where no checkpoint looks."""
+
+    def __init__(self, spec, parameters):
+        super().__init__(parameters, lr=spec.learning_rate)
+        self.steps_taken = 0
+
+    def step(self, closure=None):
+        self.steps_taken += 1
+        for group in self.param_groups:
+            group["lr"] /= self.steps_taken
+        super().step(closure)
+
+
+class KeepsLists(torch.optim.SGD):
+    def __init__(self, spec, parameters):
+        super().__init__(parameters, lr=spec.learning_rate)
+
+    def step(self, closure=None):
+        super().step(closure)
+        for group in self.param_groups:
+            for weight in group["params"]:
+                self.state[weight]["history"] = [time.time()]
+
+
+class Fitting(torch.optim.SGD):
+    def __init__(self, spec, parameters):
+        super().__init__(parameters, lr=spec.learning_rate, momentum=0.9)
+
+
+def schedule_of_words(spec, iteration, iterations):
+    return "fast"
+
+
+def schedule_below_zero(spec, iteration, iterations):
+    return spec.learning_rate - iteration
+
+
+def schedule(spec, iteration, iterations):
+    return spec.learning_rate
+
+
+def recipe(spec):
+    return Recipe()

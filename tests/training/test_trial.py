@@ -1,0 +1,87 @@
+"""Parts of a user's own are tried before anything long begins: what does not fit is told in a sentence."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+import torch
+
+from autoseg.errors import InputError
+from autoseg.training.trial import try_parts
+from autoseg.values import Configuration, Label, Labels, Parts
+from tests.small_plans import ONE_LABEL, small_configuration
+
+REGIONS = Labels(
+    foreground=(Label(name="whole", values=(1, 2)), Label(name="core", values=(2,))), region_values=(1, 2), ignore=3
+)
+
+
+def with_part(kind: str, name: str, configuration: Configuration | None = None) -> Configuration:
+    parts = Parts(**{kind: f"tests.training.misfits:{name}"})
+    return parts.in_configuration(configuration or small_configuration())
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        ("network", "Network"),
+        ("loss", "Loss"),
+        ("recipe", "recipe"),
+        ("optimizer", "Fitting"),
+        ("schedule", "schedule"),
+    ],
+)
+@pytest.mark.parametrize("labels", [ONE_LABEL, REGIONS], ids=["labels", "regions"])
+@pytest.mark.parametrize("patch", [(8, 8, 8), (16, 8)], ids=str)
+def test_what_fits_passes_and_leaves_no_trace_in_the_random_state(kind, name, labels, patch) -> None:
+    configuration = small_configuration(patch=patch, outputs=labels.output_count)
+    before = torch.random.get_rng_state()
+    try_parts(with_part(kind, name, configuration), labels, device="cpu")
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "said"),
+    [
+        ("network", "ManyChannels", r"found logits of shape \(1, 5, 8, 8, 8\), expected .*\(1, 2, 8, 8, 8\)"),
+        ("network", "BareTensor", r"found a torch\.Tensor, expected a list of logits"),
+        ("network", "Smaller", r"found logits of shape \(1, 2, 8, 8, 4\)"),
+        ("network", "NotANumber", "found logits with NaN or infinity"),
+        ("network", "NoSwitch", "expected an attribute deep_supervision"),
+        ("network", "InPlace", r"failed when it was tried.*RuntimeError.*inplace"),
+        ("network", "network_without_arguments", r"TypeError.*takes 0 positional arguments"),
+        ("loss", "LossWithoutLabels", r"failed when it was tried.*TypeError"),
+        ("loss", "LossPerVoxel", r"found a tensor of shape \(2, 2, 8, 8, 8\), expected one number"),
+        ("loss", "LossOfNumbers", r"found a builtins\.float, expected one number"),
+        ("loss", "LossNaN", "found the loss nan for random logits, expected a finite number"),
+        ("loss", "LossDetached", "found a loss without a gradient"),
+        ("recipe", "recipe_of_nothing", r"found nothing \(None\), expected an autoseg.*Recipe"),
+        ("recipe", "recipe_that_cuts", r"found arrays of \(1, 7, 8, 8\) and \(7, 8, 8\) after Cuts"),
+        ("optimizer", "optimizer_of_nothing", r"found nothing \(None\), expected a torch.optim.Optimizer"),
+        ("optimizer", "optimizer_with_closure", r"failed when it was tried.*TypeError.*closure"),
+        ("optimizer", "Forgets", "found another step after a checkpoint than without"),
+        ("optimizer", "KeepsLists", r"found a builtins\.list in its state"),
+        ("schedule", "schedule_of_words", "found 'fast' for iteration 0"),
+        ("schedule", "schedule_below_zero", r"found -0\.99 for iteration 1 of 250"),
+    ],
+)
+def test_what_does_not_fit_is_told_with_its_name_what_it_gave_and_what_was_expected(kind, name, said) -> None:
+    with pytest.raises(InputError, match=said) as caught:
+        try_parts(with_part(kind, name), ONE_LABEL, device="cpu")
+    assert f"the {kind} 'tests.training.misfits:{name}'" in str(caught.value)
+    assert "docs/reference/plugs.md" in str(caught.value)
+
+
+def test_a_part_that_fails_is_told_with_the_line_of_the_users_own_file() -> None:
+    with pytest.raises(InputError, match=r"misfits\.py, line \d+"):
+        try_parts(with_part("network", "Fails"), ONE_LABEL, device="cpu")
+
+
+def test_what_is_built_in_is_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(*arguments: object, **options: object) -> None:
+        raise AssertionError(time.time())
+
+    monkeypatch.setattr("autoseg.training.trial.build_network", never)
+    monkeypatch.setattr("autoseg.training.trial.make_optimizer", never)
+    try_parts(small_configuration(), ONE_LABEL, device="cpu")
