@@ -13,14 +13,13 @@ from typing import TYPE_CHECKING
 from autoseg.check_stage import Checked, check_dataset
 from autoseg.errors import InputError
 from autoseg.executors import Executor, SerialExecutor, ThreadExecutor
-from autoseg.files import content_hash, read_document, sweep, write_document
+from autoseg.files import content_hash, read_document, write_document
 from autoseg.logs import Logger, SilentLogger, WithFields
 from autoseg.plan_check import (
     USED_IN_PREDICTION,
     changed_parts,
     check_no_foreign_code,
     check_single_stage,
-    foreign_parts,
     usable_plan,
 )
 from autoseg.plan_stage import Planned, explain, plan_dataset
@@ -28,29 +27,25 @@ from autoseg.values import (
     PREDICTION_RECORD,
     Case,
     Fingerprint,
-    Fold,
     Labels,
     Parts,
     Plan,
     Split,
     Summary,
-    TrainJob,
     digest,
     select_fold,
 )
-from autoseg.workspace import FoldFolder, ModelFolder, Workspace
+from autoseg.workspace import ModelFolder, Workspace
 
 if TYPE_CHECKING:
-    from autoseg.finetuning.source import Source
     from autoseg.inference.model import Choice
     from autoseg.io.case_store import CaseStore
-    from autoseg.training.job import Wish
+    from autoseg.train_stage import Trained
 
 __all__ = [
     "Checked",
     "Planned",
     "Predicted",
-    "Trained",
     "check_dataset",
     "evaluate",
     "explain",
@@ -62,16 +57,6 @@ __all__ = [
 
 SILENT = SilentLogger()
 NEVER: Callable[[], bool] = lambda: False  # noqa: E731
-
-
-@dataclass(frozen=True, kw_only=True)
-class Trained:
-    """What ``train`` made: the folder of a fold, and its score on the held-out cases (None without any)."""
-
-    configuration: str
-    fold: str
-    folder: FoldFolder
-    summary: Summary | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,7 +190,7 @@ def train(
     from autoseg.estimates import announce
     from autoseg.finetuning.begin import find_sources
     from autoseg.networks.execution import resolve_device
-    from autoseg.train_stage import model_to_train
+    from autoseg.train_stage import job_of, model_to_train, train_one
     from autoseg.training.determinism import prepare_deterministic
     from autoseg.training.job import Wish, left_to_finish
 
@@ -233,106 +218,19 @@ def train(
     keys = preprocess(
         workspace, [configuration], plan_name=model.path.name, cases=used, executor=executor, logger=logger, stop=stop
     )[configuration]
+
+    def rebuild(case: str) -> None:
+        preprocess(workspace, [configuration], plan_name=model.path.name, cases=[case], logger=logger)
+
+    store = _case_store(workspace, plan, configuration, rebuild)
     results = []
     for each, cases in jobs:
         source = sources.get(each)
-        wanted = _job(plan, configuration, each, cases, keys, length or training.iterations, annotated, source)
+        wanted = job_of(plan, configuration, each, cases, keys, length or training.iterations, annotated, source)
         events = WithFields(logger, configuration=configuration, fold=each)
         how = (wish, source, resolve_device(device), events, stop)
-        results.append(_train_one(workspace, model, plan, wanted, *how, deterministic=deterministic))
+        results.append(train_one(model, plan, wanted, store, *how, deterministic=deterministic))
     return results
-
-
-def _job(
-    plan: Plan,
-    configuration: str,
-    fold: str,
-    cases: Fold,
-    keys: Mapping[str, str],
-    iterations: int,
-    annotated: Mapping[str, tuple[str, ...]],
-    source: Source | None,
-) -> TrainJob:
-    used = sorted((*cases.train, *cases.val))
-    return TrainJob(
-        plan_id=plan.id,
-        configuration=configuration,
-        fold=fold,
-        iterations=iterations,
-        seed=plan.seed,
-        cases=cases,
-        case_keys={case: keys[case] for case in used},
-        annotated={case: annotated[case] for case in used if case in annotated},
-        parts=foreign_parts(plan, configuration),
-        begins_from=source.sha256 if source else "",
-    )
-
-
-def _train_one(
-    workspace: Workspace,
-    model: ModelFolder,
-    plan: Plan,
-    wanted: TrainJob,
-    wish: Wish,
-    source: Source | None,
-    device: str,
-    logger: Logger,
-    stop: Callable[[], bool],
-    *,
-    deterministic: bool,
-) -> Trained:
-    from filelock import FileLock, Timeout
-
-    from autoseg.finetuning.begin import begin_fold
-    from autoseg.inference.cases import validate_cases
-    from autoseg.inference.model import Choice, load_predictor
-    from autoseg.inference.window import scoring_batches
-    from autoseg.training.job import has_ended, job_to_do, length_to_do
-    from autoseg.training.loop import train_fold
-    from autoseg.truth_stage import running_truth, tell_validated
-
-    def rebuild(case: str) -> None:
-        preprocess(workspace, [wanted.configuration], plan_name=model.path.name, cases=[case], logger=logger)
-
-    store = _case_store(workspace, plan, wanted.configuration, rebuild)
-    folder = model.fold(wanted.configuration, wanted.fold)
-    folder.path.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(folder.lock, timeout=0):
-            sweep(folder.path, older_than_seconds=0)  # nobody else writes here
-            job = job_to_do(folder.job, wanted, exact_length=wish.iterations is not None, plan=plan)
-            configuration, keys = plan.configuration(job.configuration), job.case_keys
-            has_estimates = bool(job.cases.val) and configuration.training.validation_iterations > 0
-            length = length_to_do(folder, job, wish, has_estimates=has_estimates)
-            if wish.extend is not None or not folder.job.is_file():  # who left it cannot have meant this training
-                folder.stop_file.unlink(missing_ok=True)
-            write_document(folder.plan, plan)
-            write_document(folder.length, length)
-            write_document(folder.job, job)
-            truth, logger = running_truth(model, plan, job, store, device, logger, stop)
-            if not has_ended(folder, length):
-                timed = job.cases.val if length.hours is not None else ()
-                batches = scoring_batches(configuration, [store.open(case, keys[case]).record.shape for case in timed])
-                initial = begin_fold(source, plan, job, folder, logger)
-                train_fold(
-                    *(job, plan, store, folder, logger),
-                    device=device,
-                    stop=stop,
-                    truth=truth,
-                    initial=initial,
-                    scoring_batches=batches,
-                    deterministic=deterministic,
-                )
-            summary = None
-            if job.cases.val:
-                choice = Choice(configuration=job.configuration, folds=(job.fold,), dice=None)
-                predictor = load_predictor(model, choice, device=device)
-                held_out = {case: keys[case] for case in job.cases.val}
-                summary = validate_cases(predictor, plan, store, held_out, job.annotated, folder, logger, stop)
-                tell_validated(summary, truth, logger)
-    except Timeout as error:
-        raise InputError("another process is training this fold", file=folder.path, remedy="Wait for it.") from error
-    return Trained(configuration=job.configuration, fold=job.fold, folder=folder, summary=summary)
 
 
 def _case_store(

@@ -1,15 +1,41 @@
-"""The begin of the training stage: which plan is trained, and whether all that it names is there and fits."""
+"""The training stage: which plan is trained, whether all that it names is there and fits, and one fold from job to score."""
 
 from __future__ import annotations
 
-from autoseg.logs import Logger
-from autoseg.plan_check import check_single_stage, usable_plan
-from autoseg.plan_parts import derived_model
-from autoseg.training.trial import try_parts
-from autoseg.values import Parts
-from autoseg.workspace import ModelFolder, Workspace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
-__all__ = ["model_to_train"]
+from filelock import FileLock, Timeout
+
+from autoseg.errors import InputError
+from autoseg.files import sweep, write_document
+from autoseg.finetuning.begin import begin_fold
+from autoseg.finetuning.source import Source
+from autoseg.inference.cases import validate_cases
+from autoseg.inference.model import Choice, load_predictor
+from autoseg.inference.window import scoring_batches
+from autoseg.io.case_store import CaseStore
+from autoseg.logs import Logger
+from autoseg.plan_check import check_single_stage, foreign_parts, usable_plan
+from autoseg.plan_parts import derived_model
+from autoseg.training.job import Wish, has_ended, job_to_do, length_to_do
+from autoseg.training.loop import train_fold
+from autoseg.training.trial import try_parts
+from autoseg.truth_stage import running_truth, tell_validated
+from autoseg.values import Fold, Parts, Plan, Summary, TrainJob
+from autoseg.workspace import FoldFolder, ModelFolder, Workspace
+
+__all__ = ["Trained", "job_of", "model_to_train", "train_one"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """What ``train`` made: the folder of a fold, and its score on the held-out cases (None without any)."""
+
+    configuration: str
+    fold: str
+    folder: FoldFolder
+    summary: Summary | None
 
 
 def model_to_train(
@@ -35,3 +61,111 @@ def model_to_train(
     plan = usable_plan(model, configurations=[configuration])
     try_parts(plan.configuration(configuration), plan.labels, device=device)
     return model
+
+
+def job_of(
+    plan: Plan,
+    configuration: str,
+    fold: str,
+    cases: Fold,
+    keys: Mapping[str, str],
+    iterations: int,
+    annotated: Mapping[str, tuple[str, ...]],
+    source: Source | None,
+) -> TrainJob:
+    """The training of a fold, fully specified.
+
+    Args:
+        plan: to train by.
+        configuration: its name.
+        fold: a number, or "full".
+        cases: of the fold.
+        keys: case id to content key of the preprocessed cases.
+        iterations: planned.
+        annotated: case id to the labels that were looked for, of the cases in which not all were.
+        source: of the weights to begin with, if any.
+    """
+    used = sorted((*cases.train, *cases.val))
+    return TrainJob(
+        plan_id=plan.id,
+        configuration=configuration,
+        fold=fold,
+        iterations=iterations,
+        seed=plan.seed,
+        cases=cases,
+        case_keys={case: keys[case] for case in used},
+        annotated={case: annotated[case] for case in used if case in annotated},
+        parts=foreign_parts(plan, configuration),
+        begins_from=source.sha256 if source else "",
+    )
+
+
+def train_one(
+    model: ModelFolder,
+    plan: Plan,
+    wanted: TrainJob,
+    store: CaseStore,
+    wish: Wish,
+    source: Source | None,
+    device: str,
+    logger: Logger,
+    stop: Callable[[], bool],
+    *,
+    deterministic: bool,
+) -> Trained:
+    """Trains a fold, or goes on with it, and scores it on its held-out cases.
+
+    Args:
+        model: folder to train in.
+        plan: its plan.
+        wanted: the training.
+        store: of the preprocessed cases.
+        wish: how far to train.
+        source: of the weights to begin with, if any.
+        device: cpu, cuda or mps.
+        logger: for events.
+        stop: asked often; True saves and stops.
+        deterministic: use only algorithms that give the same bits in every run.
+
+    Raises:
+        InputError: another process trains this fold, or another training stands there.
+        InterruptedRunError: ``stop`` said so.
+    """
+    folder = model.fold(wanted.configuration, wanted.fold)
+    folder.path.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder.lock, timeout=0):
+            sweep(folder.path, older_than_seconds=0)  # nobody else writes here
+            job = job_to_do(folder.job, wanted, exact_length=wish.iterations is not None, plan=plan)
+            configuration, keys = plan.configuration(job.configuration), job.case_keys
+            has_estimates = bool(job.cases.val) and configuration.training.validation_iterations > 0
+            length = length_to_do(folder, job, wish, has_estimates=has_estimates)
+            if wish.extend is not None or not folder.job.is_file():  # who left it cannot have meant this training
+                folder.stop_file.unlink(missing_ok=True)
+            write_document(folder.plan, plan)
+            write_document(folder.length, length)
+            write_document(folder.job, job)
+            truth, logger = running_truth(model, plan, job, store, device, logger, stop)
+            if not has_ended(folder, length):
+                timed = job.cases.val if length.hours is not None else ()
+                batches = scoring_batches(configuration, [store.open(case, keys[case]).record.shape for case in timed])
+                initial = begin_fold(source, plan, job, folder, logger)
+                train_fold(
+                    *(job, plan, store, folder, logger),
+                    device=device,
+                    stop=stop,
+                    truth=truth,
+                    initial=initial,
+                    scoring_batches=batches,
+                    deterministic=deterministic,
+                )
+            summary = None
+            if job.cases.val:
+                choice = Choice(configuration=job.configuration, folds=(job.fold,), dice=None)
+                predictor = load_predictor(model, choice, device=device)
+                held_out = {case: keys[case] for case in job.cases.val}
+                summary = validate_cases(predictor, plan, store, held_out, job.annotated, folder, logger, stop)
+                tell_validated(summary, truth, logger)
+    except Timeout as error:
+        raise InputError("another process is training this fold", file=folder.path, remedy="Wait for it.") from error
+    return Trained(configuration=job.configuration, fold=job.fold, folder=folder, summary=summary)

@@ -10,11 +10,15 @@ import os
 import time
 from collections.abc import Callable, Iterator
 
+import msgspec
 import torch
 
 from autoseg.augmentation.streams import stream
+from autoseg.files import write_document
+from autoseg.logs import Logger
+from autoseg.training.step import TrainingStep
 
-__all__ = ["deterministic_algorithms", "prepare_deterministic", "seconds_of", "seed_iteration"]
+__all__ = ["deterministic_algorithms", "make_deterministic", "prepare_deterministic", "seconds_of", "seed_iteration"]
 
 #: First part of the keys of streams from which networks draw (dropout), beside those of ``augmentation.streams``.
 NETWORK = 1000
@@ -42,6 +46,18 @@ def deterministic_algorithms(wanted: bool) -> Iterator[None]:
     finally:
         torch.use_deterministic_algorithms(before[0], warn_only=before[1])
         torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = cudnn
+
+
+def make_deterministic(step: TrainingStep, logger: Logger) -> None:
+    """From now on, and whenever this training is gone on with; on a GPU tells what that costs."""
+    if step.execution.device == "cuda":
+        plain = seconds_of(step.trial)
+        with deterministic_algorithms(True):
+            exact = seconds_of(step.trial)
+        text = f"deterministic: a step takes {exact:.3f} s instead of {plain:.3f} s ({exact / plain:.2f} times as long)"
+        logger.event("message", text=text, seconds=exact, seconds_otherwise=plain)
+    step.execution = msgspec.structs.replace(step.execution, deterministic=True)
+    write_document(step.folder.execution, step.execution)
 
 
 def seed_iteration(seed: int, iteration: int) -> None:

@@ -2,11 +2,49 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 
+from autoseg.networks.build import build_network
+from autoseg.networks.execution import autocast, place
+from autoseg.networks.weights import load_weights
+from autoseg.training.accumulation import parts_of
+from autoseg.training.batches import PatchLoader
+from autoseg.training.step import TrainingStep
+from autoseg.training.step import looked_for as looked_for_in
 from autoseg.values import Labels
 
-__all__ = ["dice_of_counts", "voxel_counts"]
+__all__ = ["dice_of_counts", "patch_counts", "voxel_counts"]
+
+
+@torch.no_grad()
+def patch_counts(
+    step: TrainingStep, weights: Mapping[str, torch.Tensor], loader: PatchLoader, batches: int, labels: Labels
+) -> torch.Tensor:
+    """``voxel_counts`` of a network with these weights, over the first batches of a loader.
+
+    Args:
+        step: whose network this is, where and how it runs.
+        weights: of the network.
+        loader: of patches of held-out cases.
+        batches: to count in.
+        labels: of the plan.
+    """
+    execution, configuration = step.execution, step.configuration
+    network = build_network(configuration.network, seed=0)
+    load_weights(network, weights, source=step.folder.path)
+    network = place(network, execution, configuration.dimensions).eval()
+    network.deep_supervision = False  # type: ignore[assignment]
+    counts = torch.zeros(3, len(labels.foreground))
+    for index in range(batches):
+        batch = loader.batch(index)
+        for part in parts_of(len(batch["data"]), execution.parts):
+            image, target = step.to_device(batch, part)
+            with autocast(execution):
+                logits = network(image)[0]
+            counts += voxel_counts(logits, target, labels, looked_for_in(batch, part)).cpu()
+    return counts
 
 
 def voxel_counts(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import sys
 import time
 from collections.abc import Callable, Generator, Mapping
@@ -20,15 +21,12 @@ from autoseg.errors import DiskFullError, InputError, InterruptedRunError, Short
 from autoseg.files import discard, read_document, write_document
 from autoseg.io.case_store import CaseStore
 from autoseg.logs import Logger
-from autoseg.networks.build import build_network
-from autoseg.networks.execution import autocast, available_memory, keep_freed_memory, place, training_memory
+from autoseg.networks.execution import training_memory
 from autoseg.networks.weights import load_weights, save_tensors
-from autoseg.planning import GIBIBYTE
-from autoseg.training.accumulation import parts_of
 from autoseg.training.batches import PatchLoader, prefetched
 from autoseg.training.checkpoints import Checkpoints, not_written
-from autoseg.training.determinism import deterministic_algorithms, seconds_of, seed_iteration
-from autoseg.training.estimate import dice_of_counts, voxel_counts
+from autoseg.training.determinism import deterministic_algorithms, make_deterministic, seed_iteration
+from autoseg.training.estimate import dice_of_counts, patch_counts
 from autoseg.training.length import (
     asked_to_end,
     is_plateau,
@@ -39,7 +37,7 @@ from autoseg.training.length import (
 )
 from autoseg.training.optimization import WeightAverage
 from autoseg.training.state import TrainState
-from autoseg.training.step import TrainingStep, looked_for
+from autoseg.training.step import TrainingStep, keep_freed_memory_if_roomy
 from autoseg.training.trouble import not_a_number
 from autoseg.training.truth import Truth
 from autoseg.values import Configuration, Length, Plan, TrainJob
@@ -50,8 +48,6 @@ __all__ = ["FoldTrainer", "train_fold"]
 #: Shortest time between two checkpoints; with slow disks longer, so that saving costs at most a twentieth.
 CHECKPOINT_SECONDS = 60.0
 LOG_SECONDS = 10.0
-#: Memory that is kept lies in pieces: the process grows to at most this many times what tensors take (measured: 1.2 to 1.4).
-WITH_KEPT_MEMORY = 1.5
 #: A pass of a batch without gradients takes a third of an iteration; a case also has to be read, resampled and scored.
 PASS_OF_SCORING = 1.5 / 3
 #: The first iterations after a start are slow (memory is taken, code compiled): the pace is that of so many later ones.
@@ -113,19 +109,6 @@ def train_fold(
         return trainer.save_model()
 
 
-def keep_freed_memory_if_roomy(expected_bytes: int, budget_bytes: int, logger: Logger) -> None:
-    """Keeps freed memory for the next step if the half more that this can take is within the budget and available."""
-    room = min(budget_bytes, available_memory() or budget_bytes)
-    if expected_bytes * WITH_KEPT_MEMORY < room:
-        keep_freed_memory()
-        return
-    logger.event(
-        "message",
-        text=f"the training may take {room / GIBIBYTE:.1f} GiB of memory, so freed memory is given back after every step; "
-        "with half more to plan for (--gpu-memory) it would be kept, and steps about a seventh faster",
-    )
-
-
 class FoldTrainer:
     """One training with all that it needs; see ``train_fold``."""
 
@@ -160,19 +143,7 @@ class FoldTrainer:
         self._training = self.loader(train=True)
         self._warned: float | None = None
         if deterministic and not self.step.execution.deterministic:
-            self._make_deterministic()
-
-    def _make_deterministic(self) -> None:
-        """From now on, and whenever this training is gone on with; on a GPU tells what that costs."""
-        step = self.step
-        if step.execution.device == "cuda":
-            plain = seconds_of(step.trial)
-            with deterministic_algorithms(True):
-                exact = seconds_of(step.trial)
-            text = f"deterministic: a step takes {exact:.3f} s instead of {plain:.3f} s ({exact / plain:.2f} times as long)"
-            self.logger.event("message", text=text, seconds=exact, seconds_otherwise=plain)
-        step.execution = msgspec.structs.replace(step.execution, deterministic=True)
-        write_document(self.folder.execution, step.execution)
+            make_deterministic(self.step, self.logger)
 
     def begin_with(self, weights: Mapping[str, torch.Tensor]) -> None:
         """Begins with these weights and keeps them in the first checkpoint: where they came from is not needed again."""
@@ -371,32 +342,18 @@ class FoldTrainer:
             seconds_left=None if total is None else (total - done) * seconds_per_iteration,
         )
 
-    @torch.no_grad()
     def estimate(self) -> list[float | None]:
         """Dice of the averaged weights on patches of held-out cases, per foreground label, from counts over all of them.
 
         A rough guide while training runs: the score that counts comes from whole images at the end.
         """
-        dice = dice_of_counts(self.step.within_memory(self._patch_counts))
+        loader, weights = self.loader(train=False), self.state.model_weights()
+        work = functools.partial(
+            patch_counts, self.step, weights, loader, self.spec.validation_iterations, self.plan.labels
+        )
+        dice = dice_of_counts(self.step.within_memory(work))
         self.logger.event("estimate", iteration=self.state.iteration, patch_dice=dice)
         return dice
-
-    def _patch_counts(self) -> torch.Tensor:
-        """``voxel_counts`` over the validation batches of an estimate."""
-        execution = self.step.execution
-        network = build_network(self.configuration.network, seed=0)
-        load_weights(network, self.state.model_weights(), source=self.folder.checkpoint)
-        network = place(network, execution, self.configuration.dimensions).eval()
-        network.deep_supervision = False  # type: ignore[assignment]
-        loader, counts = self.loader(train=False), torch.zeros(3, len(self.plan.labels.foreground))
-        for index in range(self.spec.validation_iterations):
-            batch = loader.batch(index)
-            for part in parts_of(len(batch["data"]), execution.parts):
-                image, target = self.step.to_device(batch, part)
-                with autocast(execution):
-                    logits = network(image)[0]
-                counts += voxel_counts(logits, target, self.plan.labels, looked_for(batch, part)).cpu()
-        return counts
 
     def save_model(self) -> Path:
         """Writes the model: the weights under nnU-Net's names, with the job they come from.

@@ -20,7 +20,7 @@ from torch import nn
 from autoseg.errors import AutosegError
 from autoseg.files import read_document
 from autoseg.networks.weights import load_tensors
-from autoseg.training import loop, step
+from autoseg.training import estimate, step
 from autoseg.training.loop import FoldTrainer, train_fold
 from autoseg.values import ExecutionPath, Plan, TrainingSpec
 from tests.training.test_loop import (
@@ -49,7 +49,7 @@ def plan_of(labels=PLAIN, *, batch_dice: bool = True, base: TrainingSpec = NNUNE
 
 def short_of_memory(monkeypatch: pytest.MonkeyPatch, room: int, *, after: int = 0) -> None:
     """After so many calls, every network that is built refuses more than ``room`` samples."""
-    calls, build = [0], loop.build_network
+    calls, build = [0], step.build_network
 
     def refuse(module: nn.Module, inputs: tuple[torch.Tensor]) -> None:
         calls[0] += 1
@@ -61,7 +61,7 @@ def short_of_memory(monkeypatch: pytest.MonkeyPatch, room: int, *, after: int = 
         network.register_forward_pre_hook(refuse)
         return network
 
-    for module in (loop, step):
+    for module in (estimate, step):
         monkeypatch.setattr(module, "build_network", build_short)
 
 

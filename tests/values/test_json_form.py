@@ -333,7 +333,6 @@ def test_a_fault_deep_inside_a_plan_is_refused_with_its_path(path: tuple, value:
 @pytest.mark.parametrize(
     ("kind", "field", "value", "legal"),
     [
-        (TrainingSpec, "optimizer", "adam", "expected one of adamw, sgd"),
         (ResamplingSpec, "image_order", 2, "expected one of 0, 1, 3"),
         (NormalizationSpec, "shceme", "ct", "expected one of scheme, use_mask, properties, reason"),
         (TrainingSpec, "epochs", 0, "found 0, expected 1 or more"),
