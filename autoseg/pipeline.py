@@ -187,10 +187,9 @@ def train(
         UnknownNameError: no such configuration or fold.
         InterruptedRunError: ``stop`` said so.
     """
-    from autoseg.estimates import announce
     from autoseg.finetuning.begin import find_sources
     from autoseg.networks.execution import resolve_device
-    from autoseg.train_stage import job_of, model_to_train, train_one
+    from autoseg.train_stage import announce_new, job_of, model_to_train, train_one
     from autoseg.training.determinism import prepare_deterministic
     from autoseg.training.job import Wish, left_to_finish
 
@@ -210,11 +209,8 @@ def train(
     used = sorted({case for _, cases in jobs for case in (*cases.train, *cases.val)})
     annotated = {case.id: case.annotated or () for case in workspace.dataset().partly_annotated}
     sources = find_sources(begin_from, plan, configuration, folds) if begin_from else {}
-    new = sum(not model.fold(configuration, each).job.is_file() for each, _ in jobs)
     wish = Wish(iterations=length, hours=hours, until_plateau=until_plateau, extend=extend)
-    if new:
-        known = None if hours or until_plateau else length or training.iterations
-        announce(workspace, plan, configuration, known, new, resolve_device(device), logger, hours=hours)
+    announce_new(workspace, model, configuration, folds, wish, resolve_device(device), logger)
     keys = preprocess(
         workspace, [configuration], plan_name=model.path.name, cases=used, executor=executor, logger=logger, stop=stop
     )[configuration]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from filelock import FileLock, Timeout
 
 from autoseg.errors import InputError
+from autoseg.estimates import announce
 from autoseg.files import sweep, write_document
 from autoseg.finetuning.begin import begin_fold
 from autoseg.finetuning.source import Source
@@ -25,7 +26,7 @@ from autoseg.truth_stage import running_truth, tell_validated
 from autoseg.values import Fold, Parts, Plan, Summary, TrainJob
 from autoseg.workspace import FoldFolder, ModelFolder, Workspace
 
-__all__ = ["Trained", "job_of", "model_to_train", "train_one"]
+__all__ = ["Trained", "announce_new", "job_of", "model_to_train", "train_one"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +62,34 @@ def model_to_train(
     plan = usable_plan(model, configurations=[configuration])
     try_parts(plan.configuration(configuration), plan.labels, device=device)
     return model
+
+
+def announce_new(
+    workspace: Workspace,
+    model: ModelFolder,
+    configuration: str,
+    folds: Sequence[str],
+    wish: Wish,
+    device: str,
+    logger: Logger,
+) -> None:
+    """Tells how long the trainings will take that have not begun, if there are any.
+
+    Args:
+        workspace: of the model.
+        model: folder to train in.
+        configuration: its name.
+        folds: to be trained.
+        wish: how far to train.
+        device: cpu, cuda or mps.
+        logger: hears it.
+    """
+    new = sum(not model.fold(configuration, fold).job.is_file() for fold in folds)
+    if new:
+        plan = model.plan()
+        planned = wish.iterations or plan.configuration(configuration).training.iterations
+        length = None if wish.hours or wish.until_plateau else planned
+        announce(workspace, plan, configuration, length, new, device, logger, hours=wish.hours)
 
 
 def job_of(

@@ -1,5 +1,6 @@
 """What flows through autoseg: frozen, keyword-only, self-checking values with one strict JSON form each."""
 
+from autoseg.values.adoption import AdoptedLayer, Adoption, Template, TemplateConfiguration
 from autoseg.values.curve import Curve, CurvePoint
 from autoseg.values.dataset import Case, Dataset, Label, Labels
 from autoseg.values.finding import CheckReport, Finding, Severity, findings_text
@@ -18,6 +19,8 @@ from autoseg.values.training import ExecutionPath, Fold, Length, Split, TrainJob
 
 __all__ = [
     "PREDICTION_RECORD",
+    "AdoptedLayer",
+    "Adoption",
     "AugmentationSpec",
     "AxisMap",
     "Case",
@@ -53,6 +56,8 @@ __all__ = [
     "Severity",
     "Split",
     "Summary",
+    "Template",
+    "TemplateConfiguration",
     "TrainJob",
     "TrainingSpec",
     "Value",

@@ -14,6 +14,15 @@ from tests.conftest import PROJECT, TINY_PRESET
 EXAMPLES = sorted((PROJECT / "examples").glob("*.py"))
 
 
+@pytest.fixture(autouse=True)
+def modules_of_examples():
+    """What is imported from a user's folder is forgotten afterwards."""
+    before = set(sys.modules)
+    yield
+    for name in [name for name in sys.modules if name.startswith("own_") and name not in before]:
+        del sys.modules[name]
+
+
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
 def test_example_is_short(path):
     assert len(path.read_text().splitlines()) <= 60

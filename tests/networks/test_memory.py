@@ -262,10 +262,10 @@ def test_a_process_takes_more_than_its_tensors() -> None:
 def test_a_network_that_does_not_describe_itself_is_taken_for_a_plain_one(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    (tmp_path / "own_network.py").write_text("def network(spec):\n    raise NotImplementedError\n")
+    (tmp_path / "undescribed_network.py").write_text("def network(spec):\n    raise NotImplementedError\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     spec, patch, batch = NETWORKS["3d"]
-    own = msgspec.structs.replace(spec, architecture="own_network:network")
+    own = msgspec.structs.replace(spec, architecture="undescribed_network:network")
     assert training_bytes(own, patch, batch, SHORT, backend=CPU) == training_bytes(
         spec, patch, batch, SHORT, backend=CPU
     )

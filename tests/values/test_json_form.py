@@ -22,6 +22,8 @@ import autoseg.values
 import planners
 from autoseg.errors import DocumentError
 from autoseg.values import (
+    AdoptedLayer,
+    Adoption,
     AugmentationSpec,
     AxisMap,
     Case,
@@ -30,6 +32,8 @@ from autoseg.values import (
     CaseScore,
     CheckReport,
     Configuration,
+    Curve,
+    CurvePoint,
     Dataset,
     ExecutionPath,
     Finding,
@@ -44,6 +48,8 @@ from autoseg.values import (
     MeanScore,
     NetworkSpec,
     NormalizationSpec,
+    PartRecord,
+    Parts,
     Patients,
     Plan,
     PredictionRecord,
@@ -51,6 +57,8 @@ from autoseg.values import (
     ResamplingSpec,
     Split,
     Summary,
+    Template,
+    TemplateConfiguration,
     TrainingSpec,
     TrainJob,
     Value,
@@ -58,6 +66,7 @@ from autoseg.values import (
     digest,
     encode,
 )
+from tests.small_plans import small_network
 
 LABELS = Labels(
     foreground=(Label(name="whole", values=(1, 3)), Label(name="core", values=(3,))), ignore=7, region_values=(1, 2)
@@ -117,9 +126,25 @@ LABEL_SCORE = LabelScore(dice=None, iou=0.25, tp=1, fp=2, fn=1, tn=96, n_pred=3,
 MEAN_SCORE = MeanScore(dice=0.4, iou=None, tp=1.5, fp=2.5, fn=1.0, tn=96.0, n_pred=4.0, n_ref=2.5, cases=2)
 CASE_SCORE = CaseScore(metrics={"(1, 3)": LABEL_SCORE}, prediction_file="p/a.nii.gz", reference_file="r/a.nii.gz")
 
+PART = PartRecord(kind="loss", name="own:focal", file="own.py", sha256="0" * 64)
+LAYER = AdoptedLayer(name="a.weight", numbers=12, outcome="mapped", reason="by name")
+TEMPLATE_CONFIGURATION = TemplateConfiguration(
+    name="2d", spacing=(None, 1.0, 1.5), patch_size=(8, 8), network=small_network(2), resampling=ResamplingSpec()
+)
+CURVE = Curve(
+    labels=("heart", "lung"),
+    held_out=3,
+    points=(
+        CurvePoint(iteration=250, loss=0.5, patch_dice=(0.7, None)),
+        CurvePoint(iteration=500, loss=0.25, patch_dice=(0.8, 0.5), truth=0.75, truth_dice=(0.75, None), truth_cases=2),
+    ),
+    final=0.78,
+)
 EXAMPLES: dict[type, Any] = {
     type(value): value
     for value in (
+        CURVE,
+        CURVE.points[0],
         LABELS,
         LABELS.foreground[0],
         AXES,
@@ -198,6 +223,20 @@ EXAMPLES: dict[type, Any] = {
             seed=1,
             cases=FOLD,
             case_keys={"a": "1", "b": "2", "c": "3"},
+        ),
+        PART,
+        Parts(network="own:Net", loss="focal", recipe="none", optimizer="sgd", schedule="cosine"),
+        LAYER,
+        Adoption(source="a model", sha256="0" * 64, layers=(LAYER,)),
+        TEMPLATE_CONFIGURATION,
+        Template(
+            source="a model",
+            channels=("CT",),
+            labels=Labels(foreground=(Label(name="liver", values=(1,)),)),
+            orientation="as_stored",
+            axis_order=(1, 0, 2),
+            normalization=(NormalizationSpec(scheme="zscore"),),
+            configurations=(TEMPLATE_CONFIGURATION,),
         ),
         Summary(
             foreground_mean=MEAN_SCORE,
