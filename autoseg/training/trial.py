@@ -141,31 +141,31 @@ def _try_loss(configuration: Configuration, labels: Labels) -> None:
 
 
 def _try_recipe(configuration: Configuration) -> None:
-    """One tiny patch through all steps, drawn a few times."""
+    """A batch of one tiny patch through all steps, drawn a few times."""
     recipe: Any = plugins.load("recipe", configuration.augmentation.recipe)(configuration.augmentation)
     _expect(isinstance(recipe, Recipe), _kind_of(recipe), "an autoseg.augmentation.contract.Recipe")
     size, channels = (EDGE,) * configuration.dimensions, configuration.network.input_channels
     for seed in range(4):
         random = np.random.default_rng(seed)
-        image = random.normal(size=(channels, *size)).astype(np.float32)
-        segmentation = np.zeros(size, np.int16)
-        segmentation[EDGE // 2 :] = 1
+        images = torch.from_numpy(random.normal(size=(1, channels, *size)).astype(np.float32))
+        labels = torch.zeros((1, *size), dtype=torch.int16)
+        labels[:, EDGE // 2 :] = 1
         matrix = recipe.spatial.draw(random, size) if recipe.spatial else None
         square = (len(size),) * 2
         _expect(
             matrix is None or np.shape(matrix) == square, f"{_kind_of(matrix)} as sampling", f"a matrix of {square}"
         )
         for step in recipe.steps():
-            parameters = step.draw(random, image.shape)
+            parameters = step.draw(random, (channels, *size))
             if parameters is None:
                 continue
-            image, segmentation = step.apply(image, segmentation, parameters)
-            shapes, wanted = (np.shape(image), np.shape(segmentation)), ((channels, *size), size)
+            images, labels = step.apply(images, labels, [parameters])
+            shapes, wanted = (tuple(np.shape(images)), tuple(np.shape(labels))), ((1, channels, *size), (1, *size))
             name = type(getattr(step, "transform", step)).__name__
             _expect(
-                shapes == wanted, f"arrays of {shapes[0]} and {shapes[1]} after {name}", f"{wanted[0]} and {wanted[1]}"
+                shapes == wanted, f"tensors of {shapes[0]} and {shapes[1]} after {name}", f"{wanted[0]} and {wanted[1]}"
             )
-            _expect(bool(np.isfinite(image).all()), f"NaN or infinity in the image after {name}", "numbers")
+            _expect(bool(torch.isfinite(images).all()), f"NaN or infinity in the image after {name}", "numbers")
 
 
 def _try_optimizer(spec: TrainingSpec) -> None:

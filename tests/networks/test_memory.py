@@ -247,7 +247,7 @@ def test_bytes_grow_with_patch_batch_labels_and_state(spec: NetworkSpec, patch: 
     assert bytes_of(batch_size=batch + 1) > least
     assert bytes_of(patch_size=(*patch[:-1], patch[-1] + spec.divisor[-1])) > least
     assert bytes_of(spec=msgspec.structs.replace(spec, output_channels=120)) > least
-    assert bytes_of(backend=CPU) > least
+    assert bytes_of(backend=Backend(threads=2)) > least
     weights = 4 * parameter_count(spec)
     averaged, without_moment = bytes_of(training=AVERAGED) - least, least - bytes_of(training=SGD)
     assert averaged == without_moment == weights

@@ -109,8 +109,8 @@ class Cuts:
     def draw(self, random, shape):
         return {}
 
-    def apply(self, image, segmentation, parameters):
-        return image[:, 1:], segmentation[1:]
+    def apply(self, images, labels, parameters):
+        return images[:, :, 1:], labels[:, 1:]
 
 
 def recipe_that_cuts(spec):

@@ -57,7 +57,7 @@ def test_what_fits_passes_and_leaves_no_trace_in_the_random_state(kind, name, la
         ("loss", "LossNaN", "found the loss nan for random logits, expected a finite number"),
         ("loss", "LossDetached", "found a loss without a gradient"),
         ("recipe", "recipe_of_nothing", r"found nothing \(None\), expected an autoseg.*Recipe"),
-        ("recipe", "recipe_that_cuts", r"found arrays of \(1, 7, 8, 8\) and \(7, 8, 8\) after Cuts"),
+        ("recipe", "recipe_that_cuts", r"found tensors of \(1, 1, 7, 8, 8\) and \(1, 7, 8, 8\) after Cuts"),
         ("optimizer", "optimizer_of_nothing", r"found nothing \(None\), expected a torch.optim.Optimizer"),
         ("optimizer", "optimizer_with_closure", r"failed when it was tried.*TypeError.*closure"),
         ("optimizer", "Forgets", "found another step after a checkpoint than without"),
