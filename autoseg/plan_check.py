@@ -12,7 +12,7 @@ from pathlib import Path
 from autoseg import plugins
 from autoseg.errors import DocumentError, InputError, MissingPartError, UnknownNameError
 from autoseg.values import PartRecord, Plan
-from autoseg.values.parts import PART_FIELDS
+from autoseg.values.plan import PART_FIELDS
 from autoseg.workspace import ModelFolder
 
 __all__ = [

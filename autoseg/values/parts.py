@@ -2,26 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import msgspec
 
 from autoseg.values.json_form import Value
+from autoseg.values.plan import PART_FIELDS, Configuration, Plan
 
-if TYPE_CHECKING:
-    from autoseg.values.plan import Configuration, Plan
-
-__all__ = ["PART_FIELDS", "PartRecord", "Parts"]
-
-#: Where a configuration names a plug of each kind.
-PART_FIELDS = {
-    "network": "network.architecture",
-    "resampler": "resampling.resampler",
-    "recipe": "augmentation.recipe",
-    "loss": "training.loss",
-    "optimizer": "training.optimizer",
-    "schedule": "training.schedule",
-}
+__all__ = ["PartRecord", "Parts"]
 
 
 class PartRecord(Value, frozen=True, kw_only=True):

@@ -14,10 +14,19 @@ from autoseg.values.fingerprint import Orientation
 from autoseg.values.inheritance import INHERITANCE, require_links
 from autoseg.values.json_form import FileForm, Value, digest, require, require_file_name
 from autoseg.values.network import NetworkSpec, Sizes
-from autoseg.values.parts import PART_FIELDS
 from autoseg.values.processing import AugmentationSpec, NormalizationSpec, ResamplingSpec
 
-__all__ = ["Configuration", "Plan", "TrainingSpec"]
+__all__ = ["PART_FIELDS", "Configuration", "Plan", "TrainingSpec"]
+
+#: Where a configuration names a plug of each kind.
+PART_FIELDS = {
+    "network": "network.architecture",
+    "resampler": "resampling.resampler",
+    "recipe": "augmentation.recipe",
+    "loss": "training.loss",
+    "optimizer": "training.optimizer",
+    "schedule": "training.schedule",
+}
 
 
 class TrainingSpec(Value, frozen=True, kw_only=True):
