@@ -109,6 +109,10 @@ class FoldFolder:
         """What the batch held whose loss was not a number."""
         return self.path / "bad_batch.json"
 
+    def has_checkpoint(self) -> bool:
+        """Whether any state was saved: a kill within a save may leave the older ones only."""
+        return any(path.is_file() for path in (self.checkpoint, self.previous_checkpoint, self.kept_checkpoint))
+
     @property
     def model(self) -> Path:
         """The trained weights; there once the training has ended."""

@@ -37,7 +37,7 @@ def begin_fold(
     Raises:
         InputError: too few of the weights fit; or the training was to begin with a model that is not named now.
     """
-    if not job.begins_from or folder.checkpoint.is_file():
+    if not job.begins_from or folder.has_checkpoint():
         return None
     if source is None:
         raise InputError(

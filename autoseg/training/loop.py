@@ -101,7 +101,7 @@ def train_fold(
             scoring_batches=scoring_batches,
             deterministic=deterministic,
         )
-        if initial is not None and not folder.checkpoint.is_file():
+        if initial is not None and not folder.has_checkpoint():
             trainer.begin_with(initial)
         trainer.resume()
         with deterministic_algorithms(trainer.step.execution.deterministic):

@@ -33,9 +33,8 @@ def not_a_number(
             iteration - 1,
         )
         batch = None
-    cases = sorted(set((loader.batch(iteration) if batch is None else batch)["keys"]))
-    draw = getattr(loader, "draw", None)
-    record = draw(iteration) if draw else {"iteration": iteration, "seed": state.job.seed, "cases": cases}
+    record = loader.draw(iteration)
+    cases = sorted(set(batch["keys"]) if batch is not None else {sample.case for sample in record.samples})
     write_document(folder.bad_batch, record)
     kept = next((path for path in (folder.checkpoint, folder.previous_checkpoint) if path.is_file()), None)
     healthy = f"The last healthy checkpoint is {kept}" if kept else "No checkpoint was saved before"

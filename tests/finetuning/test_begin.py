@@ -89,13 +89,19 @@ def test_held_out_cases_that_the_source_was_trained_on_are_told(workspace: Works
     assert any("was trained on" in text and "held out here" in text for text in heard.texts)
 
 
-def test_a_training_that_was_stopped_goes_on_exactly_and_does_not_need_the_source_again(workspace: Workspace) -> None:
+@pytest.mark.parametrize("within_a_save", [False, True])
+def test_a_training_that_was_stopped_goes_on_exactly_and_does_not_need_the_source_again(
+    workspace: Workspace, within_a_save: bool
+) -> None:
     options = {"plan_name": "first", "begin_from": source_of(workspace) / "2d" / "fold_0" / "model.safetensors"}
     copy = Workspace(shutil.copytree(workspace.path, workspace.path.parent / "copy"))
     whole = tune(copy, fold="1", iterations=4, **options)
     heard = Heard()
     with pytest.raises(InterruptedRunError):
         tune(workspace, fold="1", iterations=4, logger=heard, stop=lambda: heard.trained == 2, **options)
+    folder = workspace.model("first").fold("2d", "1")
+    if within_a_save:  # killed when the newest checkpoint had become the one before, and the new one was not there yet
+        folder.checkpoint.rename(folder.previous_checkpoint)
     tuned = tune(workspace, fold="1", iterations=4, plan_name="first", begin_from=None)
     one, other = (load_tensors(each.folder.model)[0] for each in (whole, tuned))
     assert all(torch.equal(tensor, other[name]) for name, tensor in one.items())
@@ -112,8 +118,8 @@ def test_other_weights_to_begin_with_make_another_training(workspace: Workspace)
 
 def test_a_training_that_has_not_begun_asks_for_the_model_again(workspace: Workspace) -> None:
     tuned = tune(workspace)
-    tuned.folder.checkpoint.unlink()
-    tuned.folder.model.unlink()
+    for path in (tuned.folder.checkpoint, tuned.folder.kept_checkpoint, tuned.folder.model):
+        path.unlink()
     with pytest.raises(InputError, match="--from"):
         tune(workspace, begin_from=None)
 
