@@ -15,6 +15,7 @@ from autoseg.values.prediction import PREDICTION_RECORD, CasePrediction, Predict
 from autoseg.values.preprocessing import PreprocessRecord
 from autoseg.values.processing import AugmentationSpec, NormalizationSpec, ResamplingSpec
 from autoseg.values.scores import CaseScore, LabelScore, MeanScore, Summary
+from autoseg.values.statistics import EffectSizes, Interval, IntervalMethod, PairedTest
 from autoseg.values.training import ExecutionPath, Fold, Length, Split, TrainJob, fold_folder, select_fold
 
 __all__ = [
@@ -32,12 +33,15 @@ __all__ = [
     "Curve",
     "CurvePoint",
     "Dataset",
+    "EffectSizes",
     "ExecutionPath",
     "Finding",
     "Fingerprint",
     "Fold",
     "Geometry",
     "IntensityProperties",
+    "Interval",
+    "IntervalMethod",
     "Label",
     "LabelScore",
     "Labels",
@@ -46,6 +50,7 @@ __all__ = [
     "NetworkSpec",
     "NormalizationSpec",
     "Orientation",
+    "PairedTest",
     "PartRecord",
     "Parts",
     "Patients",
