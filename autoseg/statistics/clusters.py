@@ -7,6 +7,7 @@ everywhere is the pooled one of ``summary.json``: per label over the cases in wh
 from __future__ import annotations
 
 from collections.abc import Sequence
+from statistics import fmean
 
 import numpy as np
 
@@ -46,9 +47,9 @@ def patient_numbers(cases: int, patients: Sequence[str | int] | np.ndarray | Non
 
 
 def pooled_mean(table: np.ndarray) -> float | None:
-    """Mean over labels of the mean over cases ``(cases, labels)``; None if nothing is defined."""
-    sums, counts = np.nansum(table, axis=0), np.isfinite(table).sum(axis=0)
-    return float(np.mean(sums[counts > 0] / counts[counts > 0])) if counts.any() else None
+    """Mean over labels of the mean over cases ``(cases, labels)``, each rounded once; None if nothing is defined."""
+    means = [fmean(column[defined]) for column in table.T if (defined := np.isfinite(column)).any()]
+    return fmean(means) if means else None
 
 
 def sums_by_patient(tables: np.ndarray, patients: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -15,6 +15,7 @@ from autoseg.values.prediction import PREDICTION_RECORD, CasePrediction, Predict
 from autoseg.values.preprocessing import PreprocessRecord
 from autoseg.values.processing import AugmentationSpec, NormalizationSpec, ResamplingSpec
 from autoseg.values.scores import CaseScore, LabelScore, MeanScore, Summary
+from autoseg.values.selection import Candidate, Cost, Evidence, Missing, Selection, SelectionRule, Standing, Verdict
 from autoseg.values.statistics import EffectSizes, Interval, IntervalMethod, PairedTest
 from autoseg.values.training import ExecutionPath, Fold, Length, Split, TrainJob, fold_folder, select_fold
 
@@ -24,16 +25,19 @@ __all__ = [
     "Adoption",
     "AugmentationSpec",
     "AxisMap",
+    "Candidate",
     "Case",
     "CaseFingerprint",
     "CasePrediction",
     "CaseScore",
     "CheckReport",
     "Configuration",
+    "Cost",
     "Curve",
     "CurvePoint",
     "Dataset",
     "EffectSizes",
+    "Evidence",
     "ExecutionPath",
     "Finding",
     "Fingerprint",
@@ -47,6 +51,7 @@ __all__ = [
     "Labels",
     "Length",
     "MeanScore",
+    "Missing",
     "NetworkSpec",
     "NormalizationSpec",
     "Orientation",
@@ -58,14 +63,18 @@ __all__ = [
     "PredictionRecord",
     "PreprocessRecord",
     "ResamplingSpec",
+    "Selection",
+    "SelectionRule",
     "Severity",
     "Split",
+    "Standing",
     "Summary",
     "Template",
     "TemplateConfiguration",
     "TrainJob",
     "TrainingSpec",
     "Value",
+    "Verdict",
     "Volume",
     "decode",
     "digest",

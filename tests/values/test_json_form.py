@@ -26,16 +26,19 @@ from autoseg.values import (
     Adoption,
     AugmentationSpec,
     AxisMap,
+    Candidate,
     Case,
     CaseFingerprint,
     CasePrediction,
     CaseScore,
     CheckReport,
     Configuration,
+    Cost,
     Curve,
     CurvePoint,
     Dataset,
     EffectSizes,
+    Evidence,
     ExecutionPath,
     Finding,
     Fingerprint,
@@ -48,6 +51,7 @@ from autoseg.values import (
     LabelScore,
     Length,
     MeanScore,
+    Missing,
     NetworkSpec,
     NormalizationSpec,
     PairedTest,
@@ -58,7 +62,10 @@ from autoseg.values import (
     PredictionRecord,
     PreprocessRecord,
     ResamplingSpec,
+    Selection,
+    SelectionRule,
     Split,
+    Standing,
     Summary,
     Template,
     TemplateConfiguration,
@@ -143,6 +150,29 @@ CURVE = Curve(
     ),
     final=0.78,
 )
+CANDIDATE = Candidate(
+    name="2d+3d_lowres", members=("2d", "3d_lowres"), cost=Cost(seconds_per_case=2.5, training_hours=None)
+)
+MISSING = Missing(candidate="3d_fullres", cases=("Zoë 7", "b"), folds=("1", "2"), nothing=True)
+EVIDENCE = Evidence(
+    labels=("heart", "lung"),
+    cases=("a", "b é"),
+    patients=("P1", "P1"),
+    candidates=(CANDIDATE,),
+    dice={"2d+3d_lowres": ((0.75, None), (1.0, 0.5))},
+    missing=(MISSING,),
+)
+STANDING = Standing(
+    candidate="2d+3d_lowres",
+    mean=0.6875,
+    per_label=(0.875, 0.5),
+    raw_mean=None,
+    rightly_absent=1,
+    regret=0.0,
+    regret_lower=0.0,
+    regret_upper=None,
+    place="best",
+)
 EXAMPLES: dict[type, Any] = {
     type(value): value
     for value in (
@@ -226,6 +256,21 @@ EXAMPLES: dict[type, Any] = {
             seed=1,
             cases=FOLD,
             case_keys={"a": "1", "b": "2", "c": "3"},
+        ),
+        CANDIDATE,
+        CANDIDATE.cost,
+        MISSING,
+        EVIDENCE,
+        SelectionRule(name="nnunet", margin=0.01, confidence=0.9, draws=500, method="bca", seed=3, fewest_patients=2),
+        STANDING,
+        Selection(
+            winner="2d+3d_lowres",
+            best="2d+3d_lowres",
+            verdict="only",
+            reason="It is the only one.",
+            rule=SelectionRule(),
+            standings=(STANDING,),
+            evidence=EVIDENCE,
         ),
         Interval(mean=0.75, lower=0.7, upper=0.8, level=0.95, method="bca", cases=6, patients=5, draws=10_000),
         PairedTest(

@@ -1,0 +1,7 @@
+"""Selection: which configuration or ensemble is used, and with which postprocessing, decided by rules fixed in advance."""
+
+from autoseg.selection.candidates import all_candidates
+from autoseg.selection.choose import choose, repeated
+from autoseg.selection.evidence import gather_evidence, without_names
+
+__all__ = ["all_candidates", "choose", "gather_evidence", "repeated", "without_names"]
