@@ -11,6 +11,7 @@ from autoseg.values.network import NetworkSpec
 from autoseg.values.parts import PartRecord, Parts
 from autoseg.values.patients import Patients
 from autoseg.values.plan import Configuration, Plan, TrainingSpec
+from autoseg.values.postprocessing import CaseEffects, ComponentStep, Postprocessing, TriedStep
 from autoseg.values.prediction import PREDICTION_RECORD, CasePrediction, PredictionRecord
 from autoseg.values.preprocessing import PreprocessRecord
 from autoseg.values.processing import AugmentationSpec, NormalizationSpec, ResamplingSpec
@@ -27,10 +28,12 @@ __all__ = [
     "AxisMap",
     "Candidate",
     "Case",
+    "CaseEffects",
     "CaseFingerprint",
     "CasePrediction",
     "CaseScore",
     "CheckReport",
+    "ComponentStep",
     "Configuration",
     "Cost",
     "Curve",
@@ -60,6 +63,7 @@ __all__ = [
     "Parts",
     "Patients",
     "Plan",
+    "Postprocessing",
     "PredictionRecord",
     "PreprocessRecord",
     "ResamplingSpec",
@@ -73,6 +77,7 @@ __all__ = [
     "TemplateConfiguration",
     "TrainJob",
     "TrainingSpec",
+    "TriedStep",
     "Value",
     "Verdict",
     "Volume",

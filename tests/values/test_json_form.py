@@ -28,10 +28,12 @@ from autoseg.values import (
     AxisMap,
     Candidate,
     Case,
+    CaseEffects,
     CaseFingerprint,
     CasePrediction,
     CaseScore,
     CheckReport,
+    ComponentStep,
     Configuration,
     Cost,
     Curve,
@@ -59,6 +61,7 @@ from autoseg.values import (
     Parts,
     Patients,
     Plan,
+    Postprocessing,
     PredictionRecord,
     PreprocessRecord,
     ResamplingSpec,
@@ -71,6 +74,7 @@ from autoseg.values import (
     TemplateConfiguration,
     TrainingSpec,
     TrainJob,
+    TriedStep,
     Value,
     decode,
     digest,
@@ -173,6 +177,8 @@ STANDING = Standing(
     regret_upper=None,
     place="best",
 )
+STEP = ComponentStep(name="heart", values=(1, 3))
+TRIED = TriedStep(step=STEP, adopted=True, before=0.5, after=0.75, changed=2, fell=("lung",))
 EXAMPLES: dict[type, Any] = {
     type(value): value
     for value in (
@@ -257,6 +263,10 @@ EXAMPLES: dict[type, Any] = {
             cases=FOLD,
             case_keys={"a": "1", "b": "2", "c": "3"},
         ),
+        STEP,
+        TRIED,
+        CaseEffects(dice=(((0.5, 0.75), (None,)), ((0.5, 1.0), (None,)))),
+        Postprocessing(steps=(STEP,), tried=(TRIED,), not_tried=("é",), cases=3, dice_before=0.5, dice_after=0.625),
         CANDIDATE,
         CANDIDATE.cost,
         MISSING,
