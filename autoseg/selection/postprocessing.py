@@ -20,7 +20,7 @@ import numpy as np
 from autoseg.errors import InputError
 from autoseg.evaluation.overlap import label_keys, overlap_scores
 from autoseg.values import CaseEffects, ComponentStep, Label, Labels, LabelScore, Postprocessing, TriedStep
-from autoseg.volume.components import beyond_largest
+from autoseg.volume.components import Runs, foreground_runs, smaller_components, voxels_of
 
 __all__ = ["case_effects", "decide_postprocessing"]
 
@@ -29,7 +29,7 @@ ALL_FOREGROUND = "all foreground"
 MOST_OF_GROUP = 6
 #: Foreground entries (by place) of a group that are tried, and those that are not.
 Group = tuple[tuple[int, ...], tuple[int, ...]]
-#: From places of voxels that become background to the Dice of some foreground entries.
+#: From the runs that are left (bool per run) to the Dice of some foreground entries, given by place.
 Scorer = Callable[[np.ndarray, Sequence[int]], list[float | None]]
 
 
@@ -46,14 +46,15 @@ def case_effects(
         labels: what the integers mean.
         annotated: names of the labels that were looked for in the case; None for all.
     """
-    changing = np.array(prediction, order="C")
-    score = _scorer(reference, prediction, labels, annotated)
-    removed = beyond_largest(changing, _foreground(labels))
-    sides = [_side(changing, np.empty(0, np.int64), labels, score)]
-    if removed.size:
-        changing.reshape(-1)[removed] = 0
-        sides.append(_side(changing, removed, labels, score))
-    return CaseEffects(dice=(sides[0], sides[-1]))
+    runs = foreground_runs(prediction)
+    alive = np.ones(len(runs.first), bool)
+    score = _scorer(reference, prediction, runs, labels, annotated)
+    without = _side(runs, alive, labels, score)
+    smaller = smaller_components(runs, alive, _foreground(labels))
+    if not smaller.size:
+        return CaseEffects(dice=(without, without))
+    alive[smaller] = False
+    return CaseEffects(dice=(without, _side(runs, alive, labels, score)))
 
 
 def _foreground(labels: Labels) -> tuple[int, ...]:
@@ -85,18 +86,20 @@ def _groups(labels: Labels) -> list[Group]:
     return parted
 
 
-def _scorer(reference: np.ndarray, prediction: np.ndarray, labels: Labels, annotated: Collection[str] | None) -> Scorer:
+def _scorer(
+    reference: np.ndarray, prediction: np.ndarray, runs: Runs, labels: Labels, annotated: Collection[str] | None
+) -> Scorer:
     """Scores by subtracting the few voxels that are removed from counts that are made once."""
     scores = overlap_scores(reference, prediction, labels, annotated)
-    known = labels.looked_for(annotated)
-    wanted_flat, predicted_flat = reference.reshape(-1), prediction.reshape(-1)
+    known, keys = labels.looked_for(annotated), label_keys(labels)
+    wanted_flat = np.ascontiguousarray(reference).reshape(-1)
 
-    def score(removed: np.ndarray, places: Sequence[int]) -> list[float | None]:
-        wanted, predicted = wanted_flat[removed], predicted_flat[removed]
+    def score(alive: np.ndarray, places: Sequence[int]) -> list[float | None]:
+        gone = np.flatnonzero(~alive)
+        wanted, predicted = wanted_flat[voxels_of(runs, gone)], np.repeat(runs.value[gone], runs.length[gone])
         if labels.ignore is not None:
             predicted = predicted[wanted != labels.ignore]
             wanted = wanted[wanted != labels.ignore]
-        keys = label_keys(labels)
         return [
             _dice_without(scores[keys[place]], wanted, predicted, labels.foreground[place].values)
             if known[place]
@@ -115,36 +118,30 @@ def _dice_without(score: LabelScore, wanted: np.ndarray, predicted: np.ndarray, 
     return 2 * both / sizes if sizes else None
 
 
-def _side(
-    changing: np.ndarray, removed: np.ndarray, labels: Labels, score: Scorer
-) -> tuple[tuple[float | None, ...], ...]:
-    """Scores of every entry under every set of its group's steps, on top of voxels that are removed already."""
+def _side(runs: Runs, alive: np.ndarray, labels: Labels, score: Scorer) -> tuple[tuple[float | None, ...], ...]:
+    """Scores of every entry under every set of its group's steps, on top of runs that are removed already."""
     table: dict[int, tuple[float | None, ...]] = {}
     for tried, others in _groups(labels):
         members = (*tried, *others)
-        sets = _sets(changing, removed, [_object(labels.foreground[place]) for place in tried], members, score)
+        objects = [_object(labels.foreground[place]) for place in tried]
+        sets = _sets(runs, alive, objects, members, score)
         table |= {place: tuple(each[number] for each in sets) for number, place in enumerate(members)}
     return tuple(table[place] for place in range(len(labels.foreground)))
 
 
 def _sets(
-    changing: np.ndarray, removed: np.ndarray, objects: Sequence[tuple[int, ...]], members: Sequence[int], score: Scorer
+    runs: Runs, alive: np.ndarray, objects: Sequence[tuple[int, ...]], members: Sequence[int], score: Scorer
 ) -> list[list[float | None]]:
-    """Scores of a group's members under every set of steps; the first step is the lowest bit of a set's place.
-
-    The label map is changed on the way and is at the end as it was.
-    """
+    """Scores of a group's members under every set of steps; the first step is the lowest bit of a set's place."""
     if not objects:
-        return [score(removed, members)]
-    without = _sets(changing, removed, objects[1:], members, score)
-    more = beyond_largest(changing, objects[0])
+        return [score(alive, members)]
+    without = _sets(runs, alive, objects[1:], members, score)
+    smaller = smaller_components(runs, alive, objects[0])
     with_it = without
-    if more.size:
-        flat = changing.reshape(-1)
-        before = flat[more]
-        flat[more] = 0
-        with_it = _sets(changing, np.concatenate([removed, more]), objects[1:], members, score)
-        flat[more] = before
+    if smaller.size:
+        left = alive.copy()
+        left[smaller] = False
+        with_it = _sets(runs, left, objects[1:], members, score)
     return [scores for pair in zip(without, with_it, strict=True) for scores in pair]
 
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from skimage.measure import label
 
-from autoseg.volume.components import beyond_largest, keep_largest_components
+from autoseg.volume.components import foreground_runs, keep_largest_components, smaller_components, voxels_of
 
 
 def plane(*rows: str) -> np.ndarray:
@@ -19,14 +19,31 @@ def plane(*rows: str) -> np.ndarray:
 def test_the_smaller_of_two_is_removed() -> None:
     before = plane("11..1", "11...", "....1")
     np.testing.assert_array_equal(keep_largest_components(before, [[1]]), plane("11...", "11...", "....."))
-    assert beyond_largest(before, [1]).tolist() == [4, 14]
+    runs = foreground_runs(before)
+    smaller = smaller_components(runs, np.ones(len(runs.first), bool), [1])
+    assert voxels_of(runs, smaller).tolist() == [4, 14]
     assert before[0, 0, 4] == 1
 
 
 def test_corners_touch_also_across_slices() -> None:
     stairs = np.zeros((3, 3, 3), np.int16)
     stairs[np.arange(3), np.arange(3), np.arange(3)] = 5
-    assert not beyond_largest(stairs, [5]).size
+    np.testing.assert_array_equal(keep_largest_components(stairs, [[5]]), stairs)
+
+
+def test_the_end_of_a_row_does_not_touch_the_beginning_of_the_next_nor_of_the_next_slice() -> None:
+    before = plane("...11", "1....")
+    np.testing.assert_array_equal(keep_largest_components(before, [[1]]), plane("...11", "....."))
+    before = np.zeros((2, 3, 4), np.uint8)
+    before[0, 2], before[1, 0] = 1, 1
+    before[1, 0, 0] = 0
+    np.testing.assert_array_equal(keep_largest_components(before, [[1]])[1], 0)
+
+
+def test_runs_by_hand() -> None:
+    runs = foreground_runs(plane("1122.", ".3333"))
+    assert (runs.first.tolist(), runs.length.tolist(), runs.value.tolist()) == ([0, 2, 6], [2, 2, 4], [1, 2, 3])
+    assert voxels_of(runs, np.array([0, 2])).tolist() == [0, 1, 6, 7, 8, 9]
 
 
 def test_of_equal_ones_all_are_kept() -> None:
@@ -47,7 +64,9 @@ def test_one_object_after_the_other() -> None:
     np.testing.assert_array_equal(keep_largest_components(before, [[2]]), plane("1111...222"))
 
 
-@pytest.mark.parametrize("before", [plane("....", "...."), plane("1111"), np.full((2, 3, 4), 7, np.uint16)])
+@pytest.mark.parametrize(
+    "before", [plane("....", "...."), plane("1111"), np.full((2, 3, 4), 7, np.uint16), np.zeros((0, 3, 4), np.uint8)]
+)
 def test_what_has_at_most_one_component_stays(before: np.ndarray) -> None:
     after = keep_largest_components(before, [[1], [7], [9]])
     np.testing.assert_array_equal(after, before)
