@@ -103,11 +103,13 @@ def test_nothing_names_machine_paths():
 
 
 def test_everything_that_is_asked_for_is_pinned():
-    """Two installations from constraints.txt are equal: whatever setup.cfg names stands there, torch apart (the Makefile)."""
+    """Two installations are equal: what setup.cfg names stands in constraints.txt, but for torch (the Makefile's)."""
     settings = configparser.ConfigParser()
     settings.read(PROJECT / "setup.cfg")
     asked = "\n".join([settings["options"]["install_requires"], *settings["options.extras_require"].values()])
-    names = [re.match(r"[\w.-]+", line) for line in asked.splitlines() if line and not line.startswith(("#", "autoseg["))]
+    names = [
+        re.match(r"[\w.-]+", line) for line in asked.splitlines() if line and not line.startswith(("#", "autoseg["))
+    ]
     pinned = {_same_name(line.partition("==")[0]) for line in (PROJECT / "constraints.txt").read_text().splitlines()}
     assert {_same_name(name[0]) for name in names if name} - pinned == {"torch"}
 

@@ -27,7 +27,8 @@ from autoseg.augmentation.streams import TRAINING, VALIDATION
 from autoseg.errors import DocumentError, InputError, UnreadableFileError
 from autoseg.io.case_store import CaseStore, StoredCase
 from autoseg.logs import SilentLogger
-from autoseg.training.batches import PatchLoader, prefetched
+from autoseg.training.batches import PatchLoader
+from autoseg.training.crew import prefetched
 from autoseg.training.places import forced_samples
 from autoseg.training.records import BatchRecord
 from autoseg.training.sources import crop_padded
@@ -424,14 +425,14 @@ def test_the_loader_feeds_a_pipeline_of_batchgenerators(tmp_path: Path) -> None:
 
 def test_prefetched_batches_are_those_of_the_loader_in_order(tmp_path: Path) -> None:
     loader = make_loader(tmp_path / "a", recipe=AUGMENTED)
-    ahead = list(prefetched(make_loader(tmp_path / "b", recipe=AUGMENTED), 2, 8))
+    ahead = list(prefetched(make_loader(tmp_path / "b", recipe=AUGMENTED).batch, 2, 8))
     assert len(ahead) == 6
     for iteration, batch in enumerate(ahead, start=2):
         assert_same_batch(batch, loader.batch(iteration))
 
 
 def test_prefetching_nothing_gives_nothing(tmp_path: Path) -> None:
-    assert list(prefetched(make_loader(tmp_path), 5, 5)) == []
+    assert list(prefetched(make_loader(tmp_path).batch, 5, 5)) == []
 
 
 class Counting(PatchLoader):
@@ -460,7 +461,7 @@ def batch_threads() -> list[threading.Thread]:
 
 def test_stopping_early_ends_the_thread_and_wastes_few_batches(tmp_path: Path) -> None:
     loader = counting(tmp_path)
-    batches = prefetched(loader, 0, 1000, ahead=3)
+    batches = prefetched(loader.batch, 0, 1000, ahead=3)
     next(batches)
     next(batches)
     batches.close()
@@ -471,7 +472,7 @@ def test_stopping_early_ends_the_thread_and_wastes_few_batches(tmp_path: Path) -
 def test_an_error_is_raised_where_its_batch_is_wanted_and_not_before(tmp_path: Path) -> None:
     loader = counting(tmp_path)
     loader.fails_at = 2
-    batches = prefetched(loader, 0, 9)
+    batches = prefetched(loader.batch, 0, 9)
     assert [len(next(batches)["data"]) for _ in range(2)] == [1, 1]
     with pytest.raises(RuntimeError, match="making a training batch failed") as caught:
         next(batches)
@@ -484,7 +485,7 @@ def test_an_error_for_the_user_comes_as_it_is(tmp_path: Path) -> None:
     (file,) = (tmp_path / f"one-{digest(['one'])[:16]}").glob("image.*")
     file.write_bytes(b"damaged")
     with pytest.raises(InputError, match="case one: the preprocessed case is missing or damaged"):
-        list(prefetched(loader, 0, 3))
+        list(prefetched(loader.batch, 0, 3))
 
 
 @pytest.mark.skipif(os.name != "posix", reason="a limit of open files is POSIX")
@@ -659,12 +660,12 @@ def test_any_number_of_threads_gives_the_same_batches_in_order(tmp_path: Path, w
     recipe = Recipe(spatial=AUGMENTED.spatial, transforms=(*AUGMENTED.transforms, GaussianNoiseTransform()))
     loader = make_loader(tmp_path, cases, patch=(16, 16, 16), recipe=recipe)
     before = torch.get_num_threads()
-    batches = list(prefetched(loader, 3, 15, workers=workers))
+    batches = list(prefetched(loader.batch, 3, 15, workers=workers))
     assert torch.get_num_threads() == before
     assert len(batches) == 12
     for iteration, batch in enumerate(batches, start=3):
         assert_same_batch(batch, loader.batch(iteration))
-    prepared = list(prefetched(loader, 3, 6, workers=workers, make=loader.prepare))
+    prepared = list(prefetched(loader.prepare, 3, 6, workers=workers))
     for batch, source in zip(batches, prepared, strict=False):
         finished = loader.finish(source)
         assert_same_batch({**batch}, {**finished, "data": finished["data"].numpy(), "seg": finished["seg"].numpy()})
@@ -711,7 +712,7 @@ def test_a_bad_case_costs_one_case(tmp_path: Path, when: str) -> None:
         stream.write(bytes(len(whole) if when != "before" else 16))
     if when == "before":
         file.write_bytes(b"short")
-    batches = list(prefetched(running, 0, 10, workers=2))
+    batches = list(prefetched(running.batch, 0, 10, workers=2))
     assert running.skipped == ("d",)
     assert asked == ["d"]
     assert [fields["case"] for kind, fields in logger.events if kind == "case_skipped"] == ["d"]
@@ -740,6 +741,6 @@ def test_more_bad_cases_than_a_fifth_end_the_training(tmp_path: Path) -> None:
         file.write_bytes(b"damaged")
     loader = PatchLoader(store, keys, (8, 8, 8), 4, foreground_share=0.33, recipe=Recipe(), seed=1, purpose=TRAINING)
     with pytest.raises(InputError, match="too many of the preprocessed cases cannot be read; found 2 of 8: d, f"):
-        list(prefetched(loader, 0, 20, workers=2))
+        list(prefetched(loader.batch, 0, 20, workers=2))
     with pytest.raises(InputError, match="found 2 of 8: d, f"):
         loader.batch(100)
