@@ -112,7 +112,11 @@ def test_sizes_for_people() -> None:
         ("0::/\n", {}, None),
         ("0::/job\n", {"job/cpu.max": "max 100000\n", "cpu.max": "250000 100000\n"}, 2.5),
         ("0::/a/b\n", {"a/cpu.max": "400000 100000\n", "a/b/cpu.max": "800000 100000\n"}, 4.0),
-        ("3:cpu,cpuacct:/job\n0::/\n", {"cpu/job/cpu.cfs_quota_us": "50000", "cpu/job/cpu.cfs_period_us": "100000"}, 0.5),
+        (
+            "3:cpu,cpuacct:/job\n0::/\n",
+            {"cpu/job/cpu.cfs_quota_us": "50000", "cpu/job/cpu.cfs_period_us": "100000"},
+            0.5,
+        ),
         ("3:cpu,cpuacct:/\n", {"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, None),
     ],
     ids=["none", "of the group above", "of two the smaller one", "first version", "first version without a limit"],

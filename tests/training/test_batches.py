@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import threading
 from collections.abc import Mapping, Sequence
@@ -27,12 +28,15 @@ from autoseg.augmentation.streams import TRAINING, VALIDATION
 from autoseg.errors import DocumentError, InputError, UnreadableFileError
 from autoseg.io.case_store import CaseStore, StoredCase
 from autoseg.logs import SilentLogger
+from autoseg.networks.memory import BOX, making_bytes
 from autoseg.training.batches import PatchLoader
 from autoseg.training.crew import prefetched
 from autoseg.training.places import forced_samples
 from autoseg.training.records import BatchRecord
 from autoseg.training.sources import crop_padded
 from autoseg.values import AugmentationSpec, AxisMap, Geometry, PreprocessRecord, decode, digest, encode
+from tests.allocator import peak_of
+from tests.small_plans import small_network
 
 Shape = tuple[int, int, int]
 SHAPE: Shape = (10, 14, 12)
@@ -669,6 +673,59 @@ def test_any_number_of_threads_gives_the_same_batches_in_order(tmp_path: Path, w
     for batch, source in zip(batches, prepared, strict=False):
         finished = loader.finish(source)
         assert_same_batch({**batch}, {**finished, "data": finished["data"].numpy(), "seg": finished["seg"].numpy()})
+
+
+@pytest.mark.parametrize("patch", [(16, 16, 16), (16, 16)], ids=str)
+def test_nothing_is_read_back_while_a_batch_is_made_on_a_device(tmp_path: Path, patch: tuple[int, ...]) -> None:
+    """On the device "meta" tensors have no numbers: whoever looks at one, or mixes it with the CPU's, fails."""
+    degrees = (30.0,) * 3 if len(patch) == 3 else (180.0,)
+    spec = AugmentationSpec(rotation_degrees=degrees, mirror_axes=(0, 1), swap_axis=1, swapped_labels=((1, 2),))
+    recipe = default_recipe(spec)
+    quiet = [step for step in recipe.transforms if not isinstance(step, GaussianNoise)]  # meta has no generator
+    for step in (recipe.spatial, *quiet):
+        for name in ("probability", "channel_probability", "scaling_probability"):
+            if hasattr(step, name):
+                setattr(step, name, 1.0)
+    cases = {"a": blocks((20, 24, 22)), "b": blocks((9, 16, 8))}
+    recipe = Recipe(spatial=recipe.spatial, transforms=quiet)
+    loader = make_loader(tmp_path, cases, patch=patch, recipe=recipe, masked_channels=(1,))
+    batch = loader.finish(loader.prepare(0), "meta")
+    assert batch["data"].is_meta
+    assert batch["seg"].is_meta
+    assert batch["data"].shape == (3, 3, *patch)
+    assert batch["seg"].shape == (3, 1, *patch)
+
+
+@pytest.mark.parametrize(
+    ("patch", "batch", "channels"),
+    [((24, 24, 24), 2, 1), ((16, 20, 24), 2, 4), ((40, 40), 12, 1), ((48, 40), 1, 3)],
+    ids=str,
+)
+def test_a_batch_takes_no_more_memory_on_a_gpu_than_is_planned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, patch: tuple[int, ...], batch: int, channels: int
+) -> None:
+    """All that can happen to it does. What torch really takes here, and the largest box, which is here already."""
+    monkeypatch.setattr("autoseg.augmentation.spatial.TOGETHER", 1)  # as on a GPU
+    dimensions = len(patch)
+    recipe = default_recipe(
+        AugmentationSpec(rotation_degrees=(30.0,) * 3 if dimensions == 3 else (180.0,), mirror_axes=(0, 1))
+    )
+    for step in (recipe.spatial, *recipe.transforms):
+        for name in ("probability", "channel_probability", "rotation_probability", "scaling_probability"):
+            if hasattr(step, name):
+                setattr(step, name, 1.0)
+    image = np.random.default_rng(0).normal(size=(channels, 60, 60, 60))
+    loader = make_loader(
+        tmp_path, {"one": blocks((60, 60, 60))}, patch=patch, batch=batch, recipe=recipe, one={"image": image}
+    )
+    spec = small_network(dimensions, inputs=channels)
+    planned, most, voxels = making_bytes(spec, patch, batch), 0, np.prod(patch)
+    for iteration in range(6):
+        sources = loader.prepare(iteration)
+        boxes = [box.image.nbytes + box.labels.nbytes for box in sources.boxes.values()]
+        if max(box.labels.numel() for box in sources.boxes.values()) <= BOX[dimensions] * voxels:
+            most = max(most, peak_of(sources.sampled) + max(boxes), peak_of(functools.partial(loader.finish, sources)))
+    assert 0.5 * planned < most < planned
 
 
 class Kept(SilentLogger):

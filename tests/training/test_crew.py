@@ -32,9 +32,8 @@ def crew_of(limit: int, clock: Clock | None = None) -> tuple[Crew, Listening]:
 def work(crew: Crew, clock: Clock, batches: int, *, making: float, computing: float) -> None:
     """A training whose batches take so long to make in one thread; in several, that much less is waited for one."""
     for iteration in range(batches):
-        begin = clock.now
-        crew.make(lambda index: setattr(clock, "now", begin + making), iteration)
-        clock.now = begin
+        crew.make(lambda index: setattr(clock, "now", clock.now + making), iteration)
+        clock.now -= making  # meanwhile the device computed
         waited = max(0.0, making / crew.workers - computing)
         crew.hear(computing + waited, waited)
 
@@ -114,7 +113,14 @@ def test_no_more_work_at_once_than_the_crew_has_threads_and_the_batches_stay_the
         (16, ExecutionPath(device="cuda"), 0, 1),
         (16, ExecutionPath(device="cuda"), 10, 3),
     ],
-    ids=["a GPU", "a small machine with a GPU", "two processors", "spared ones", "no memory", "memory for five batches"],
+    ids=[
+        "a GPU",
+        "a small machine with a GPU",
+        "two processors",
+        "spared ones",
+        "no memory",
+        "memory for five batches",
+    ],
 )
 def test_threads_are_limited_by_processors_and_by_memory(
     monkeypatch: pytest.MonkeyPatch, cores: int, path: ExecutionPath, room: int, limit: int

@@ -104,7 +104,12 @@ def test_one_batch_is_made_while_the_one_before_is_computed_on() -> None:
 
 
 def test_only_voxels_travel() -> None:
-    batch = {"data": np.ones((2, 1, 4, 4)), "seg": np.zeros((2, 1, 4, 4)), "looked_for": np.ones((2, 3), bool), "keys": ["a"]}
+    batch = {
+        "data": np.ones((2, 1, 4, 4)),
+        "seg": np.zeros((2, 1, 4, 4)),
+        "looked_for": np.ones((2, 3), bool),
+        "keys": ["a"],
+    }
     (sent,) = Feed("cpu", Listening(), 100, ahead=True).through(iter([batch]))
     assert [type(sent[name]) for name in ("data", "seg", "looked_for", "keys")] == [
         *[torch.Tensor] * 2,
@@ -141,7 +146,7 @@ def test_a_batch_for_which_memory_is_short_is_made_when_nothing_else_is_computed
         for iteration in (1, 2):
             assert_same_batch(plain(next(feed)), loader.batch(iteration))
     else:
-        with pytest.raises(ShortMemoryError, match="too short to make a batch there .*much.*repeat the command"):
+        with pytest.raises(ShortMemoryError, match=r"too short to make a batch there .*much.*repeat the command"):
             next(feed)
     assert asked == [False, True]
 
