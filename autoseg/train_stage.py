@@ -89,7 +89,8 @@ def announce_new(
         plan = model.plan()
         planned = wish.iterations or plan.configuration(configuration).training.iterations
         length = None if wish.hours or wish.until_plateau else planned
-        announce(workspace, plan, configuration, length, new, device, logger, hours=wish.hours)
+        held_out = any(fold != "full" for fold in folds)
+        announce(workspace, plan, configuration, length, new, device, logger, hours=wish.hours, held_out=held_out)
 
 
 def job_of(

@@ -14,6 +14,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from autoseg.augmentation.transfer import on_device
+
 __all__ = ["OUTSIDE", "Mask", "Mirror", "RotateAndScale", "reach", "sample_affine"]
 
 #: Label of what lies outside of the non-zero region, or of the image.
@@ -122,7 +124,7 @@ class _Contest:
 
     def enter(self, label: int, indicator: torch.Tensor) -> None:
         """Another label; its indicator is float32 ``(*patch)``."""
-        self.leading[indicator > self.best] = label
+        self.leading.masked_fill_(indicator > self.best, label)
         self.best = torch.maximum(self.best, indicator)
         self.own = torch.where(self.nearest == label, torch.maximum(self.own, indicator), self.own)
 
@@ -140,13 +142,17 @@ def _grid(
 ) -> torch.Tensor:
     """Sampling positions for ``grid_sample``: ``(1, *patch, dimensions)``, last axis first, -1..1 edge to edge."""
     dimensions = len(patch_size)
+    steps = [
+        (np.arange(edge) - (edge - 1) / 2) * (2 * matrix[row, axis] / size)
+        for row, size in enumerate(shape)
+        for axis, edge in enumerate(patch_size)
+    ]
+    along = iter(on_device(np.concatenate(steps).astype(np.float32), device).split([len(each) for each in steps]))
     grid = torch.empty((1, *patch_size, dimensions), device=device)
     for row, size in enumerate(shape):
         position = torch.full((1,) * dimensions, (2 * float(centre[row]) + 1) / size - 1, device=device)
-        for axis, edge in enumerate(patch_size):
-            steps = (np.arange(edge) - (edge - 1) / 2) * (2 * matrix[row, axis] / size)
-            along = torch.from_numpy(steps.astype(np.float32)).to(device)
-            position = position + along.view([-1 if other == axis else 1 for other in range(dimensions)])
+        for axis in range(dimensions):
+            position = position + next(along).view([-1 if other == axis else 1 for other in range(dimensions)])
         grid[0, ..., dimensions - 1 - row] = position
     return grid
 
@@ -195,12 +201,14 @@ class Mirror:
                 groups.setdefault(tuple(drawn["axes"]), []).append(sample)
         new_images, new_labels = images.clone(), labels.clone()
         for axes, samples in groups.items():
-            flipped_images = images[samples].flip([axis + 2 for axis in axes])
-            flipped_labels = labels[samples].flip([axis + 1 for axis in axes])
+            index = on_device(samples, images.device)
+            flipped_images = images[index].flip([axis + 2 for axis in axes])
+            flipped_labels = labels[index].flip([axis + 1 for axis in axes])
             if self.swap_axis in axes:
                 flipped_labels = _exchanged(flipped_labels, self.swapped_labels)
-                flipped_images = flipped_images[:, self._exchanged_channels(images.shape[1])]
-            new_images[samples], new_labels[samples] = flipped_images, flipped_labels
+                order = on_device(self._exchanged_channels(images.shape[1]), images.device)
+                flipped_images = flipped_images.index_select(1, order)
+            new_images[index], new_labels[index] = flipped_images, flipped_labels
         return new_images, new_labels
 
     def _exchanged_channels(self, count: int) -> list[int]:
@@ -216,8 +224,7 @@ def _exchanged(labels: torch.Tensor, pairs: Sequence[tuple[int, int]]) -> torch.
     """A copy in which the labels of each pair have changed places; all else, the ignore label and outside, stays."""
     result = labels.clone()
     for one, other in pairs:
-        result[labels == one] = other
-        result[labels == other] = one
+        result.masked_fill_(labels == one, other).masked_fill_(labels == other, one)
     return result
 
 
@@ -239,7 +246,7 @@ class Mask:
         self, images: torch.Tensor, labels: torch.Tensor, parameters: Sequence[Mapping[str, Any] | None]
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Sets to 0 what has the label -1."""
-        acts = torch.tensor([drawn is not None for drawn in parameters], device=images.device)
+        acts = on_device([drawn is not None for drawn in parameters], images.device)
         outside = (labels < 0) & acts.view(-1, *(1,) * (labels.ndim - 1))
         result = images.clone()
         for channel in self.channels:

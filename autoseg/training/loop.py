@@ -38,7 +38,7 @@ from autoseg.training.length import (
 from autoseg.training.optimization import WeightAverage
 from autoseg.training.state import TrainState
 from autoseg.training.step import TrainingStep, keep_freed_memory_if_roomy
-from autoseg.training.trouble import not_a_number
+from autoseg.training.trouble import not_a_number, tell_skipped
 from autoseg.training.truth import Truth
 from autoseg.values import Configuration, Length, Plan, TrainJob
 from autoseg.workspace import FoldFolder
@@ -238,8 +238,7 @@ class FoldTrainer:
                 text = f"the cooldown begins: {length.reason}; the training ends after {length.end} iterations"
                 self.logger.event("message", text=text, iteration=done, end=length.end)
         if done == kept_from(self.state.length):
-            self.state.seconds = self._seconds()
-            self.state.extra = dict(self.step.state_dict())
+            self._note_state()
             self.checkpoints.keep(self.state)
         return self.state.length.end is None or done < self.state.length.end
 
@@ -289,9 +288,14 @@ class FoldTrainer:
         """
         if not self.state.is_healthy():
             raise not_a_number(self.state, self._training, None, self.folder)
+        self._note_state()
+        self.checkpoints.save(self.state)
+
+    def _note_state(self) -> None:
+        """Brings what a checkpoint holds beside weights and optimizer up to now."""
         self.state.seconds = self._seconds()
         self.state.extra = dict(self.step.state_dict())
-        self.checkpoints.save(self.state)
+        self.state.skipped |= set(self._training.skipped)
 
     def _interrupt(self) -> None:
         done, end = self.state.iteration, self.state.length.end
@@ -342,12 +346,17 @@ class FoldTrainer:
             seconds_left=None if total is None else (total - done) * seconds_per_iteration,
         )
 
+    @functools.cached_property
+    def _held_out(self) -> PatchLoader:
+        """One for the whole training: a case that cannot be read is told once."""
+        return self.loader(train=False)
+
     def estimate(self) -> list[float | None]:
         """Dice of the averaged weights on patches of held-out cases, per foreground label, from counts over all of them.
 
         A rough guide while training runs: the score that counts comes from whole images at the end.
         """
-        loader, weights = self.loader(train=False), self.state.model_weights()
+        loader, weights = self._held_out, self.state.model_weights()
         work = functools.partial(
             patch_counts, self.step, weights, loader, self.spec.validation_iterations, self.plan.labels
         )
@@ -381,5 +390,7 @@ class FoldTrainer:
             raise DiskFullError(self.folder.path, not_written(path, error)) from error
         for used_up in (self.folder.stop_file, self.folder.previous_checkpoint):
             used_up.unlink(missing_ok=True)
-        self.logger.event("trained", iterations=self.state.iteration, file=str(path))
+        skipped = sorted(self.state.skipped | set(self._training.skipped))
+        tell_skipped(skipped, len(self.job.cases.train), self.logger)
+        self.logger.event("trained", iterations=self.state.iteration, file=str(path), skipped=skipped)
         return path

@@ -88,7 +88,8 @@ class Sources:
         plain = [index for index in range(len(samples)) if index not in self.boxes]
         images = self.images.new_empty((len(samples), *self.images.shape[1:]))
         labels = self.labels.new_empty((len(samples), *size))
-        images[plain], labels[plain] = self.images, self.labels
+        for place, index in enumerate(plain):
+            images[index], labels[index] = self.images[place], self.labels[place]
         for index, box in self.boxes.items():
             matrix = np.array(samples[index].matrix)
             images[index], labels[index] = sample_affine(

@@ -40,6 +40,7 @@ class SavedState:
         seconds: that the training had taken.
         curve: iteration and mean Dice of every estimate.
         extra: name to number.
+        skipped: cases that could not be read.
     """
 
     path: Path
@@ -50,6 +51,7 @@ class SavedState:
     seconds: float
     curve: list[tuple[int, float]]
     extra: dict[str, Any]
+    skipped: frozenset[str]
 
 
 def read_state(path: Path, job: TrainJob) -> SavedState:
@@ -74,6 +76,7 @@ def read_state(path: Path, job: TrainJob) -> SavedState:
             seconds=float(metadata["seconds"]),
             curve=[(int(at), float(dice)) for at, dice in metadata["curve"]],
             extra=dict(metadata["extra"]),
+            skipped=frozenset(map(str, metadata.get("skipped", ()))),  # older checkpoints do not tell
         )
         stated = metadata["job"]
     except (KeyError, TypeError, ValueError, msgspec.ValidationError) as error:
@@ -102,6 +105,7 @@ class TrainState:
         seconds: that they took, over all starts.
         curve: iteration and mean Dice of every estimate on held-out cases.
         extra: tensors and numbers that a step keeps beside the optimizer, such as the scale of its gradients.
+        skipped: cases that could not be read, in any of the starts.
     """
 
     def __init__(
@@ -117,6 +121,7 @@ class TrainState:
         self.iteration, self.seconds = 0, 0.0
         self.curve: list[tuple[int, float]] = []
         self.extra: dict[str, torch.Tensor | float | int] = {}
+        self.skipped: frozenset[str] = frozenset()
 
     def model_weights(self) -> dict[str, torch.Tensor]:
         """The weights that make the model: the average if there is one."""
@@ -157,6 +162,7 @@ class TrainState:
             "seconds": self.seconds,
             "curve": self.curve,
             "extra": {key: each for key, each in self.extra.items() if not isinstance(each, torch.Tensor)},
+            "skipped": sorted(self.skipped),
         }
         data = tensor_bytes(tensors, metadata)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -187,6 +193,7 @@ class TrainState:
         self._load_optimizer({**_without_prefix(OPTIMIZER, saved.tensors), **_without_prefix(OPTIMIZER, saved.numbers)})
         self.extra = {**saved.extra, **_without_prefix(EXTRA, saved.tensors)}
         self.iteration, self.seconds, self.curve = saved.iteration, saved.seconds, list(saved.curve)
+        self.skipped = saved.skipped
 
     def _load_optimizer(self, flat: Mapping[str, object]) -> None:
         state: dict[int, dict[str, object]] = {}

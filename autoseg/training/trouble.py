@@ -1,16 +1,22 @@
-"""A loss or weights that are not numbers: which cases were in the batch, how to look at it, and what is still healthy."""
+"""What went wrong in a training, told with names.
+
+A loss or weights that are not numbers: which cases were in the batch, how to look at it, and what is still healthy. Cases
+that could not be read: how many, at the end.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from autoseg.errors import AutosegError
 from autoseg.files import write_document
+from autoseg.logs import Logger
 from autoseg.training.batches import PatchLoader
 from autoseg.training.state import TrainState
 from autoseg.workspace import FoldFolder
 
-__all__ = ["not_a_number"]
+__all__ = ["not_a_number", "tell_skipped"]
 
 
 def not_a_number(
@@ -43,3 +49,16 @@ def not_a_number(
         "batch was drawn. Look at these cases (autoseg check), or plan with a smaller learning_rate: "
         "repeating the command would come to the same batch"
     )
+
+
+def tell_skipped(skipped: Sequence[str], cases: int, logger: Logger) -> None:
+    """Tells at the end of a training which of its cases could not be read, over all starts; nothing if all could.
+
+    Args:
+        skipped: ids.
+        cases: there are to train on.
+        logger: hears it.
+    """
+    if skipped:
+        text = f"warning: {len(skipped)} of {cases} training cases could not be read, and others were drawn in their place: "
+        logger.event("message", text=text + ", ".join(skipped))

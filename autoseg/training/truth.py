@@ -18,6 +18,7 @@ import msgspec
 import torch
 
 from autoseg.errors import InterruptedRunError
+from autoseg.estimates import SCORING_SHARE
 from autoseg.evaluation.overlap import label_keys
 from autoseg.logs import Logger, reported
 from autoseg.networks.execution import release_memory
@@ -28,8 +29,6 @@ from autoseg.workspace import FoldFolder
 
 __all__ = ["Scorer", "Truth", "TruthValue", "due_cases", "pace_for", "truth_of"]
 
-#: Share of a training's time that the truth may take, about.
-SHARE = 0.1
 #: Share of a training within which all cases should have had their turn.
 SOON = 0.1
 #: A score may be old by this share of what was trained; older ones tell of another network.
@@ -79,7 +78,7 @@ def pace_for(count: int, passes: int, case_seconds: float, epoch_seconds: float,
         epochs: of the training.
         device: that this was measured on.
     """
-    room = max(SHARE * epoch_seconds, 1e-9)
+    room = max(SCORING_SHARE * epoch_seconds, 1e-9)
     mirroring = case_seconds * passes * count <= room * max(1.0, SOON * epochs)
     seconds = max(case_seconds * (passes if mirroring else 1), 1e-9)
     reason = f"{case_seconds:.2g} s for a case without mirroring, {epoch_seconds:.3g} s for an epoch"
@@ -222,7 +221,7 @@ class Truth:
         score = self._scored(turn, case)
         if score.dice and epoch_seconds is not None:
             seconds = score.seconds
-            if seconds < SHARE * epoch_seconds:  # short, so what only a first time takes may be most of it
+            if seconds < SCORING_SHARE * epoch_seconds:  # short, so what only a first time takes may be most of it
                 seconds = min(seconds, self._scored(turn, case).seconds)
             count, epochs = len(self.job.cases.val), self.job.iterations * turn.epoch / turn.iteration
             pace = pace_for(count, self.passes, seconds, epoch_seconds, epochs, self.device)

@@ -23,7 +23,7 @@ from autoseg.training.job import has_ended
 from autoseg.training.length import extended, fixed_length
 from autoseg.training.loop import FoldTrainer, train_fold
 from autoseg.training.optimization import warmup_polynomial
-from autoseg.values import ExecutionPath, Length, Plan
+from autoseg.values import ExecutionPath, Fold, Length, Plan, digest
 from autoseg.workspace import FoldFolder
 from tests.training.test_loop import (
     TRAINING,
@@ -33,6 +33,7 @@ from tests.training.test_loop import (
     make_job,
     make_plan,
     make_store,
+    stop_at,
     train,
 )
 
@@ -206,6 +207,35 @@ def test_time_is_counted_over_all_starts(tmp_path: Path, store: CaseStore) -> No
     assert second.state.seconds == first.state.seconds > 0
     second.run(lambda: False)
     assert second.state.seconds > first.state.seconds
+
+
+def test_cases_that_could_not_be_read_are_counted_at_the_end_over_all_starts(tmp_path: Path) -> None:
+    """One is found damaged before a stop, and whole again after it; another after that; held-out ones are told once."""
+    names = "abcdefghijklmnop"
+    store, keys = make_store(tmp_path, names=names), {name: digest([name]) for name in names}
+    training = msgspec.structs.replace(TRAINING, iterations_per_epoch=6, validation_iterations=3)
+    plan = make_plan(patch=(8, 8), training=training)
+    cases = Fold(train=tuple("abcdefghij"), val=tuple("klmnop"))
+    job, folder, logger = make_job(plan, 24, cases=cases, case_keys=keys), fold_folder(tmp_path, "fold"), Listening()
+
+    def damaged(name: str) -> tuple[Path, bytes]:
+        (file,) = store.folder.glob(f"{name}-*/image.*")
+        whole = file.read_bytes()
+        file.write_bytes(b"damaged")
+        return file, whole
+
+    damaged("k")
+    file, whole = damaged("b")
+    with pytest.raises(InterruptedRunError):
+        train_fold(job, plan, store, folder, logger, device="cpu", stop=stop_at(12))
+    file.write_bytes(whole)
+    damaged("d")
+    train_fold(job, plan, store, folder, logger, device="cpu")
+    (end,) = logger.all("trained")
+    assert end["skipped"] == ["b", "d"]
+    texts = [str(entry["text"]) for entry in logger.all("message")]
+    assert any("2 of 10 training cases could not be read" in text and text.endswith(": b, d") for text in texts)
+    assert [entry["case"] for entry in logger.all("case_skipped")].count("k") == 2  # once in each start
 
 
 def test_a_bad_batch_is_written_down_and_can_be_made_again(tmp_path: Path, store: CaseStore) -> None:
