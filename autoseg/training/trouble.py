@@ -22,7 +22,7 @@ __all__ = ["not_a_number", "tell_skipped"]
 def not_a_number(
     state: TrainState, loader: PatchLoader, batch: dict[str, Any] | None, folder: FoldFolder
 ) -> AutosegError:
-    """The error to stop a training with; writes what made the batch to ``bad_batch.json``.
+    """The error to stop a training with; writes what made the batch to ``bad_batch.json``, if that can be written.
 
     If the weights are not numbers, it is the batch before that spoilt them: its loss was a number, its gradient was not.
 
@@ -41,13 +41,17 @@ def not_a_number(
         batch = None
     record = loader.draw(iteration)
     cases = sorted(set(batch["keys"]) if batch is not None else {sample.case for sample in record.samples})
-    write_document(folder.bad_batch, record)
+    try:
+        write_document(folder.bad_batch, record)
+        drawn = f"{folder.bad_batch} tells how the batch was drawn"
+    except Exception as error:  # a disk that is full, numbers of somebody's own transform that are not JSON's
+        drawn = f"how the batch was drawn could not be written ({type(error).__name__}: {error})"
     kept = next((path for path in (folder.checkpoint, folder.previous_checkpoint) if path.is_file()), None)
     healthy = f"The last healthy checkpoint is {kept}" if kept else "No checkpoint was saved before"
     return AutosegError(
-        f"{what} at iteration {iteration}; the batch held {', '.join(cases)}. {healthy}; {folder.bad_batch} tells how the "
-        "batch was drawn. Look at these cases (autoseg check), or plan with a smaller learning_rate: "
-        "repeating the command would come to the same batch"
+        f"{what} at iteration {iteration}; the batch held {', '.join(cases)}. {healthy}; {drawn}. "
+        "Look at these cases (autoseg check), or plan with a smaller learning_rate: repeating the command would come to "
+        "the same batch"
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -115,6 +116,87 @@ class Cuts:
 
 def recipe_that_cuts(spec):
     return Recipe(transforms=(Cuts(),))
+
+
+class Keeps:
+    """A transform that fits; the others are made from it."""
+
+    def draw(self, random, shape):
+        return {"by": random.uniform(-0.2, 0.2)}
+
+    def apply(self, images, labels, parameters):
+        return images + parameters[0]["by"], labels
+
+
+class FloatLabels(Keeps):
+    """As a linear resize gives them: cut to integers, every label becomes the one before it."""
+
+    def apply(self, images, labels, parameters):
+        return images, labels.float() * 0.999
+
+
+class DoubleImages(Keeps):
+    def apply(self, images, labels, parameters):
+        return images.double(), labels
+
+
+class Arrays(Keeps):
+    def apply(self, images, labels, parameters):
+        return images.numpy(), labels
+
+
+class DrawsNumPy(Keeps):
+    def draw(self, random, shape):
+        return {"by": np.float32(0.5)}
+
+
+class DrawsNotANumber(Keeps):
+    def draw(self, random, shape):
+        return {"by": float("nan")}
+
+
+class Seldom(FloatLabels):
+    """Acts in less than half of the draws."""
+
+    def draw(self, random, shape):
+        return {"by": 0.0} if random.random() < 0.3 else None
+
+
+class ListSampling:
+    def draw(self, random, patch_size):
+        return np.eye(len(patch_size)).tolist()
+
+
+def recipe_of_lists(spec):
+    return Recipe(spatial=ListSampling())
+
+
+def recipe_that_fits(spec):
+    return Recipe(transforms=(Keeps(),))
+
+
+def recipe_with_float_labels(spec):
+    return Recipe(transforms=(FloatLabels(),))
+
+
+def recipe_with_double_images(spec):
+    return Recipe(transforms=(DoubleImages(),))
+
+
+def recipe_with_arrays(spec):
+    return Recipe(transforms=(Arrays(),))
+
+
+def recipe_that_draws_numpy(spec):
+    return Recipe(transforms=(DrawsNumPy(),))
+
+
+def recipe_that_draws_nan(spec):
+    return Recipe(transforms=(DrawsNotANumber(),))
+
+
+def recipe_that_seldom_acts(spec):
+    return Recipe(transforms=(Seldom(),))
 
 
 def optimizer_of_nothing(spec, parameters):

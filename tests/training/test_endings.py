@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import nn
 
+from autoseg.augmentation.intensity import Brightness
 from autoseg.errors import AutosegError, DiskFullError, InterruptedRunError
 from autoseg.files import read_document, write_document
 from autoseg.io.case_store import CaseStore
@@ -247,6 +248,21 @@ def test_a_bad_batch_is_written_down_and_can_be_made_again(tmp_path: Path, store
     ):
         trainer.train_step({**batch, "data": batch["data"] * np.nan})
     assert folder.bad_batch.is_file()
+
+
+def test_the_cases_of_a_bad_batch_are_named_even_if_it_cannot_be_written_down(
+    tmp_path: Path, store: CaseStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A transform of somebody's own may draw a number that is not JSON's when nobody tries it."""
+    monkeypatch.setattr(Brightness, "draw", lambda self, random, shape: {"factors": [np.float32(1)] * shape[0]})
+    folder = fold_folder(tmp_path, "fold")
+    trainer = FoldTrainer(make_job(PLAN), PLAN, store, folder, SilentLogger(), "cpu")
+    batch = trainer.loader(train=True).batch(0)
+    cases = ", ".join(sorted(set(batch["keys"])))
+    said = rf"at iteration 0; the batch held {cases}\..*could not be written \(TypeError.*numpy\.float32"
+    with pytest.raises(AutosegError, match=said):
+        trainer.train_step({**batch, "data": batch["data"] * np.nan})
+    assert not folder.bad_batch.exists()
 
 
 def test_a_gradient_that_is_no_number_is_found_before_anything_is_saved_and_its_own_batch_is_named(
