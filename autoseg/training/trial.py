@@ -6,6 +6,7 @@ Each is told in one sentence what it gave and what was expected. What is built i
 from __future__ import annotations
 
 import contextlib
+import copy
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,6 +30,8 @@ __all__ = ["try_parts"]
 EDGE = 8
 #: How often a recipe draws: most of its steps act now and then only.
 DRAWS = 16
+#: Steps of an optimizer after a checkpoint.
+STEPS = 9
 #: Folder of our own code.
 AUTOSEG = str(Path(__file__).parent.parent)
 
@@ -194,13 +197,14 @@ def _survives_json(parameters: Any) -> bool:
 
 
 def _try_optimizer(spec: TrainingSpec) -> None:
-    """Two steps of a tiny weight, once in a row and once through a checkpoint: the same to the last bit."""
+    """Some steps of a tiny weight, once in a row and once through a checkpoint: the same to the last bit."""
     through, weight = nn.Parameter(torch.ones(3, 4)), nn.Parameter(torch.ones(3, 4))
     optimizer: Any = make_optimizer(spec, [weight])
     _expect(isinstance(optimizer, torch.optim.Optimizer), _kind_of(optimizer), "a torch.optim.Optimizer")
     _expect(bool(optimizer.param_groups), "no parameters in it", "an optimizer of the parameters that it is given")
-    gradients = torch.randn(2, 3, 4)
-    _step(optimizer, weight, gradients[0], spec)
+    first, *others = torch.randn(1 + STEPS, 3, 4)
+    settings = _settings(optimizer)
+    _step(optimizer, weight, first, spec)
     _expect(bool(torch.isfinite(weight).all()), "weights with NaN or infinity after a step", "numbers")
     _expect(not torch.equal(weight, torch.ones(3, 4)), "a step that changes nothing", "weights that move")
     state = optimizer.state_dict()["state"]
@@ -212,13 +216,32 @@ def _try_optimizer(spec: TrainingSpec) -> None:
         through.copy_(weight)
     copied = {key: {name: _copy(value) for name, value in kept.items()} for key, kept in state.items()}
     again.load_state_dict({"state": copied, "param_groups": again.state_dict()["param_groups"]})
-    _step(optimizer, weight, gradients[1], spec)
-    _step(again, through, gradients[1], spec)
+    for gradient in others:
+        _step(optimizer, weight, gradient, spec)
+        _step(again, through, gradient, spec)
+    after = _settings(optimizer)
+    for name in sorted(settings.keys() | after.keys()):
+        _expect(
+            settings.get(name) == after.get(name),
+            f"steps that change {name!r} in param_groups",
+            "an optimizer that keeps what changes per parameter, in its state, which is what a checkpoint holds",
+        )
     _expect(
         torch.equal(weight, through),
         "another step after a checkpoint than without",
         "an optimizer that keeps all it needs per parameter, in its state",
     )
+
+
+def _settings(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """What the groups hold beside the parameters and the learning rate, which training sets."""
+    groups = copy.deepcopy(optimizer.state_dict()["param_groups"])
+    return {
+        f"{index}/{name}" if index else name: value.tolist() if isinstance(value, torch.Tensor) else value
+        for index, group in enumerate(groups)
+        for name, value in group.items()
+        if name not in ("params", "lr")
+    }
 
 
 def _step(optimizer: torch.optim.Optimizer, weight: nn.Parameter, gradient: torch.Tensor, spec: TrainingSpec) -> None:

@@ -221,6 +221,35 @@ class Forgets(torch.optim.SGD):
         super().step(closure)
 
 
+class CountsInGroups(torch.optim.SGD):
+    """Every fifth step is twice as long; its count lies in the group, which a checkpoint does not hold."""
+
+    def __init__(self, spec, parameters):
+        super().__init__(parameters, lr=spec.learning_rate, momentum=0.9)
+        for group in self.param_groups:
+            group["count"] = 0
+
+    def step(self, closure=None):
+        for group in self.param_groups:
+            group["count"] += 1
+            group["lr"] *= 2 if group["count"] % 5 == 0 else 1
+        super().step(closure)
+
+
+class CountsInItself(torch.optim.SGD):
+    """Every fifth step is twice as long; its count lies where no checkpoint looks."""
+
+    def __init__(self, spec, parameters):
+        super().__init__(parameters, lr=spec.learning_rate, momentum=0.9)
+        self.count = 0
+
+    def step(self, closure=None):
+        self.count += 1
+        for group in self.param_groups:
+            group["lr"] *= 2 if self.count % 5 == 0 else 1
+        super().step(closure)
+
+
 class KeepsLists(torch.optim.SGD):
     def __init__(self, spec, parameters):
         super().__init__(parameters, lr=spec.learning_rate)

@@ -69,6 +69,8 @@ def test_what_fits_passes_and_leaves_no_trace_in_the_random_state(kind, name, la
         ("optimizer", "optimizer_of_nothing", r"found nothing \(None\), expected a torch.optim.Optimizer"),
         ("optimizer", "optimizer_with_closure", r"failed when it was tried.*TypeError.*closure"),
         ("optimizer", "Forgets", "found another step after a checkpoint than without"),
+        ("optimizer", "CountsInItself", "found another step after a checkpoint than without"),
+        ("optimizer", "CountsInGroups", r"found steps that change 'count' in param_groups, expected .*in its state"),
         ("optimizer", "KeepsLists", r"found a builtins\.list in its state"),
         ("schedule", "schedule_of_words", "found 'fast' for iteration 0"),
         ("schedule", "schedule_below_zero", r"found -0\.99 for iteration 1 of 250"),
