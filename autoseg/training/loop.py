@@ -28,7 +28,10 @@ from autoseg.training.checkpoints import Checkpoints, not_written
 from autoseg.training.determinism import deterministic_algorithms, make_deterministic, seed_iteration
 from autoseg.training.estimate import dice_of_counts, patch_counts
 from autoseg.training.length import (
+    LEARNED,
     asked_to_end,
+    begins_unlearned,
+    has_learned,
     is_plateau,
     kept_from,
     learning_rate,
@@ -157,6 +160,8 @@ class FoldTrainer:
         if self.checkpoints.resume(self.state):
             self.step.load_state_dict(self.state.extra)
             self.logger.event("resumed", iteration=self.state.iteration)
+        if self.truth is not None:
+            self.truth.forget_after(self.state.iteration)
 
     def loader(self, *, train: bool) -> PatchLoader:
         """Patches of the training cases, augmented, or of the held-out cases as they are."""
@@ -188,7 +193,8 @@ class FoldTrainer:
         self._began, self._seconds_before = self._clock(), self.state.seconds
         saving = 0.0
         first, losses = self.state.iteration, []
-        self.score_whole_images()  # what an interruption left undone
+        if self._epoch_ends():
+            self.score_whole_images()  # what an interruption left undone
         with contextlib.closing(self._batches(first)) as batches:
             while self._goes_on():
                 if stop():
@@ -199,13 +205,12 @@ class FoldTrainer:
                     self._timed_from = done, self._clock()
                 detail = f"loss {losses[-1]:.3f}"
                 self.logger.event("progress", stage="train", done=done, total=self._total(), detail=detail)
-                end_of_epoch = done % self.spec.iterations_per_epoch == 0 or done == self.state.length.end
+                end_of_epoch = self._epoch_ends()
                 if now - last_log > LOG_SECONDS or end_of_epoch:
                     self._log(losses, (now - begin) / (done - first))
                     last_log, losses = now, []
-                if end_of_epoch and self.job.cases.val and self.spec.validation_iterations:
-                    known = [dice for dice in self.estimate() if dice is not None]
-                    self.state.curve.append((done, sum(known) / max(1, len(known))))
+                if end_of_epoch:
+                    self._estimate_epoch()
                 if now - last_save > max(CHECKPOINT_SECONDS, 20 * saving) or end_of_epoch:
                     self.save()
                     last_save = time.monotonic()
@@ -215,11 +220,39 @@ class FoldTrainer:
 
     def score_whole_images(self, seconds_per_iteration: float | None = None) -> None:
         """At the end of an epoch, the truth; it follows the checkpoint, so that an interruption of it loses nothing."""
-        done, length = self.state.iteration, min(self.spec.iterations_per_epoch, self.job.iterations)
-        if self.truth is not None and done and (done % length == 0 or done == self.state.length.end):
-            self.step.optimizer.zero_grad(set_to_none=True)  # room for the predictor
-            seconds = None if seconds_per_iteration is None else seconds_per_iteration * length
-            self.truth.after_epoch(-(-done // length), done, self.state.model_weights(), seconds)
+        if self.truth is None:
+            return
+        self.step.optimizer.zero_grad(set_to_none=True)  # room for the predictor
+        done, length = self.state.iteration, self.spec.iterations_per_epoch
+        seconds = None
+        if seconds_per_iteration is not None:
+            seconds = seconds_per_iteration * min(length, self.job.iterations)
+        weights, total = self.state.model_weights(), self._total()
+        try:
+            self.truth.after_epoch(-(-done // length), done, weights, seconds, total=total)
+        except InterruptedRunError as error:
+            if self.checkpoints.saved != done:
+                raise self._interrupted() from error
+            raise
+
+    def _epoch_ends(self) -> bool:
+        """Whether the iterations done end an epoch, or the training."""
+        done = self.state.iteration
+        return done > 0 and (done % self.spec.iterations_per_epoch == 0 or done == self.state.length.end)
+
+    def _estimate_epoch(self) -> None:
+        """Adds to the curve of estimates; where no label has a Dice, there is nothing to add."""
+        if not (self.job.cases.val and self.spec.validation_iterations):
+            return
+        known = [dice for dice in self.estimate() if dice is not None]
+        if not known:
+            return
+        self.state.curve.append((self.state.iteration, sum(known) / len(known)))
+        dice = self.state.estimates
+        if self.state.length.until_plateau and begins_unlearned(dice):
+            text = "nothing was learned yet: Dice on held-out cases neither rises nor is above "
+            text += f"{LEARNED}; the training goes on, at least to the planned {self.job.iterations} iterations"
+            self.logger.event("message", text=text, iteration=self.state.iteration)
 
     def _batches(self, first: int) -> Generator[dict[str, Any]]:
         """As many as are wanted: the end may not be known yet, or be decided to be nearer."""
@@ -249,8 +282,10 @@ class FoldTrainer:
             return length
         if self.folder.stop_file.exists():
             length = asked_to_end(length, done, "somebody asked for it")
-        elif length.until_plateau and is_plateau([dice for _, dice in self.state.curve]):
+        elif length.until_plateau and is_plateau(self.state.estimates):
             length = with_plateau(length, done)
+        elif length.until_plateau and done >= self.job.iterations and not has_learned(self.state.estimates):
+            length = asked_to_end(length, done, f"nothing was learned in the planned {self.job.iterations} iterations")
         elif length.hours is not None and (each := self._pace()):
             scoring = PASS_OF_SCORING * self._scoring_batches * each
             length = out_of_time(
@@ -280,29 +315,42 @@ class FoldTrainer:
             guess = int(done * length.hours * 3600 / max(self._seconds(), 1e-3))
         return max(guess, done + 1)
 
-    def save(self) -> None:
-        """Writes a checkpoint; never one whose weights are not numbers.
+    def save(self) -> bool:
+        """Writes a checkpoint; never one whose weights are not numbers. False, with a warning, if it cannot be written.
 
         Raises:
             AutosegError: they are not; the last healthy checkpoint stays.
         """
-        if not self.state.is_healthy():
-            raise not_a_number(self.state, self._training, None, self.folder)
         self._note_state()
-        self.checkpoints.save(self.state)
+        return self.checkpoints.save(self.state)
 
     def _note_state(self) -> None:
-        """Brings what a checkpoint holds beside weights and optimizer up to now."""
+        """Brings what a checkpoint holds beside weights and optimizer up to now.
+
+        Raises:
+            AutosegError: the weights are not numbers, so this is no state to go on from.
+        """
+        if not self.state.is_healthy():
+            raise not_a_number(self.state, self._training, None, self.folder)
         self.state.seconds = self._seconds()
         self.state.extra = dict(self.step.state_dict())
         self.state.skipped |= set(self._training.skipped)
 
     def _interrupt(self) -> None:
-        done, end = self.state.iteration, self.state.length.end
         self.save()
-        self.logger.event("interrupted", iteration=done)
+        self.logger.event("interrupted", iteration=self.state.iteration)
+        raise self._interrupted()
+
+    def _interrupted(self) -> InterruptedRunError:
+        """Tells where the same command goes on: here, or where the newest checkpoint is that could be written."""
+        done, end, saved = self.state.iteration, self.state.length.end, self.checkpoints.saved
         of = "" if end is None else f" of {end}"
-        raise InterruptedRunError(f"stopped after {done}{of} iterations; the same command goes on from here")
+        if saved == done:
+            return InterruptedRunError(f"stopped after {done}{of} iterations; the same command goes on from here")
+        again = "begins anew" if saved is None else f"goes on from iteration {saved}"
+        return InterruptedRunError(
+            f"stopped after {done}{of} iterations, and this state could not be saved; the same command {again}"
+        )
 
     def _warn(self, text: str) -> None:
         """Says it at most once a minute."""
@@ -383,8 +431,8 @@ class FoldTrainer:
         if self.job.parts:  # what prediction elsewhere needs besides autoseg
             metadata["parts"] = msgspec.to_builtins(self.job.parts)
         try:
-            discard(self.folder.validation)
-            save_tensors(path, self.state.model_weights(), metadata)
+            discard_scores = functools.partial(discard, self.folder.validation)
+            save_tensors(path, self.state.model_weights(), metadata, discard_scores)
             write_document(self.folder.length, msgspec.structs.replace(length, trained=length.end))
         except OSError as error:
             raise DiskFullError(self.folder.path, not_written(path, error)) from error

@@ -123,6 +123,11 @@ class TrainState:
         self.extra: dict[str, torch.Tensor | float | int] = {}
         self.skipped: frozenset[str] = frozenset()
 
+    @property
+    def estimates(self) -> list[float]:
+        """Mean Dice of every estimate so far."""
+        return [dice for _, dice in self.curve]
+
     def model_weights(self) -> dict[str, torch.Tensor]:
         """The weights that make the model: the average if there is one."""
         return self.average.weights if self.average is not None else dict(self.network.state_dict())
@@ -137,7 +142,7 @@ class TrainState:
 
         Args:
             path: of the file.
-            before: done when the new file is written, just before it takes its place.
+            before: done when the new file is safe on the disk, just before it takes its place.
 
         Raises:
             OSError: it cannot be written; what stood there still does.
@@ -166,9 +171,8 @@ class TrainState:
         }
         data = tensor_bytes(tensors, metadata)
         path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as beside:
+        with replacing(path, before) as beside:
             beside.write_bytes(data)
-            before()
 
     def load(self, path: Path) -> None:
         """Goes back to a checkpoint.

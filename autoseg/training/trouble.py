@@ -13,6 +13,7 @@ from autoseg.errors import AutosegError
 from autoseg.files import write_document
 from autoseg.logs import Logger
 from autoseg.training.batches import PatchLoader
+from autoseg.training.checkpoints import not_written
 from autoseg.training.state import TrainState
 from autoseg.workspace import FoldFolder
 
@@ -44,12 +45,14 @@ def not_a_number(
     try:
         write_document(folder.bad_batch, record)
         drawn = f"{folder.bad_batch} tells how the batch was drawn"
-    except Exception as error:  # a disk that is full, numbers of somebody's own transform that are not JSON's
-        drawn = f"how the batch was drawn could not be written ({type(error).__name__}: {error})"
+    except OSError as error:
+        drawn = f"How the batch was drawn is not kept: {not_written(folder.bad_batch, error)}"
+    except Exception as error:  # numbers of somebody's own transform that are not JSON's
+        drawn = f"How the batch was drawn could not be written ({type(error).__name__}: {error})"
     kept = next((path for path in (folder.checkpoint, folder.previous_checkpoint) if path.is_file()), None)
     healthy = f"The last healthy checkpoint is {kept}" if kept else "No checkpoint was saved before"
     return AutosegError(
-        f"{what} at iteration {iteration}; the batch held {', '.join(cases)}. {healthy}; {drawn}. "
+        f"{what} at iteration {iteration}; the batch held {', '.join(cases)}. {healthy}. {drawn}. "
         "Look at these cases (autoseg check), or plan with a smaller learning_rate: repeating the command would come to "
         "the same batch"
     )

@@ -107,7 +107,9 @@ def test_everything_that_is_asked_for_is_pinned():
     settings = configparser.ConfigParser()
     settings.read(PROJECT / "setup.cfg")
     asked = "\n".join([settings["options"]["install_requires"], *settings["options.extras_require"].values()])
-    names = [re.match(r"[\w.-]+", line) for line in asked.splitlines() if line and not line.startswith(("#", "autoseg["))]
+    names = [
+        re.match(r"[\w.-]+", line) for line in asked.splitlines() if line and not line.startswith(("#", "autoseg["))
+    ]
     pinned = {_same_name(line.partition("==")[0]) for line in (PROJECT / "constraints.txt").read_text().splitlines()}
     assert {_same_name(name[0]) for name in names if name} - pinned == {"torch"}
 
