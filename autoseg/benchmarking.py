@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import os
 import statistics
@@ -34,7 +35,8 @@ from autoseg.plan_stage import plan_in_memory
 from autoseg.preprocessing.case_task import CaseToPreprocess, Grid, PreprocessCase
 from autoseg.preprocessing.forward import case_key, parameters_key
 from autoseg.processes.wire import rebuilt
-from autoseg.training.batches import PatchLoader, prefetched
+from autoseg.training.batches import PatchLoader
+from autoseg.training.crew import seconds_to_make
 from autoseg.training.step import TrainingStep
 from autoseg.values import Configuration, ExecutionPath, Fingerprint, Fold, Plan, TrainJob
 from autoseg.values.json_form import Value
@@ -213,11 +215,13 @@ def _trainstep(setting: _Setting) -> dict[str, Any]:
     )
     folder = FoldFolder(setting.folder / "training")
     folder.path.mkdir()
-    step = TrainingStep(job, setting.plan, folder, setting.logger, setting.device)
+    loader = _loader(setting, keys, store) if keys else None
+    making = functools.partial(seconds_to_make, loader.batch) if loader else None
+    step = TrainingStep(job, setting.plan, folder, setting.logger, setting.device, making)
     step.network.train()
     count = setting.iterations + 1
-    batches = prefetched(_loader(setting, keys, store), 0, count) if keys else itertools.repeat(_synthetic(setting))
-    feed, waits = iter(step.fed(batches)), []
+    feed = step.supplied(loader, 0, count) if loader else step.fed(itertools.repeat(_synthetic(setting)))
+    waits: list[float] = []
 
     def iteration() -> None:
         before = step.waited

@@ -21,7 +21,7 @@ __all__ = ["OUTSIDE", "Mask", "Mirror", "RotateAndScale", "reach", "sample_affin
 #: Label of what lies outside of the non-zero region, or of the image.
 OUTSIDE = -1
 TIE = 1e-5
-#: Labels whose indicators are sampled at once: more would take more memory than time.
+#: Labels whose indicators are sampled at once on a CPU: more would take more memory than time. A GPU gains no time by it.
 TOGETHER = 4
 
 
@@ -101,12 +101,13 @@ def sample_affine(
     """
     grid = _grid(matrix, centre, patch_size, labels.shape, image.device)
     present = [label for label in (labels.unique().tolist() if present is None else present) if label != OUTSIDE]
-    nearest = _sample((labels.float() - OUTSIDE)[None], grid, mode="nearest")[0] + OUTSIDE
+    nearest = _sample(labels.to(torch.float32, copy=True).sub_(OUTSIDE)[None], grid, mode="nearest")[0] + OUTSIDE
     contest = _Contest(nearest)
     inside = torch.zeros_like(nearest)
     sampled = _sample(image, grid)
-    for first in range(0, len(present), TOGETHER):
-        group = present[first : first + TOGETHER]
+    together = TOGETHER if labels.device.type == "cpu" else 1
+    for first in range(0, len(present), together):
+        group = present[first : first + together]
         indicators = _sample(torch.stack([labels == label for label in group]).float(), grid)
         for label, indicator in zip(group, indicators, strict=True):
             inside += indicator

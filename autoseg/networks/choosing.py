@@ -33,7 +33,7 @@ from autoseg.networks.execution import (
 from autoseg.networks.memory import multiply_adds
 from autoseg.values import Configuration, ExecutionPath
 
-__all__ = ["Trial", "candidates", "choose_execution", "decide"]
+__all__ = ["Trial", "candidates", "choose_execution", "decide", "threads_to_spare"]
 
 #: Largest difference from fp32 logits that is taken for rounding, relative to the largest logit.
 AGREEMENT = 0.1
@@ -111,7 +111,12 @@ def decide(trials: Sequence[Trial]) -> tuple[ExecutionPath, str]:
 
 
 def choose_execution(
-    network: nn.Module, configuration: Configuration, *, device: str, iterations: int
+    network: nn.Module,
+    configuration: Configuration,
+    *,
+    device: str,
+    iterations: int,
+    making: Callable[[], float] | None = None,
 ) -> ExecutionPath:
     """Times the candidates on the planned network and takes the fastest that is right.
 
@@ -120,6 +125,7 @@ def choose_execution(
         configuration: the network's; an eighth of its batch is timed.
         device: cpu, cuda or mps.
         iterations: of the training; decides whether measuring and compiling are worth their time.
+        making: gives the seconds that a thread takes to make a batch; a CPU leaves it as many processors as it needs.
     """
     default = default_execution(device)
     spec, patch_size = configuration.network, configuration.patch_size
@@ -147,7 +153,28 @@ def choose_execution(
         precision = gpu_precision() if device == "cuda" else "fp32"
         return msgspec.structs.replace(default, precision=precision, reason="too little memory to measure")
     best, told = decide(trials)
-    return msgspec.structs.replace(best, reason=f"{told}; forward and backward of {part} patches")
+    told = f"{told}; forward and backward of {part} patches"
+    if device == "cpu" and making is not None:
+        seconds = next(trial.seconds for trial in trials if trial.path is best)
+        spared = threads_to_spare(default.threads, making() / (seconds * configuration.batch_size / part))
+        if best.threads > default.threads - spared:
+            best = msgspec.structs.replace(best, threads=default.threads - spared)
+            told += f"; {spared} of {default.threads} processors are left to making batches"
+    return msgspec.structs.replace(best, reason=told)
+
+
+def threads_to_spare(processors: int, load: float) -> int:
+    """How many processors the making of batches needs for itself, so that neither waits long for the other.
+
+    Where the training has T of n processors, an iteration takes n / T times as long as on all of them; a batch is made in
+    load / (n - T) of an iteration's time on all. Both are equal at n - T = n * load / (n + load). Less than one is not
+    worth a thread of the training.
+
+    Args:
+        processors: that there are.
+        load: seconds to make a batch in one thread, in those of an iteration on all processors.
+    """
+    return int(processors * load / (processors + load))
 
 
 def _compiled_ways(best: ExecutionPath) -> list[ExecutionPath]:

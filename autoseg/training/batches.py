@@ -8,16 +8,12 @@ transform plugs in.
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import itertools
 import sys
 import threading
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, overload
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -26,14 +22,14 @@ from batchgenerators.dataloading.data_loader import SlimDataLoaderBase
 from autoseg.augmentation.contract import Recipe
 from autoseg.augmentation.spatial import OUTSIDE, Mask
 from autoseg.augmentation.streams import stream
-from autoseg.errors import AutosegError, DamagedCaseError, InputError, TooLargeError, WorkerLostError
+from autoseg.errors import DamagedCaseError, InputError, TooLargeError, WorkerLostError
 from autoseg.io.case_store import CaseStore
 from autoseg.logs import Logger, SilentLogger
 from autoseg.training.places import box_of, draw_corner, forced_samples
 from autoseg.training.records import BatchRecord, SampleRecord
 from autoseg.training.sources import Crop, Sources, crop_padded, gathered
 
-__all__ = ["PatchLoader", "prefetched"]
+__all__ = ["PatchLoader"]
 
 T = TypeVar("T")
 #: A training goes on without cases that cannot be read as long as they are at most one in so many.
@@ -134,13 +130,14 @@ class PatchLoader(SlimDataLoaderBase):
         samples = self._healthy(iteration, self._draw_sample)
         return BatchRecord(iteration=iteration, patch_size=self.patch_size, samples=tuple(samples))
 
-    def make(self, record: BatchRecord) -> dict[str, Any]:
-        """The batch of a record, as ``batch`` gives it.
+    def make(self, record: BatchRecord, device: str | torch.device = "cpu") -> dict[str, Any]:
+        """The batch of a record, as ``batch`` gives it, or as ``finish`` does on another device.
 
         Raises:
             InputError: the record goes with other cases or another recipe.
         """
-        return _as_arrays(self.finish(self.sources(record)))
+        batch = self.finish(self.sources(record), device)
+        return _as_arrays(batch) if torch.device(device).type == "cpu" else batch
 
     def prepare(self, iteration: int) -> Sources:
         """The voxels of the batch of an iteration; where a case cannot be read, those of another."""
@@ -166,7 +163,7 @@ class PatchLoader(SlimDataLoaderBase):
     def finish(self, sources: Sources, device: str | torch.device = "cpu") -> dict[str, Any]:
         """Samples and transforms on a device: ``data`` and ``seg`` as tensors there, and ``keys``."""
         record = sources.record
-        images, labels = sources.moved(lambda tensor: tensor.to(device, non_blocking=True)).sampled()
+        images, labels = sources.sampled(device)
         for index, step in enumerate(self._steps):
             parameters = [sample.parameters[index] for sample in record.samples]
             if any(drawn is not None for drawn in parameters):
@@ -297,72 +294,3 @@ class PatchLoader(SlimDataLoaderBase):
 
 def _as_arrays(batch: dict[str, Any]) -> dict[str, Any]:
     return {name: value.numpy() if isinstance(value, torch.Tensor) else value for name, value in batch.items()}
-
-
-@overload
-def prefetched(
-    loader: PatchLoader, first: int, last: int, *, ahead: int = 3, workers: int = 1
-) -> Iterator[dict[str, Any]]: ...
-
-
-@overload
-def prefetched(
-    loader: PatchLoader, first: int, last: int, *, ahead: int = 3, workers: int = 1, make: Callable[[int], T]
-) -> Iterator[T]: ...
-
-
-def prefetched(
-    loader: PatchLoader,
-    first: int,
-    last: int,
-    *,
-    ahead: int = 3,
-    workers: int = 1,
-    make: Callable[[int], Any] | None = None,
-) -> Iterator[Any]:
-    """The batches of iterations ``first`` to ``last - 1``, in order, made in threads before they are wanted.
-
-    Args:
-        loader: that makes them.
-        first: iteration.
-        last: the iteration after the last one.
-        ahead: how many are made or waiting at most.
-        workers: threads; torch works in each of them with one thread, so that they take nothing from the training's.
-        make: what to give for an iteration instead of ``loader.batch``, such as ``loader.prepare``.
-
-    Raises:
-        AutosegError: making a batch raised it; where that batch is wanted.
-    """
-    threads = torch.get_num_threads()
-    begun = threading.Barrier(workers + 1)
-
-    def begin() -> None:
-        torch.set_num_threads(1)
-        begun.wait()
-
-    work = make or loader.batch
-    iterations = iter(range(first, last))
-    with _ended(ThreadPoolExecutor(workers, thread_name_prefix="autoseg-batches")) as pool:
-        for _ in range(workers):
-            pool.submit(begin)
-        begun.wait()
-        torch.set_num_threads(threads)  # the number is kept for each thread, and for those to come
-        pending = deque(pool.submit(work, iteration) for iteration in itertools.islice(iterations, ahead))
-        while pending:
-            try:
-                batch = pending.popleft().result()
-            except AutosegError:
-                raise
-            except Exception as error:
-                raise RuntimeError("making a training batch failed") from error
-            pending.extend(pool.submit(work, iteration) for iteration in itertools.islice(iterations, 1))
-            yield batch
-
-
-@contextlib.contextmanager
-def _ended(pool: ThreadPoolExecutor) -> Iterator[ThreadPoolExecutor]:
-    """Ends the threads afterwards; what has not begun is dropped."""
-    try:
-        yield pool
-    finally:
-        pool.shutdown(cancel_futures=True)

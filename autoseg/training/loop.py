@@ -23,8 +23,9 @@ from autoseg.io.case_store import CaseStore
 from autoseg.logs import Logger
 from autoseg.networks.execution import training_memory
 from autoseg.networks.weights import load_weights, save_tensors
-from autoseg.training.batches import PatchLoader, prefetched
+from autoseg.training.batches import PatchLoader
 from autoseg.training.checkpoints import Checkpoints, not_written
+from autoseg.training.crew import seconds_to_make
 from autoseg.training.determinism import deterministic_algorithms, make_deterministic, seed_iteration
 from autoseg.training.estimate import dice_of_counts, patch_counts
 from autoseg.training.length import (
@@ -133,7 +134,9 @@ class FoldTrainer:
         self.job, self.plan, self.store, self.folder, self.logger = job, plan, store, folder, logger
         self.configuration: Configuration = plan.configuration(job.configuration)
         self.spec = self.configuration.training
-        self.step = TrainingStep(job, plan, folder, logger, device)
+        self._training = self.loader(train=True)
+        making = functools.partial(seconds_to_make, self._training.batch)
+        self.step = TrainingStep(job, plan, folder, logger, device, making)
         self.schedule = plugins.load("schedule", self.spec.schedule)
         network, decay = self.step.network, self.spec.ema_decay
         average = None if decay is None else WeightAverage(network.state_dict(), decay)
@@ -143,7 +146,6 @@ class FoldTrainer:
         self._scoring_batches, self._clock = scoring_batches, clock
         self._began, self._seconds_before = clock(), 0.0
         self._timed_from: tuple[int, float] | None = None
-        self._training = self.loader(train=True)
         self._warned: float | None = None
         if deterministic and not self.step.execution.deterministic:
             make_deterministic(self.step, self.logger)
@@ -256,7 +258,7 @@ class FoldTrainer:
 
     def _batches(self, first: int) -> Generator[dict[str, Any]]:
         """As many as are wanted: the end may not be known yet, or be decided to be nearer."""
-        return self.step.fed(prefetched(self._training, first, self.state.length.end or sys.maxsize))
+        return self.step.supplied(self._training, first, self.state.length.end or sys.maxsize)
 
     def _goes_on(self) -> bool:
         """Whether another iteration is to be done; decides, before it, whether the cooldown begins here."""

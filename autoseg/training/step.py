@@ -28,9 +28,13 @@ from autoseg.networks.execution import (
     training_memory,
     usable_here,
 )
+from autoseg.networks.memory import making_bytes
 from autoseg.networks.optimizers import make_optimizer, state_copies
 from autoseg.planning import GIBIBYTE
 from autoseg.training.accumulation import backward_in_parts, fewest_parts
+from autoseg.training.augmenting import works_on
+from autoseg.training.batches import PatchLoader
+from autoseg.training.crew import Crew, most_threads, prefetched
 from autoseg.training.feed import Feed
 from autoseg.training.losses import Loss, takes_looked_for
 from autoseg.training.scaling import amplified
@@ -46,7 +50,7 @@ WITH_KEPT_MEMORY = 1.5
 
 def looked_for(batch: dict[str, Any], part: slice) -> torch.Tensor | None:
     """Which labels were looked for in some samples of a batch ``(part, foreground labels)``, on the CPU; None for all."""
-    return torch.as_tensor(batch["looked_for"])[part].cpu() if "looked_for" in batch else None
+    return torch.as_tensor(batch["looked_for"])[part] if "looked_for" in batch else None
 
 
 def keep_freed_memory_if_roomy(expected_bytes: int, budget_bytes: int, logger: Logger) -> None:
@@ -71,10 +75,19 @@ class TrainingStep:
         folder: of this training, which keeps how it runs.
         logger: for events.
         device: cpu, cuda or mps.
+        making: gives the seconds that a thread takes to make a batch, if they are to be made beside the training.
     """
 
-    def __init__(self, job: TrainJob, plan: Plan, folder: FoldFolder, logger: Logger, device: str) -> None:
-        self.folder, self.logger = folder, logger
+    def __init__(
+        self,
+        job: TrainJob,
+        plan: Plan,
+        folder: FoldFolder,
+        logger: Logger,
+        device: str,
+        making: Callable[[], float] | None = None,
+    ) -> None:
+        self.folder, self.logger, self._making = folder, logger, making
         self.configuration: Configuration = plan.configuration(job.configuration)
         self.spec = self.configuration.training
         network = build_network(self.configuration.network, seed=job.seed)
@@ -97,6 +110,14 @@ class TrainingStep:
     def fed(self, batches: Iterator[dict[str, Any]]) -> Generator[dict[str, Any]]:
         """The batches, on the device one ahead where it is a GPU; tells once per epoch how busy the device was."""
         return self._feed.through(batches)
+
+    def supplied(self, loader: PatchLoader, first: int, last: int) -> Generator[dict[str, Any]]:
+        """The batches of iterations ``first`` to ``last - 1``, fed, and made where and as fast as this training needs."""
+        on_device = self.execution.augment_on == "device"
+        crew = Crew(most_threads(self.configuration, self.execution), self.spec.iterations_per_epoch, self.logger)
+        make: Callable[[int], Any] = loader.prepare if on_device else loader.batch
+        made = prefetched(make, first, last, crew=crew)
+        return self._feed.through(made, loader.finish if on_device else None, crew.hear)
 
     def state_dict(self) -> dict[str, float]:
         """What a checkpoint must hold beside weights and optimizer: the scale of the gradients; empty without one."""
@@ -122,7 +143,12 @@ class TrainingStep:
 
         def choose() -> ExecutionPath:
             self.logger.event("message", text=f"choosing the fastest way to run the network on {device}")
-            return choose_execution(network, self.configuration, device=device, iterations=iterations)
+            path = choose_execution(
+                network, self.configuration, device=device, iterations=iterations, making=self._making
+            )
+            on_device, why = works_on(device, self.configuration)
+            reason = f"{path.reason}; {why}" if why else path.reason
+            return msgspec.structs.replace(path, augment_on="device" if on_device else "cpu", reason=reason)
 
         def valid(kept: ExecutionPath) -> bool:
             usable = kept.device == device and usable_here(kept)
@@ -218,6 +244,10 @@ class TrainingStep:
         with torch.random.fork_rng(devices=[torch.cuda.current_device()] if on_gpu else []):
             try:
                 _set_aside = [torch.empty_like(weight) for weight in weights for _ in range(state_copies(self.spec))]
+                if self.execution.augment_on == "device":  # where the next batch is made meanwhile
+                    spec, patch_size = self.configuration.network, self.configuration.patch_size
+                    making = making_bytes(spec, patch_size, self.configuration.batch_size)
+                    _set_aside.append(torch.empty(making, dtype=torch.uint8, device=self.execution.device))
                 self.forward_backward(batch)
             finally:
                 for buffer, old in zip(buffers, before, strict=True):

@@ -24,7 +24,7 @@ from autoseg.networks.build import build_network
 from autoseg.networks.optimizers import make_optimizer
 from autoseg.values import Configuration, Labels, TrainingSpec
 
-__all__ = ["try_parts"]
+__all__ = ["try_parts", "try_recipe"]
 
 #: Edge of the patches that losses and recipes are tried on, in voxels.
 EDGE = 8
@@ -50,7 +50,7 @@ def try_parts(configuration: Configuration, labels: Labels, *, device: str) -> N
     trials = {
         "network": lambda: _try_network(configuration, device),
         "loss": lambda: _try_loss(configuration, labels),
-        "recipe": lambda: _try_recipe(configuration),
+        "recipe": lambda: try_recipe(configuration),
         "optimizer": lambda: _try_optimizer(configuration.training),
         "schedule": lambda: _try_schedule(configuration.training),
     }
@@ -146,15 +146,15 @@ def _try_loss(configuration: Configuration, labels: Labels) -> None:
     _expect(found, "a gradient that is missing, or holds NaN or infinity", "a finite gradient of the logits")
 
 
-def _try_recipe(configuration: Configuration) -> None:
-    """A batch of one tiny patch through all steps, drawn a few times."""
+def try_recipe(configuration: Configuration, device: str = "cpu") -> None:
+    """A batch of one tiny patch through all steps on a device, drawn a few times; whatever goes wrong is raised."""
     recipe: Any = plugins.load("recipe", configuration.augmentation.recipe)(configuration.augmentation)
     _expect(isinstance(recipe, Recipe), _kind_of(recipe), "an autoseg.augmentation.contract.Recipe")
     size, channels = (EDGE,) * configuration.dimensions, configuration.network.input_channels
     for seed in range(DRAWS):
         random = np.random.default_rng(seed)
-        images = torch.from_numpy(random.normal(size=(1, channels, *size)).astype(np.float32))
-        labels = torch.zeros((1, *size), dtype=torch.int16)
+        images = torch.from_numpy(random.normal(size=(1, channels, *size)).astype(np.float32)).to(device)
+        labels = torch.zeros((1, *size), dtype=torch.int16, device=device)
         labels[:, EDGE // 2 :] = 1
         matrix = recipe.spatial.draw(random, size) if recipe.spatial else None
         square = (len(size),) * 2

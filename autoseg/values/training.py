@@ -40,6 +40,7 @@ class ExecutionPath(Value, frozen=True, kw_only=True, tag_field="schema", tag="a
         compiled: through torch.compile.
         graphs: of the compiled network, replayed as CUDA graphs.
         threads: of torch on the CPU.
+        augment_on: where patches are sampled and augmented: on the CPU by the threads that load them, or on the device.
         parts: that a batch is computed in, one after the other, where memory is short; at most the batch size counts.
         deterministic: only algorithms that give the same bits in every run; wished for, for the price of speed on a GPU.
         reason: what was measured.
@@ -51,6 +52,7 @@ class ExecutionPath(Value, frozen=True, kw_only=True, tag_field="schema", tag="a
     compiled: bool = False
     graphs: bool = False
     threads: int = 1
+    augment_on: Literal["cpu", "device"] = "cpu"
     parts: int = 1
     deterministic: bool = False
     reason: str = ""

@@ -103,7 +103,7 @@ def test_nothing_names_machine_paths():
 
 
 def test_everything_that_is_asked_for_is_pinned():
-    """Two installations from constraints.txt are equal: whatever setup.cfg names stands there, torch apart (the Makefile)."""
+    """Two installations are equal: what setup.cfg names stands in constraints.txt, but for torch (the Makefile's)."""
     settings = configparser.ConfigParser()
     settings.read(PROJECT / "setup.cfg")
     asked = "\n".join([settings["options"]["install_requires"], *settings["options.extras_require"].values()])

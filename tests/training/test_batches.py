@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import threading
 from collections.abc import Mapping, Sequence
@@ -27,11 +28,15 @@ from autoseg.augmentation.streams import TRAINING, VALIDATION
 from autoseg.errors import DocumentError, InputError, UnreadableFileError
 from autoseg.io.case_store import CaseStore, StoredCase
 from autoseg.logs import SilentLogger
-from autoseg.training.batches import PatchLoader, prefetched
+from autoseg.networks.memory import BOX, making_bytes
+from autoseg.training.batches import PatchLoader
+from autoseg.training.crew import prefetched
 from autoseg.training.places import forced_samples
 from autoseg.training.records import BatchRecord
 from autoseg.training.sources import crop_padded
 from autoseg.values import AugmentationSpec, AxisMap, Geometry, PreprocessRecord, decode, digest, encode
+from tests.allocator import peak_of
+from tests.small_plans import small_network
 
 Shape = tuple[int, int, int]
 SHAPE: Shape = (10, 14, 12)
@@ -424,14 +429,14 @@ def test_the_loader_feeds_a_pipeline_of_batchgenerators(tmp_path: Path) -> None:
 
 def test_prefetched_batches_are_those_of_the_loader_in_order(tmp_path: Path) -> None:
     loader = make_loader(tmp_path / "a", recipe=AUGMENTED)
-    ahead = list(prefetched(make_loader(tmp_path / "b", recipe=AUGMENTED), 2, 8))
+    ahead = list(prefetched(make_loader(tmp_path / "b", recipe=AUGMENTED).batch, 2, 8))
     assert len(ahead) == 6
     for iteration, batch in enumerate(ahead, start=2):
         assert_same_batch(batch, loader.batch(iteration))
 
 
 def test_prefetching_nothing_gives_nothing(tmp_path: Path) -> None:
-    assert list(prefetched(make_loader(tmp_path), 5, 5)) == []
+    assert list(prefetched(make_loader(tmp_path).batch, 5, 5)) == []
 
 
 class Counting(PatchLoader):
@@ -460,7 +465,7 @@ def batch_threads() -> list[threading.Thread]:
 
 def test_stopping_early_ends_the_thread_and_wastes_few_batches(tmp_path: Path) -> None:
     loader = counting(tmp_path)
-    batches = prefetched(loader, 0, 1000, ahead=3)
+    batches = prefetched(loader.batch, 0, 1000, ahead=3)
     next(batches)
     next(batches)
     batches.close()
@@ -471,7 +476,7 @@ def test_stopping_early_ends_the_thread_and_wastes_few_batches(tmp_path: Path) -
 def test_an_error_is_raised_where_its_batch_is_wanted_and_not_before(tmp_path: Path) -> None:
     loader = counting(tmp_path)
     loader.fails_at = 2
-    batches = prefetched(loader, 0, 9)
+    batches = prefetched(loader.batch, 0, 9)
     assert [len(next(batches)["data"]) for _ in range(2)] == [1, 1]
     with pytest.raises(RuntimeError, match="making a training batch failed") as caught:
         next(batches)
@@ -484,7 +489,7 @@ def test_an_error_for_the_user_comes_as_it_is(tmp_path: Path) -> None:
     (file,) = (tmp_path / f"one-{digest(['one'])[:16]}").glob("image.*")
     file.write_bytes(b"damaged")
     with pytest.raises(InputError, match="case one: the preprocessed case is missing or damaged"):
-        list(prefetched(loader, 0, 3))
+        list(prefetched(loader.batch, 0, 3))
 
 
 @pytest.mark.skipif(os.name != "posix", reason="a limit of open files is POSIX")
@@ -659,15 +664,68 @@ def test_any_number_of_threads_gives_the_same_batches_in_order(tmp_path: Path, w
     recipe = Recipe(spatial=AUGMENTED.spatial, transforms=(*AUGMENTED.transforms, GaussianNoiseTransform()))
     loader = make_loader(tmp_path, cases, patch=(16, 16, 16), recipe=recipe)
     before = torch.get_num_threads()
-    batches = list(prefetched(loader, 3, 15, workers=workers))
+    batches = list(prefetched(loader.batch, 3, 15, workers=workers))
     assert torch.get_num_threads() == before
     assert len(batches) == 12
     for iteration, batch in enumerate(batches, start=3):
         assert_same_batch(batch, loader.batch(iteration))
-    prepared = list(prefetched(loader, 3, 6, workers=workers, make=loader.prepare))
+    prepared = list(prefetched(loader.prepare, 3, 6, workers=workers))
     for batch, source in zip(batches, prepared, strict=False):
         finished = loader.finish(source)
         assert_same_batch({**batch}, {**finished, "data": finished["data"].numpy(), "seg": finished["seg"].numpy()})
+
+
+@pytest.mark.parametrize("patch", [(16, 16, 16), (16, 16)], ids=str)
+def test_nothing_is_read_back_while_a_batch_is_made_on_a_device(tmp_path: Path, patch: tuple[int, ...]) -> None:
+    """On the device "meta" tensors have no numbers: whoever looks at one, or mixes it with the CPU's, fails."""
+    degrees = (30.0,) * 3 if len(patch) == 3 else (180.0,)
+    spec = AugmentationSpec(rotation_degrees=degrees, mirror_axes=(0, 1), swap_axis=1, swapped_labels=((1, 2),))
+    recipe = default_recipe(spec)
+    quiet = [step for step in recipe.transforms if not isinstance(step, GaussianNoise)]  # meta has no generator
+    for step in (recipe.spatial, *quiet):
+        for name in ("probability", "channel_probability", "scaling_probability"):
+            if hasattr(step, name):
+                setattr(step, name, 1.0)
+    cases = {"a": blocks((20, 24, 22)), "b": blocks((9, 16, 8))}
+    recipe = Recipe(spatial=recipe.spatial, transforms=quiet)
+    loader = make_loader(tmp_path, cases, patch=patch, recipe=recipe, masked_channels=(1,))
+    batch = loader.finish(loader.prepare(0), "meta")
+    assert batch["data"].is_meta
+    assert batch["seg"].is_meta
+    assert batch["data"].shape == (3, 3, *patch)
+    assert batch["seg"].shape == (3, 1, *patch)
+
+
+@pytest.mark.parametrize(
+    ("patch", "batch", "channels"),
+    [((24, 24, 24), 2, 1), ((16, 20, 24), 2, 4), ((40, 40), 12, 1), ((48, 40), 1, 3)],
+    ids=str,
+)
+def test_a_batch_takes_no_more_memory_on_a_gpu_than_is_planned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, patch: tuple[int, ...], batch: int, channels: int
+) -> None:
+    """All that can happen to it does. What torch really takes here, and the largest box, which is here already."""
+    monkeypatch.setattr("autoseg.augmentation.spatial.TOGETHER", 1)  # as on a GPU
+    dimensions = len(patch)
+    recipe = default_recipe(
+        AugmentationSpec(rotation_degrees=(30.0,) * 3 if dimensions == 3 else (180.0,), mirror_axes=(0, 1))
+    )
+    for step in (recipe.spatial, *recipe.transforms):
+        for name in ("probability", "channel_probability", "rotation_probability", "scaling_probability"):
+            if hasattr(step, name):
+                setattr(step, name, 1.0)
+    image = np.random.default_rng(0).normal(size=(channels, 60, 60, 60))
+    loader = make_loader(
+        tmp_path, {"one": blocks((60, 60, 60))}, patch=patch, batch=batch, recipe=recipe, one={"image": image}
+    )
+    spec = small_network(dimensions, inputs=channels)
+    planned, most, voxels = making_bytes(spec, patch, batch), 0, np.prod(patch)
+    for iteration in range(6):
+        sources = loader.prepare(iteration)
+        boxes = [box.image.nbytes + box.labels.nbytes for box in sources.boxes.values()]
+        if max(box.labels.numel() for box in sources.boxes.values()) <= BOX[dimensions] * voxels:
+            most = max(most, peak_of(sources.sampled) + max(boxes), peak_of(functools.partial(loader.finish, sources)))
+    assert 0.5 * planned < most < planned
 
 
 class Kept(SilentLogger):
@@ -711,7 +769,7 @@ def test_a_bad_case_costs_one_case(tmp_path: Path, when: str) -> None:
         stream.write(bytes(len(whole) if when != "before" else 16))
     if when == "before":
         file.write_bytes(b"short")
-    batches = list(prefetched(running, 0, 10, workers=2))
+    batches = list(prefetched(running.batch, 0, 10, workers=2))
     assert running.skipped == ("d",)
     assert asked == ["d"]
     assert [fields["case"] for kind, fields in logger.events if kind == "case_skipped"] == ["d"]
@@ -740,6 +798,6 @@ def test_more_bad_cases_than_a_fifth_end_the_training(tmp_path: Path) -> None:
         file.write_bytes(b"damaged")
     loader = PatchLoader(store, keys, (8, 8, 8), 4, foreground_share=0.33, recipe=Recipe(), seed=1, purpose=TRAINING)
     with pytest.raises(InputError, match="too many of the preprocessed cases cannot be read; found 2 of 8: d, f"):
-        list(prefetched(loader, 0, 20, workers=2))
+        list(prefetched(loader.batch, 0, 20, workers=2))
     with pytest.raises(InputError, match="found 2 of 8: d, f"):
         loader.batch(100)

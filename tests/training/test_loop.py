@@ -217,6 +217,21 @@ def test_any_kind_of_training_can_be_stopped_twice(
     assert_same_weights(train(plan, store, folder), whole)
 
 
+@pytest.mark.parametrize("patch", [(8, 8, 8), (8, 8)], ids=["3d", "2d"])
+def test_where_patches_are_augmented_is_kept_and_changes_nothing_on_the_same_device(
+    tmp_path: Path, patch: tuple[int, ...]
+) -> None:
+    plan, store, models = make_plan(patch=patch), make_store(tmp_path), []
+    for where in ("cpu", "device"):
+        folder = FoldFolder(tmp_path / where)
+        write_document(folder.execution, ExecutionPath(device="cpu", threads=1, augment_on=where))
+        with pytest.raises(InterruptedRunError):
+            train(plan, store, folder, stop_at(2))
+        models.append(train(plan, store, folder))
+        assert read_document(ExecutionPath, folder.execution).augment_on == where
+    assert_same_weights(*models)
+
+
 def test_another_seed_gives_another_model(tmp_path: Path) -> None:
     plan, store = make_plan(), make_store(tmp_path)
     models = [train(plan, store, fold_folder(tmp_path, str(seed)), iterations=1, seed=seed) for seed in (1, 2)]
