@@ -6,6 +6,7 @@ import contextlib
 import functools
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,7 @@ from autoseg.training.length import (
     with_plateau,
 )
 from autoseg.training.optimization import WeightAverage
+from autoseg.training.records import BatchRecord
 from autoseg.training.state import TrainState
 from autoseg.training.step import TrainingStep, keep_freed_memory_if_roomy
 from autoseg.training.trouble import not_a_number, tell_skipped
@@ -146,6 +148,7 @@ class FoldTrainer:
         self._scoring_batches, self._clock = scoring_batches, clock
         self._began, self._seconds_before = clock(), 0.0
         self._timed_from: tuple[int, float] | None = None
+        self._recent: deque[BatchRecord] = deque(maxlen=2)
         self._warned: float | None = None
         if deterministic and not self.step.execution.deterministic:
             make_deterministic(self.step, self.logger)
@@ -161,12 +164,13 @@ class FoldTrainer:
         """Goes back to the newest checkpoint that is whole, if there is one."""
         if self.checkpoints.resume(self.state):
             self.step.load_state_dict(self.state.extra)
+            self._training = self.loader(train=True, skipped=self.state.skipped)
             self.logger.event("resumed", iteration=self.state.iteration)
         if self.truth is not None:
             self.truth.forget_after(self.state.iteration)
 
-    def loader(self, *, train: bool) -> PatchLoader:
-        """Patches of the training cases, augmented, or of the held-out cases as they are."""
+    def loader(self, *, train: bool, skipped: Mapping[str, int] | None = None) -> PatchLoader:
+        """Patches of the training cases, augmented, or of the held-out cases as they are; see ``PatchLoader.skipped``."""
         recipe: Recipe = Recipe()
         if train:
             recipe = plugins.load("recipe", self.configuration.augmentation.recipe)(self.configuration.augmentation)
@@ -181,6 +185,7 @@ class FoldTrainer:
             recipe=recipe,
             seed=self.job.seed,
             purpose=TRAINING if train else VALIDATION,
+            skipped=skipped,
             masked_channels=[index for index, spec in enumerate(self.plan.normalization) if spec.use_mask],
             looked_for={case: self.plan.labels.looked_for(names) for case, names in self.job.annotated.items()},
             logger=self.logger,
@@ -333,10 +338,10 @@ class FoldTrainer:
             AutosegError: the weights are not numbers, so this is no state to go on from.
         """
         if not self.state.is_healthy():
-            raise not_a_number(self.state, self._training, None, self.folder)
+            raise not_a_number(self.state, self._recent, self._training, self.folder)
         self.state.seconds = self._seconds()
         self.state.extra = dict(self.step.state_dict())
-        self.state.skipped |= set(self._training.skipped)
+        self.state.skipped = self._training.skipped_before(self.state.iteration)
 
     def _interrupt(self) -> None:
         self.save()
@@ -368,6 +373,7 @@ class FoldTrainer:
     def train_step(self, batch: dict[str, Any]) -> float:
         """One iteration: gradients of the batch, a step of the optimizer, the average of the weights."""
         seed_iteration(self.job.seed, self.state.iteration)
+        self._recent.append(batch["record"])
         try:
             value = self.step.gradients(batch)
         except ShortMemoryError:
@@ -375,7 +381,7 @@ class FoldTrainer:
                 self.save()
             raise
         if not np.isfinite(value):
-            raise not_a_number(self.state, self._training, batch, self.folder)
+            raise not_a_number(self.state, self._recent, self._training, self.folder)
         self.step.update(self.learning_rate(self.state.iteration))
         if self.state.average is not None:
             self.state.average.update(self.step.network.state_dict(), self.state.iteration)
@@ -428,10 +434,13 @@ class FoldTrainer:
         if length.end is None or self.state.iteration < length.end:
             raise InputError("the training has not ended", file=self.folder.path)
         if not self.state.is_healthy():
-            raise not_a_number(self.state, self._training, None, self.folder)
+            raise not_a_number(self.state, self._recent, self._training, self.folder)
         metadata: dict[str, Any] = {"plan": self.job.plan_id, "fold": self.job.fold}
         if self.job.parts:  # what prediction elsewhere needs besides autoseg
             metadata["parts"] = msgspec.to_builtins(self.job.parts)
+        skipped = sorted(self._training.skipped_before(self.state.iteration))
+        if skipped:
+            metadata["skipped"] = skipped
         try:
             discard_scores = functools.partial(discard, self.folder.validation)
             save_tensors(path, self.state.model_weights(), metadata, discard_scores)
@@ -440,7 +449,6 @@ class FoldTrainer:
             raise DiskFullError(self.folder.path, not_written(path, error)) from error
         for used_up in (self.folder.stop_file, self.folder.previous_checkpoint):
             used_up.unlink(missing_ok=True)
-        skipped = sorted(self.state.skipped | set(self._training.skipped))
         tell_skipped(skipped, len(self.job.cases.train), self.logger)
         self.logger.event("trained", iterations=self.state.iteration, file=str(path), skipped=skipped)
         return path

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 from collections.abc import Callable
@@ -14,17 +15,19 @@ import torch
 from torch import nn
 
 from autoseg.augmentation.intensity import Brightness
-from autoseg.errors import AutosegError, DiskFullError, InterruptedRunError
+from autoseg.errors import AutosegError, DamagedCaseError, DiskFullError, InterruptedRunError
 from autoseg.files import read_document, write_document
 from autoseg.io.case_store import CaseStore
 from autoseg.logs import SilentLogger
-from autoseg.networks.weights import load_tensors
+from autoseg.networks.weights import load_metadata, load_tensors
+from autoseg.training.batches import PatchLoader
 from autoseg.training.determinism import deterministic_algorithms, seed_iteration
 from autoseg.training.job import has_ended
 from autoseg.training.length import extended, fixed_length
 from autoseg.training.loop import FoldTrainer, train_fold
 from autoseg.training.optimization import warmup_polynomial
-from autoseg.training.records import BatchRecord
+from autoseg.training.records import BatchRecord, SampleRecord
+from autoseg.training.sources import Crop
 from autoseg.values import ExecutionPath, Fold, Length, Plan, digest
 from autoseg.workspace import FoldFolder
 from tests.training.test_loop import (
@@ -239,6 +242,33 @@ def test_time_is_counted_over_all_starts(tmp_path: Path, store: CaseStore) -> No
     assert second.state.seconds > first.state.seconds
 
 
+@pytest.mark.parametrize("count", [5, 9])
+def test_a_case_that_could_be_read_in_part_makes_no_difference_to_resuming(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    """One slice of it cannot be read: it is left out from there on, after a stop, too, and not before."""
+    crop = PatchLoader._crop
+
+    def broken(loader: PatchLoader, sample: SampleRecord, patch_size: tuple[int, ...]) -> Crop:
+        if sample.case == "b" and sample.corner[0] == 5:
+            raise DamagedCaseError("b", "a chunk is not as it was written", file=tmp_path)
+        return crop(loader, sample, patch_size)
+
+    monkeypatch.setattr(PatchLoader, "_crop", broken)
+    names = "abcdefgh"
+    store, keys = make_store(tmp_path, names=names), {name: digest([name]) for name in names}
+    job = make_job(PLAN, 14, cases=Fold(train=tuple("abcdef"), val=("h",)), case_keys=keys)
+    whole, parts, logger = fold_folder(tmp_path, "whole"), fold_folder(tmp_path, "parts"), Listening()
+    train_fold(job, PLAN, store, whole, logger, device="cpu")
+    for stop in (stop_at(count), lambda: False):
+        with contextlib.suppress(InterruptedRunError):
+            train_fold(job, PLAN, store, parts, logger, device="cpu", stop=stop)
+    assert_same_weights(parts.model, whole.model)
+    assert [each["skipped"] for each in logger.all("trained")] == [["b"], ["b"]]
+    assert load_metadata(parts.model)["skipped"] == ["b"]
+    assert load_tensors(parts.checkpoint)[1]["skipped"] == {"b": 7}
+
+
 def test_cases_that_could_not_be_read_are_counted_at_the_end_over_all_starts(tmp_path: Path) -> None:
     """One is found damaged before a stop, and whole again after it; another after that; held-out ones are told once."""
     names = "abcdefghijklmnop"
@@ -359,7 +389,7 @@ def test_weights_that_are_no_numbers_are_not_kept_to_be_extended(tmp_path: Path,
                 next(trainer.step.network.parameters()).fill_(torch.nan)
 
     trainer.step.update = spoiling  # type: ignore[method-assign]
-    with pytest.raises(AutosegError, match="weights are no longer numbers.*at iteration 15"):
+    with pytest.raises(AutosegError, match=r"weights are no longer numbers.*at iteration 15"):
         trainer.run(lambda: False)
     assert not folder.kept_checkpoint.exists()
 
