@@ -26,20 +26,11 @@ from autoseg.networks.execution import training_memory
 from autoseg.networks.weights import load_weights, save_tensors
 from autoseg.training.batches import PatchLoader
 from autoseg.training.checkpoints import Checkpoints, not_written
+from autoseg.training.course import Course
 from autoseg.training.crew import seconds_to_make
 from autoseg.training.determinism import deterministic_algorithms, make_deterministic, seed_iteration
 from autoseg.training.estimate import dice_of_counts, patch_counts
-from autoseg.training.length import (
-    LEARNED,
-    asked_to_end,
-    begins_unlearned,
-    has_learned,
-    is_plateau,
-    kept_from,
-    learning_rate,
-    out_of_time,
-    with_plateau,
-)
+from autoseg.training.length import LEARNED, begins_unlearned, kept_from, learning_rate
 from autoseg.training.optimization import WeightAverage
 from autoseg.training.records import BatchRecord
 from autoseg.training.state import TrainState
@@ -54,10 +45,6 @@ __all__ = ["FoldTrainer", "train_fold"]
 #: Shortest time between two checkpoints; with slow disks longer, so that saving costs at most a twentieth.
 CHECKPOINT_SECONDS = 60.0
 LOG_SECONDS = 10.0
-#: A pass of a batch without gradients takes a third of an iteration; a case also has to be read, resampled and scored.
-PASS_OF_SCORING = 1.5 / 3
-#: The first iterations after a start are slow (memory is taken, code compiled): the pace is that of so many later ones.
-FIRST_ITERATIONS, LEAST_TIMED = 2, 8
 
 
 def train_fold(
@@ -145,9 +132,7 @@ class FoldTrainer:
         length = read_document(Length, folder.length) if folder.length.is_file() else None
         self.state = TrainState(job, network, self.step.optimizer, average, length)
         self.checkpoints = Checkpoints(folder, logger)
-        self._scoring_batches, self._clock = scoring_batches, clock
-        self._began, self._seconds_before = clock(), 0.0
-        self._timed_from: tuple[int, float] | None = None
+        self.course = Course(self.state, folder, scoring_batches=scoring_batches, clock=clock)
         self._recent: deque[BatchRecord] = deque(maxlen=2)
         self._warned: float | None = None
         if deterministic and not self.step.execution.deterministic:
@@ -197,7 +182,7 @@ class FoldTrainer:
         if self.step.execution.device == "cuda" and not self.state.iteration:
             self.step.probe_memory()
         begin = last_log = last_save = time.monotonic()
-        self._began, self._seconds_before = self._clock(), self.state.seconds
+        self.course.begin()
         saving = 0.0
         first, losses = self.state.iteration, []
         if self._epoch_ends():
@@ -208,10 +193,9 @@ class FoldTrainer:
                     self._interrupt()
                 losses.append(self.train_step(next(batches)))
                 done, now = self.state.iteration, time.monotonic()
-                if done == first + FIRST_ITERATIONS:
-                    self._timed_from = done, self._clock()
+                self.course.count()
                 detail = f"loss {losses[-1]:.3f}"
-                self.logger.event("progress", stage="train", done=done, total=self._total(), detail=detail)
+                self.logger.event("progress", stage="train", done=done, total=self.course.total(), detail=detail)
                 end_of_epoch = self._epoch_ends()
                 if now - last_log > LOG_SECONDS or end_of_epoch:
                     self._log(losses, (now - begin) / (done - first))
@@ -234,7 +218,7 @@ class FoldTrainer:
         seconds = None
         if seconds_per_iteration is not None:
             seconds = seconds_per_iteration * min(length, self.job.iterations)
-        weights, total = self.state.model_weights(), self._total()
+        weights, total = self.state.model_weights(), self.course.total()
         try:
             self.truth.after_epoch(-(-done // length), done, weights, seconds, total=total)
         except InterruptedRunError as error:
@@ -267,7 +251,7 @@ class FoldTrainer:
 
     def _goes_on(self) -> bool:
         """Whether another iteration is to be done; decides, before it, whether the cooldown begins here."""
-        done, length = self.state.iteration, self._decided()
+        done, length = self.state.iteration, self.course.decided()
         if length != self.state.length:
             try:
                 write_document(self.folder.length, length)
@@ -281,46 +265,6 @@ class FoldTrainer:
             self._note_state()
             self.checkpoints.keep(self.state)
         return self.state.length.end is None or done < self.state.length.end
-
-    def _decided(self) -> Length:
-        """How far the training goes, by all that is known now; without an iteration done there is nothing to end yet."""
-        length, done = self.state.length, self.state.iteration
-        if done == 0 or length.decided:
-            return length
-        if self.folder.stop_file.exists():
-            length = asked_to_end(length, done, "somebody asked for it")
-        elif length.until_plateau and is_plateau(self.state.estimates):
-            length = with_plateau(length, done)
-        elif length.until_plateau and done >= self.job.iterations and not has_learned(self.state.estimates):
-            length = asked_to_end(length, done, f"nothing was learned in the planned {self.job.iterations} iterations")
-        elif length.hours is not None and (each := self._pace()):
-            scoring = PASS_OF_SCORING * self._scoring_batches * each
-            length = out_of_time(
-                length, done, seconds=self._seconds(), seconds_per_iteration=each, scoring_seconds=scoring
-            )
-        return length
-
-    def _seconds(self) -> float:
-        """That the training has taken, over all starts."""
-        return self._seconds_before + self._clock() - self._began
-
-    def _pace(self) -> float | None:
-        """Seconds of an iteration since the last start, with all that goes with it; None while that is not known."""
-        if self._timed_from is None:
-            return None
-        first, begin = self._timed_from
-        timed = self.state.iteration - first
-        return (self._clock() - begin) / timed if timed >= LEAST_TIMED else None
-
-    def _total(self) -> int:
-        """Iterations in total; while that is open, a guess from the hours, or the planned length, but more than are done."""
-        length, done = self.state.length, self.state.iteration
-        if length.end is not None:
-            return length.end
-        guess = self.job.iterations
-        if length.hours is not None:
-            guess = int(done * length.hours * 3600 / max(self._seconds(), 1e-3))
-        return max(guess, done + 1)
 
     def save(self) -> bool:
         """Writes a checkpoint; never one whose weights are not numbers. False, with a warning, if it cannot be written.
@@ -339,7 +283,7 @@ class FoldTrainer:
         """
         if not self.state.is_healthy():
             raise not_a_number(self.state, self._recent, self._training, self.folder)
-        self.state.seconds = self._seconds()
+        self.state.seconds = self.course.seconds()
         self.state.extra = dict(self.step.state_dict())
         self.state.skipped = self._training.skipped_before(self.state.iteration)
 
@@ -391,7 +335,7 @@ class FoldTrainer:
     def _log(self, losses: list[float], seconds_per_iteration: float) -> None:
         done, length = self.state.iteration, self.state.length
         known = length.end is not None or length.hours is not None
-        total = self._total() if known else None
+        total = self.course.total() if known else None
         self.logger.event(
             "iterations",
             iteration=done,

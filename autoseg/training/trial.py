@@ -156,7 +156,7 @@ def try_recipe(configuration: Configuration, device: str = "cpu") -> None:
         images = torch.from_numpy(random.normal(size=(1, channels, *size)).astype(np.float32)).to(device)
         labels = torch.zeros((1, *size), dtype=torch.int16, device=device)
         labels[:, EDGE // 2 :] = 1
-        matrix = recipe.spatial.draw(random, size) if recipe.spatial else None
+        matrix: Any = recipe.spatial.draw(random, size) if recipe.spatial else None
         square = (len(size),) * 2
         fits = matrix is None or (isinstance(matrix, np.ndarray) and matrix.shape == square)
         _expect(fits, f"{_kind_of(matrix)} of shape {np.shape(matrix)} as sampling", f"an array of {square}")
