@@ -198,7 +198,10 @@ def train(
     model = model_to_train(workspace, configuration, plan_name, parts, resolve_device(device), logger)
     plan = model.plan()
     training = plan.configuration(configuration).training
-    length = epochs * training.iterations_per_epoch if epochs else iterations
+    if epochs is not None and iterations is not None:
+        raise InputError("a training has one length", found="epochs and iterations", expected="one of them")
+    length = iterations if epochs is None else epochs * training.iterations_per_epoch
+    wish = Wish(iterations=length, hours=hours, until_plateau=until_plateau, extend=extend)
     split: Split = read_document(Split, workspace.split_path)
     folds = [str(index) for index in range(len(split))] if fold == "all" else [fold]
     if finish:
@@ -209,7 +212,6 @@ def train(
     used = sorted({case for _, cases in jobs for case in (*cases.train, *cases.val)})
     annotated = {case.id: case.annotated or () for case in workspace.dataset().partly_annotated}
     sources = find_sources(begin_from, plan, configuration, folds) if begin_from else {}
-    wish = Wish(iterations=length, hours=hours, until_plateau=until_plateau, extend=extend)
     announce_new(workspace, model, configuration, folds, wish, resolve_device(device), logger)
     keys = preprocess(
         workspace, [configuration], plan_name=model.path.name, cases=used, executor=executor, logger=logger, stop=stop

@@ -17,6 +17,7 @@ from autoseg.inference.model import Choice, load_predictor
 from autoseg.inference.window import scoring_batches
 from autoseg.io.case_store import CaseStore
 from autoseg.logs import Logger
+from autoseg.networks.weights import load_metadata
 from autoseg.plan_check import check_single_stage, foreign_parts, usable_plan
 from autoseg.plan_parts import derived_model
 from autoseg.training.job import Wish, has_ended, job_to_do, length_to_do
@@ -31,12 +32,21 @@ __all__ = ["Trained", "announce_new", "job_of", "model_to_train", "train_one"]
 
 @dataclass(frozen=True, kw_only=True)
 class Trained:
-    """What ``train`` made: the folder of a fold, and its score on the held-out cases (None without any)."""
+    """What ``train`` made.
+
+    Attributes:
+        configuration: its name.
+        fold: a number, or "full".
+        folder: of the fold.
+        summary: its score on the held-out cases; None without any.
+        skipped: training cases that could not be read, and were left out from then on.
+    """
 
     configuration: str
     fold: str
     folder: FoldFolder
     summary: Summary | None
+    skipped: tuple[str, ...] = ()
 
 
 def model_to_train(
@@ -198,4 +208,5 @@ def train_one(
                 tell_validated(summary, truth, logger)
     except Timeout as error:
         raise InputError("another process is training this fold", file=folder.path, remedy="Wait for it.") from error
-    return Trained(configuration=job.configuration, fold=job.fold, folder=folder, summary=summary)
+    skipped = tuple(load_metadata(folder.model).get("skipped", ()))
+    return Trained(configuration=job.configuration, fold=job.fold, folder=folder, summary=summary, skipped=skipped)

@@ -8,10 +8,11 @@ transform plugs in.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -32,6 +33,7 @@ from autoseg.training.sources import Crop, Sources, crop_padded, gathered
 __all__ = ["PatchLoader"]
 
 T = TypeVar("T")
+B = TypeVar("B", bound=Sources | dict[str, Any])
 #: A training goes on without cases that cannot be read as long as they are at most one in so many.
 ONE_IN = 5
 
@@ -58,7 +60,9 @@ class PatchLoader(SlimDataLoaderBase):
     batchgenerators' ``thread_id`` is not used. All methods may be called from several threads.
 
     A case that turns out damaged is made anew. If that fails, another is drawn in its place from the same stream, and the
-    logger is told; more of these than a fifth of all are an error.
+    logger is told; more of these than a fifth of all are an error. From the next iteration on it is not drawn any more, even
+    where it could be read: so a batch follows from its iteration and from what was left out before it, and not from what
+    threads that are ahead have found (``settled``), nor from when the training was interrupted (``skipped``).
 
     Args:
         store: of preprocessed cases.
@@ -72,6 +76,7 @@ class PatchLoader(SlimDataLoaderBase):
         purpose: first part of every stream's key.
         masked_channels: channels that are 0 outside the non-zero region and stay so.
         looked_for: which of the foreground labels were looked for, of the cases in which not all were.
+        skipped: case id to the iteration in which it could not be read, as an earlier loader of the training found.
         logger: for events.
     """
 
@@ -89,6 +94,7 @@ class PatchLoader(SlimDataLoaderBase):
         purpose: int,
         masked_channels: Sequence[int] = (),
         looked_for: Mapping[str, Sequence[bool]] | None = None,
+        skipped: Mapping[str, int] | None = None,
         logger: Logger | None = None,
     ) -> None:
         super().__init__(keys, batch_size)
@@ -102,15 +108,35 @@ class PatchLoader(SlimDataLoaderBase):
         self._opened = functools.lru_cache(most_open_cases())(lambda case: store.open(case, keys[case]))
         self._logger = logger or SilentLogger()
         self._lock = threading.Lock()
-        self._skipped: set[str] = set()
+        self._skipped: dict[str, int] = dict(skipped or {})
         self._too_many: InputError | None = None
         self._mended: dict[str, int] = {}
+        self._lost: dict[str, DamagedCaseError] = {}
         self.iteration = 0
 
     @property
     def skipped(self) -> tuple[str, ...]:
         """The cases that could not be read, and are not drawn any more."""
         return tuple(sorted(self._skipped))
+
+    def skipped_before(self, iteration: int) -> dict[str, int]:
+        """The cases that are not drawn in an iteration any more, with the earlier one in which they could not be read."""
+        with self._lock:
+            return {case: found for case, found in self._skipped.items() if found < iteration}
+
+    def settled(self, made: Generator[B], make: Callable[[int], B]) -> Generator[B]:
+        """The same batches, or their voxels, in order; made again where another thread was ahead of what was found since.
+
+        Args:
+            made: by threads that work on several at once.
+            make: that gave them for their iterations.
+        """
+        with contextlib.closing(made):
+            for each in made:
+                record: BatchRecord = each.record if isinstance(each, Sources) else each["record"]
+                skipped = self.skipped_before(record.iteration)
+                outdated = any(sample.case in skipped for sample in record.samples)
+                yield make(record.iteration) if outdated else each
 
     def generate_train_batch(self) -> dict[str, Any]:
         """The batch of the current iteration; moves on to the next."""
@@ -119,7 +145,7 @@ class PatchLoader(SlimDataLoaderBase):
         return batch
 
     def batch(self, iteration: int) -> dict[str, Any]:
-        """The batch of an iteration: ``data``, ``seg`` and ``keys`` (the case ids); arrays are NumPy's.
+        """The batch of an iteration: ``data``, ``seg``, ``keys`` (the case ids) and its ``record``; arrays are NumPy's.
 
         If any case of the loader is partly annotated, also ``looked_for`` ``(batch, foreground labels)``, bool.
         """
@@ -161,7 +187,7 @@ class PatchLoader(SlimDataLoaderBase):
 
     @torch.no_grad()
     def finish(self, sources: Sources, device: str | torch.device = "cpu") -> dict[str, Any]:
-        """Samples and transforms on a device: ``data`` and ``seg`` as tensors there, and ``keys``."""
+        """Samples and transforms on a device: ``data`` and ``seg`` as tensors there, ``keys`` and ``record``."""
         record = sources.record
         images, labels = sources.sampled(device)
         for index, step in enumerate(self._steps):
@@ -169,27 +195,28 @@ class PatchLoader(SlimDataLoaderBase):
             if any(drawn is not None for drawn in parameters):
                 images, labels = step.apply(images, labels, parameters)
         keys = [sample.case for sample in record.samples]
-        batch = {"data": images, "seg": labels.clamp_min(0)[:, None], "keys": keys}
+        batch = {"data": images, "seg": labels.clamp_min(0)[:, None], "keys": keys, "record": record}
         if self._looked_for:
             every = np.ones_like(next(iter(self._looked_for.values())), bool)
             batch["looked_for"] = np.stack([self._looked_for.get(case, every) for case in keys])
         return batch
 
-    def _healthy(self, iteration: int, work: Callable[[int, int], T]) -> list[T]:
-        """What the work gives for iteration and place of each sample, of cases that can be read."""
+    def _healthy(self, iteration: int, work: Callable[[int, int, Collection[str]], T]) -> list[T]:
+        """What the work gives for iteration and place of each sample, without cases that cannot be read."""
+        without = set(self.skipped_before(iteration))
         return [
-            self._replacing(functools.partial(self._mending, functools.partial(work, iteration, position)))
+            self._replacing(iteration, without, functools.partial(work, iteration, position, without))
             for position in range(self.batch_size)
         ]
 
-    def _take(self, iteration: int, position: int) -> tuple[SampleRecord, Crop]:
-        sample = self._draw_sample(iteration, position)
+    def _take(self, iteration: int, position: int, without: Collection[str]) -> tuple[SampleRecord, Crop]:
+        sample = self._draw_sample(iteration, position, without)
         return sample, self._crop(sample, self.patch_size)
 
-    def _draw_sample(self, iteration: int, position: int) -> SampleRecord:
+    def _draw_sample(self, iteration: int, position: int, without: Collection[str]) -> SampleRecord:
         random = stream(self._seed, self._purpose, iteration, position)
         case_id = self._cases[int(random.integers(len(self._cases)))]
-        while case_id in self._skipped and self._too_many is None:  # of which another thread may know
+        while case_id in without and self._too_many is None:  # of which another thread may know
             case_id = self._cases[int(random.integers(len(self._cases)))]
         case = self._opened(case_id)
         matrix = self._spatial.draw(random, self.patch_size) if self._spatial else None
@@ -249,32 +276,37 @@ class PatchLoader(SlimDataLoaderBase):
         """Makes a case anew, unless another thread has done that since it had been made ``times`` times."""
         case = str(damage.case)
         with self._lock:
+            if case in self._lost:
+                raise self._lost[case]
             if self._mended.get(case, 0) == times:
                 try:
                     self._store.mend(damage, self._keys[case])
-                except DamagedCaseError:
+                except DamagedCaseError as lost:
+                    self._lost[case] = lost
                     raise
                 except (InputError, TooLargeError, WorkerLostError) as reason:
                     what = f"{damage.what}; and it could not be made anew: {reason}"
-                    raise DamagedCaseError(case, what, file=Path(str(damage.file))) from reason
+                    self._lost[case] = DamagedCaseError(case, what, file=Path(str(damage.file)))
+                    raise self._lost[case] from reason
                 self._mended[case] = times + 1
                 self._opened.cache_clear()
 
-    def _replacing(self, work: Callable[[], T]) -> T:
-        """What the work gives; it is repeated without cases that cannot be read."""
+    def _replacing(self, iteration: int, without: set[str], work: Callable[[], T]) -> T:
+        """What the work gives; it is repeated without cases that cannot be read, which are added to ``without``."""
         while self._too_many is None:
             try:
-                return work()
+                return self._mending(work)
             except DamagedCaseError as damage:
-                self._skip(damage)
+                without.add(str(damage.case))
+                self._skip(damage, iteration)
         raise self._too_many
 
-    def _skip(self, damage: DamagedCaseError) -> None:
+    def _skip(self, damage: DamagedCaseError, iteration: int) -> None:
         """Goes on without a case, and says so once, unless there are too many of them."""
         case = str(damage.case)
         with self._lock:
             known = case in self._skipped
-            self._skipped.add(case)
+            self._skipped[case] = min(iteration, self._skipped.get(case, iteration))
             bad, cases = len(self._skipped), len(self._cases)
             if bad * ONE_IN > cases and self._too_many is None:
                 self._too_many = damage if bad == 1 else self._told_too_many()

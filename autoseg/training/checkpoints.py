@@ -34,11 +34,15 @@ class Checkpoints:
     Args:
         folder: of the training.
         logger: for messages.
+
+    Attributes:
+        saved: iteration of the state that a new start would go on from, as far as it was looked for; None for none.
     """
 
     def __init__(self, folder: FoldFolder, logger: Logger) -> None:
         self.folder, self.logger = folder, logger
         self._damaged: set[Path] = set()
+        self.saved: int | None = None
 
     def resume(self, state: TrainState) -> bool:
         """Goes back to the newest state that belongs to the training's length; False if none was saved yet.
@@ -60,6 +64,7 @@ class Checkpoints:
                 continue
             if saved is not None:
                 state.take(saved)
+                self.saved = saved.iteration
                 if damage:
                     text = f"warning: {damage[0].what} [{damage[0].file}]; {path.name} is whole and used instead"
                     self.logger.event("message", text=text, iteration=state.iteration)
@@ -106,6 +111,7 @@ class Checkpoints:
             self.logger.event("message", text=text, iteration=state.iteration)
             return False
         self._damaged.discard(newest)
+        self.saved = state.iteration
         return True
 
     def keep(self, state: TrainState) -> None:
@@ -115,3 +121,6 @@ class Checkpoints:
         except OSError as error:
             text = f"warning: {not_written(self.folder.kept_checkpoint, error)}. Without it, --extend is not possible"
             self.logger.event("message", text=text, iteration=state.iteration)
+            return
+        if self.saved is None:
+            self.saved = state.iteration

@@ -6,6 +6,7 @@ import contextlib
 import functools
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
 from typing import Any
@@ -25,18 +26,13 @@ from autoseg.networks.execution import training_memory
 from autoseg.networks.weights import load_weights, save_tensors
 from autoseg.training.batches import PatchLoader
 from autoseg.training.checkpoints import Checkpoints, not_written
+from autoseg.training.course import Course
 from autoseg.training.crew import seconds_to_make
 from autoseg.training.determinism import deterministic_algorithms, make_deterministic, seed_iteration
 from autoseg.training.estimate import dice_of_counts, patch_counts
-from autoseg.training.length import (
-    asked_to_end,
-    is_plateau,
-    kept_from,
-    learning_rate,
-    out_of_time,
-    with_plateau,
-)
+from autoseg.training.length import LEARNED, begins_unlearned, kept_from, learning_rate
 from autoseg.training.optimization import WeightAverage
+from autoseg.training.records import BatchRecord
 from autoseg.training.state import TrainState
 from autoseg.training.step import TrainingStep, keep_freed_memory_if_roomy
 from autoseg.training.trouble import not_a_number, tell_skipped
@@ -49,10 +45,6 @@ __all__ = ["FoldTrainer", "train_fold"]
 #: Shortest time between two checkpoints; with slow disks longer, so that saving costs at most a twentieth.
 CHECKPOINT_SECONDS = 60.0
 LOG_SECONDS = 10.0
-#: A pass of a batch without gradients takes a third of an iteration; a case also has to be read, resampled and scored.
-PASS_OF_SCORING = 1.5 / 3
-#: The first iterations after a start are slow (memory is taken, code compiled): the pace is that of so many later ones.
-FIRST_ITERATIONS, LEAST_TIMED = 2, 8
 
 
 def train_fold(
@@ -140,9 +132,8 @@ class FoldTrainer:
         length = read_document(Length, folder.length) if folder.length.is_file() else None
         self.state = TrainState(job, network, self.step.optimizer, average, length)
         self.checkpoints = Checkpoints(folder, logger)
-        self._scoring_batches, self._clock = scoring_batches, clock
-        self._began, self._seconds_before = clock(), 0.0
-        self._timed_from: tuple[int, float] | None = None
+        self.course = Course(self.state, folder, scoring_batches=scoring_batches, clock=clock)
+        self._recent: deque[BatchRecord] = deque(maxlen=2)
         self._warned: float | None = None
         if deterministic and not self.step.execution.deterministic:
             make_deterministic(self.step, self.logger)
@@ -158,10 +149,13 @@ class FoldTrainer:
         """Goes back to the newest checkpoint that is whole, if there is one."""
         if self.checkpoints.resume(self.state):
             self.step.load_state_dict(self.state.extra)
+            self._training = self.loader(train=True, skipped=self.state.skipped)
             self.logger.event("resumed", iteration=self.state.iteration)
+        if self.truth is not None:
+            self.truth.forget_after(self.state.iteration)
 
-    def loader(self, *, train: bool) -> PatchLoader:
-        """Patches of the training cases, augmented, or of the held-out cases as they are."""
+    def loader(self, *, train: bool, skipped: Mapping[str, int] | None = None) -> PatchLoader:
+        """Patches of the training cases, augmented, or of the held-out cases as they are; see ``PatchLoader.skipped``."""
         recipe: Recipe = Recipe()
         if train:
             recipe = plugins.load("recipe", self.configuration.augmentation.recipe)(self.configuration.augmentation)
@@ -176,6 +170,7 @@ class FoldTrainer:
             recipe=recipe,
             seed=self.job.seed,
             purpose=TRAINING if train else VALIDATION,
+            skipped=skipped,
             masked_channels=[index for index, spec in enumerate(self.plan.normalization) if spec.use_mask],
             looked_for={case: self.plan.labels.looked_for(names) for case, names in self.job.annotated.items()},
             logger=self.logger,
@@ -187,27 +182,26 @@ class FoldTrainer:
         if self.step.execution.device == "cuda" and not self.state.iteration:
             self.step.probe_memory()
         begin = last_log = last_save = time.monotonic()
-        self._began, self._seconds_before = self._clock(), self.state.seconds
+        self.course.begin()
         saving = 0.0
         first, losses = self.state.iteration, []
-        self.score_whole_images()  # what an interruption left undone
+        if self._epoch_ends():
+            self.score_whole_images()  # what an interruption left undone
         with contextlib.closing(self._batches(first)) as batches:
             while self._goes_on():
                 if stop():
                     self._interrupt()
                 losses.append(self.train_step(next(batches)))
                 done, now = self.state.iteration, time.monotonic()
-                if done == first + FIRST_ITERATIONS:
-                    self._timed_from = done, self._clock()
+                self.course.count()
                 detail = f"loss {losses[-1]:.3f}"
-                self.logger.event("progress", stage="train", done=done, total=self._total(), detail=detail)
-                end_of_epoch = done % self.spec.iterations_per_epoch == 0 or done == self.state.length.end
+                self.logger.event("progress", stage="train", done=done, total=self.course.total(), detail=detail)
+                end_of_epoch = self._epoch_ends()
                 if now - last_log > LOG_SECONDS or end_of_epoch:
                     self._log(losses, (now - begin) / (done - first))
                     last_log, losses = now, []
-                if end_of_epoch and self.job.cases.val and self.spec.validation_iterations:
-                    known = [dice for dice in self.estimate() if dice is not None]
-                    self.state.curve.append((done, sum(known) / max(1, len(known))))
+                if end_of_epoch:
+                    self._estimate_epoch()
                 if now - last_save > max(CHECKPOINT_SECONDS, 20 * saving) or end_of_epoch:
                     self.save()
                     last_save = time.monotonic()
@@ -217,11 +211,39 @@ class FoldTrainer:
 
     def score_whole_images(self, seconds_per_iteration: float | None = None) -> None:
         """At the end of an epoch, the truth; it follows the checkpoint, so that an interruption of it loses nothing."""
-        done, length = self.state.iteration, min(self.spec.iterations_per_epoch, self.job.iterations)
-        if self.truth is not None and done and (done % length == 0 or done == self.state.length.end):
-            self.step.optimizer.zero_grad(set_to_none=True)  # room for the predictor
-            seconds = None if seconds_per_iteration is None else seconds_per_iteration * length
-            self.truth.after_epoch(-(-done // length), done, self.state.model_weights(), seconds)
+        if self.truth is None:
+            return
+        self.step.optimizer.zero_grad(set_to_none=True)  # room for the predictor
+        done, length = self.state.iteration, self.spec.iterations_per_epoch
+        seconds = None
+        if seconds_per_iteration is not None:
+            seconds = seconds_per_iteration * min(length, self.job.iterations)
+        weights, total = self.state.model_weights(), self.course.total()
+        try:
+            self.truth.after_epoch(-(-done // length), done, weights, seconds, total=total)
+        except InterruptedRunError as error:
+            if self.checkpoints.saved != done:
+                raise self._interrupted() from error
+            raise
+
+    def _epoch_ends(self) -> bool:
+        """Whether the iterations done end an epoch, or the training."""
+        done = self.state.iteration
+        return done > 0 and (done % self.spec.iterations_per_epoch == 0 or done == self.state.length.end)
+
+    def _estimate_epoch(self) -> None:
+        """Adds to the curve of estimates; where no label has a Dice, there is nothing to add."""
+        if not (self.job.cases.val and self.spec.validation_iterations):
+            return
+        known = [dice for dice in self.estimate() if dice is not None]
+        if not known:
+            return
+        self.state.curve.append((self.state.iteration, sum(known) / len(known)))
+        dice = self.state.estimates
+        if self.state.length.until_plateau and begins_unlearned(dice):
+            text = "nothing was learned yet: Dice on held-out cases neither rises nor is above "
+            text += f"{LEARNED}; the training goes on, at least to the planned {self.job.iterations} iterations"
+            self.logger.event("message", text=text, iteration=self.state.iteration)
 
     def _batches(self, first: int) -> Generator[dict[str, Any]]:
         """As many as are wanted: the end may not be known yet, or be decided to be nearer."""
@@ -229,7 +251,7 @@ class FoldTrainer:
 
     def _goes_on(self) -> bool:
         """Whether another iteration is to be done; decides, before it, whether the cooldown begins here."""
-        done, length = self.state.iteration, self._decided()
+        done, length = self.state.iteration, self.course.decided()
         if length != self.state.length:
             try:
                 write_document(self.folder.length, length)
@@ -244,67 +266,42 @@ class FoldTrainer:
             self.checkpoints.keep(self.state)
         return self.state.length.end is None or done < self.state.length.end
 
-    def _decided(self) -> Length:
-        """How far the training goes, by all that is known now; without an iteration done there is nothing to end yet."""
-        length, done = self.state.length, self.state.iteration
-        if done == 0 or length.decided:
-            return length
-        if self.folder.stop_file.exists():
-            length = asked_to_end(length, done, "somebody asked for it")
-        elif length.until_plateau and is_plateau([dice for _, dice in self.state.curve]):
-            length = with_plateau(length, done)
-        elif length.hours is not None and (each := self._pace()):
-            scoring = PASS_OF_SCORING * self._scoring_batches * each
-            length = out_of_time(
-                length, done, seconds=self._seconds(), seconds_per_iteration=each, scoring_seconds=scoring
-            )
-        return length
-
-    def _seconds(self) -> float:
-        """That the training has taken, over all starts."""
-        return self._seconds_before + self._clock() - self._began
-
-    def _pace(self) -> float | None:
-        """Seconds of an iteration since the last start, with all that goes with it; None while that is not known."""
-        if self._timed_from is None:
-            return None
-        first, begin = self._timed_from
-        timed = self.state.iteration - first
-        return (self._clock() - begin) / timed if timed >= LEAST_TIMED else None
-
-    def _total(self) -> int:
-        """Iterations in total; while that is open, a guess from the hours, or the planned length, but more than are done."""
-        length, done = self.state.length, self.state.iteration
-        if length.end is not None:
-            return length.end
-        guess = self.job.iterations
-        if length.hours is not None:
-            guess = int(done * length.hours * 3600 / max(self._seconds(), 1e-3))
-        return max(guess, done + 1)
-
-    def save(self) -> None:
-        """Writes a checkpoint; never one whose weights are not numbers.
+    def save(self) -> bool:
+        """Writes a checkpoint; never one whose weights are not numbers. False, with a warning, if it cannot be written.
 
         Raises:
             AutosegError: they are not; the last healthy checkpoint stays.
         """
-        if not self.state.is_healthy():
-            raise not_a_number(self.state, self._training, None, self.folder)
         self._note_state()
-        self.checkpoints.save(self.state)
+        return self.checkpoints.save(self.state)
 
     def _note_state(self) -> None:
-        """Brings what a checkpoint holds beside weights and optimizer up to now."""
-        self.state.seconds = self._seconds()
+        """Brings what a checkpoint holds beside weights and optimizer up to now.
+
+        Raises:
+            AutosegError: the weights are not numbers, so this is no state to go on from.
+        """
+        if not self.state.is_healthy():
+            raise not_a_number(self.state, self._recent, self._training, self.folder)
+        self.state.seconds = self.course.seconds()
         self.state.extra = dict(self.step.state_dict())
-        self.state.skipped |= set(self._training.skipped)
+        self.state.skipped = self._training.skipped_before(self.state.iteration)
 
     def _interrupt(self) -> None:
-        done, end = self.state.iteration, self.state.length.end
         self.save()
-        self.logger.event("interrupted", iteration=done)
+        self.logger.event("interrupted", iteration=self.state.iteration)
+        raise self._interrupted()
+
+    def _interrupted(self) -> InterruptedRunError:
+        """Tells where the same command goes on: here, or where the newest checkpoint is that could be written."""
+        done, end, saved = self.state.iteration, self.state.length.end, self.checkpoints.saved
         of = "" if end is None else f" of {end}"
-        raise InterruptedRunError(f"stopped after {done}{of} iterations; the same command goes on from here")
+        if saved == done:
+            return InterruptedRunError(f"stopped after {done}{of} iterations; the same command goes on from here")
+        again = "begins anew" if saved is None else f"goes on from iteration {saved}"
+        return InterruptedRunError(
+            f"stopped after {done}{of} iterations, and this state could not be saved; the same command {again}"
+        )
 
     def _warn(self, text: str) -> None:
         """Says it at most once a minute."""
@@ -320,6 +317,7 @@ class FoldTrainer:
     def train_step(self, batch: dict[str, Any]) -> float:
         """One iteration: gradients of the batch, a step of the optimizer, the average of the weights."""
         seed_iteration(self.job.seed, self.state.iteration)
+        self._recent.append(batch["record"])
         try:
             value = self.step.gradients(batch)
         except ShortMemoryError:
@@ -327,7 +325,7 @@ class FoldTrainer:
                 self.save()
             raise
         if not np.isfinite(value):
-            raise not_a_number(self.state, self._training, batch, self.folder)
+            raise not_a_number(self.state, self._recent, self._training, self.folder)
         self.step.update(self.learning_rate(self.state.iteration))
         if self.state.average is not None:
             self.state.average.update(self.step.network.state_dict(), self.state.iteration)
@@ -337,7 +335,7 @@ class FoldTrainer:
     def _log(self, losses: list[float], seconds_per_iteration: float) -> None:
         done, length = self.state.iteration, self.state.length
         known = length.end is not None or length.hours is not None
-        total = self._total() if known else None
+        total = self.course.total() if known else None
         self.logger.event(
             "iterations",
             iteration=done,
@@ -380,19 +378,21 @@ class FoldTrainer:
         if length.end is None or self.state.iteration < length.end:
             raise InputError("the training has not ended", file=self.folder.path)
         if not self.state.is_healthy():
-            raise not_a_number(self.state, self._training, None, self.folder)
+            raise not_a_number(self.state, self._recent, self._training, self.folder)
         metadata: dict[str, Any] = {"plan": self.job.plan_id, "fold": self.job.fold}
         if self.job.parts:  # what prediction elsewhere needs besides autoseg
             metadata["parts"] = msgspec.to_builtins(self.job.parts)
+        skipped = sorted(self._training.skipped_before(self.state.iteration))
+        if skipped:
+            metadata["skipped"] = skipped
         try:
-            discard(self.folder.validation)
-            save_tensors(path, self.state.model_weights(), metadata)
+            discard_scores = functools.partial(discard, self.folder.validation)
+            save_tensors(path, self.state.model_weights(), metadata, discard_scores)
             write_document(self.folder.length, msgspec.structs.replace(length, trained=length.end))
         except OSError as error:
             raise DiskFullError(self.folder.path, not_written(path, error)) from error
         for used_up in (self.folder.stop_file, self.folder.previous_checkpoint):
             used_up.unlink(missing_ok=True)
-        skipped = sorted(self.state.skipped | set(self._training.skipped))
         tell_skipped(skipped, len(self.job.cases.train), self.logger)
         self.logger.event("trained", iterations=self.state.iteration, file=str(path), skipped=skipped)
         return path

@@ -116,7 +116,7 @@ class TrainingStep:
         on_device = self.execution.augment_on == "device"
         crew = Crew(most_threads(self.configuration, self.execution), self.spec.iterations_per_epoch, self.logger)
         make: Callable[[int], Any] = loader.prepare if on_device else loader.batch
-        made = prefetched(make, first, last, crew=crew)
+        made = loader.settled(prefetched(make, first, last, crew=crew), make)
         return self._feed.through(made, loader.finish if on_device else None, crew.hear)
 
     def state_dict(self) -> dict[str, float]:

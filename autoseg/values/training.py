@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 from autoseg.errors import UnknownNameError
@@ -125,7 +126,8 @@ class Length(Value, frozen=True, kw_only=True, tag_field="schema", tag="autoseg.
     trained: int = 0
 
     def __post_init__(self) -> None:
-        require(self.hours is None or self.hours > 0, "hours must be positive", field="hours", found=self.hours)
+        finite = self.hours is None or 0 < self.hours < math.inf
+        require(finite, "hours must be positive and have an end", field="hours", found=self.hours)
         require(
             self.end is not None or (self.iterations is None and self.cooldown_from is None),
             "a training of known length must have an end",

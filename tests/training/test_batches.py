@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 import os
 import threading
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +26,14 @@ from autoseg.augmentation.intensity import Brightness, GaussianNoise
 from autoseg.augmentation.recipe import default_recipe
 from autoseg.augmentation.spatial import RotateAndScale
 from autoseg.augmentation.streams import TRAINING, VALIDATION
-from autoseg.errors import DocumentError, InputError, UnreadableFileError
+from autoseg.errors import DamagedCaseError, DocumentError, InputError, UnreadableFileError
 from autoseg.io.case_store import CaseStore, StoredCase
 from autoseg.logs import SilentLogger
 from autoseg.networks.memory import BOX, making_bytes
 from autoseg.training.batches import PatchLoader
 from autoseg.training.crew import prefetched
 from autoseg.training.places import forced_samples
-from autoseg.training.records import BatchRecord
+from autoseg.training.records import BatchRecord, SampleRecord
 from autoseg.training.sources import crop_padded
 from autoseg.values import AugmentationSpec, AxisMap, Geometry, PreprocessRecord, decode, digest, encode
 from tests.allocator import peak_of
@@ -115,7 +116,7 @@ def make_loader(
 
 
 def assert_same_batch(one: Mapping[str, Any], other: Mapping[str, Any]) -> None:
-    assert one.keys() == other.keys() == {"data", "seg", "keys"}
+    assert one.keys() == other.keys() == {"data", "seg", "keys", "record"}
     np.testing.assert_array_equal(one["data"], other["data"])
     np.testing.assert_array_equal(one["seg"], other["seg"])
     assert one["keys"] == other["keys"]
@@ -788,6 +789,50 @@ def test_a_bad_case_costs_one_case(tmp_path: Path, when: str) -> None:
     assert replaced > 0
     for batch, again in zip(batches, map(loader(Kept()).batch, range(10)), strict=True):
         assert_same_batch(batch, again)
+
+
+class PartlyDamaged(PatchLoader):
+    """Of one case, what begins in its first half cannot be read; of all, some batches take long to make."""
+
+    sick = "d"
+    slow: Collection[int] = ()
+
+    def batch(self, iteration: int) -> dict[str, Any]:
+        time.sleep(0.05 if iteration in self.slow else 0)
+        return super().batch(iteration)
+
+    def _crop(self, sample: SampleRecord, patch_size: tuple[int, ...]) -> Any:
+        if sample.case == self.sick and sample.corner[0] < 4:
+            raise DamagedCaseError(self.sick, "its first chunk is not as it was written", file=self._store.folder)
+        return super()._crop(sample, patch_size)
+
+
+@pytest.mark.parametrize("begin", [0, 3, 8])
+@pytest.mark.parametrize("workers", [1, 4])
+def test_what_is_left_out_follows_from_what_could_not_be_read_before_and_not_from_threads_or_stops(
+    tmp_path: Path, begin: int, workers: int
+) -> None:
+    """A case is found damaged in part of it only; from the next batch on it is not drawn at all."""
+    store = CaseStore(tmp_path)
+    keys = {name: add_case(store, name, blocks((14, 14, 14))) for name in "abcdefg"}
+
+    def loader(**options: Any) -> PartlyDamaged:
+        options |= {"foreground_share": 0.33, "recipe": Recipe(), "seed": 6, "purpose": TRAINING}
+        return PartlyDamaged(store, keys, (8, 8, 8), 4, **options)
+
+    calm = loader()
+    expected = [calm.batch(iteration) for iteration in range(16)]
+    (found,) = calm.skipped_before(16).values()
+    used = [index for index, batch in enumerate(expected) if "d" in batch["keys"]]
+    assert used
+    assert max(used) <= found < 14
+    hasty = loader(skipped=calm.skipped_before(begin))
+    hasty.slow = range(found + 1) if workers > 1 else ()
+    batches = hasty.settled(prefetched(hasty.batch, begin, 16, ahead=8, workers=workers), hasty.batch)
+    for iteration, batch in enumerate(batches, start=begin):
+        assert_same_batch(batch, expected[iteration])
+    assert hasty.skipped_before(16) == calm.skipped_before(16)
+    assert hasty.skipped_before(found) == {}
 
 
 def test_more_bad_cases_than_a_fifth_end_the_training(tmp_path: Path) -> None:
