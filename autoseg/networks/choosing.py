@@ -201,6 +201,7 @@ def _time_step(
     batch = laid_out(example.to(path.device), memory_format(path, dimensions))
     on_gpu, seconds = path.device == "cuda", []
     for run in range(1 + TIMED_RUNS):
+        trial.zero_grad(set_to_none=True)  # as training does: a replayed graph cannot add to gradients that it owns
         if on_gpu and run == 1:
             torch.cuda.reset_peak_memory_stats()
         synchronize(path.device)

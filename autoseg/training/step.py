@@ -62,6 +62,14 @@ def keep_freed_memory_if_roomy(expected_bytes: int, budget_bytes: int, logger: L
     )
 
 
+def in_parts(path: ExecutionPath, parts: int) -> ExecutionPath:
+    """The path with a batch in so many parts; only whole batches are replayed as graphs.
+
+    The gradients that a graph computes lie in its own memory, which the next replay overwrites: nothing can be added to them.
+    """
+    return msgspec.structs.replace(path, parts=parts, graphs=path.graphs and parts == 1)
+
+
 class TrainingStep:
     """Network, loss and optimizer of one training, where and how they run.
 
@@ -132,6 +140,7 @@ class TrainingStep:
             return usable
 
         path = keep(self.folder.execution, ExecutionPath, choose, valid=valid)
+        path = in_parts(path, path.parts)
         self.logger.event("execution", **{name: getattr(path, name) for name in path.__struct_fields__})
         return path
 
@@ -242,7 +251,10 @@ class TrainingStep:
             self._tell_parts()
 
     def _use_parts(self, parts: int) -> None:
-        self.execution = msgspec.structs.replace(self.execution, parts=parts)
+        before, self.execution = self.execution, in_parts(self.execution, parts)
+        if before.graphs != self.execution.graphs:
+            torch.compiler.reset()  # frees what the graphs hold
+            self.forward = compiled(self.network, self.execution)
 
     def _recover(self) -> None:
         """Frees what a step that ran out of memory left behind."""

@@ -26,6 +26,7 @@ from autoseg.networks.execution import (
 )
 from autoseg.training.feed import Feed
 from autoseg.training.loop import train_fold
+from autoseg.training.step import TrainingStep
 from autoseg.values import ExecutionPath
 from tests.gpu.test_memory import folder_with, large_plan
 from tests.small_plans import small_configuration
@@ -74,6 +75,28 @@ def test_every_way_gives_the_numbers_of_the_plain_one(changes: dict[str, object]
     for one, other in zip(mine, slopes, strict=True):
         if float(other.abs().max()) > 1e-5:  # biases before a norm have none but rounding
             assert torch.nn.functional.cosine_similarity(one.flatten(), other.flatten(), 0) > 0.98
+
+
+def test_a_batch_that_no_longer_fits_goes_on_in_parts_without_its_graphs(tmp_path: Path) -> None:
+    """In one part replayed as graphs, in two compiled alone: the same gradients."""
+    path = ExecutionPath(device="cuda", precision="fp32", compiled=True, graphs=True)
+    plan, logger = make_plan(), Listening()
+    step = TrainingStep(make_job(plan), plan, folder_with(path, tmp_path), logger, "cuda")
+    configuration = plan.configurations[0]
+    random, size = np.random.default_rng(0), configuration.patch_size
+    batch = {
+        "data": random.normal(size=(configuration.batch_size, 1, *size)).astype(np.float32),
+        "seg": random.integers(0, 2, (configuration.batch_size, 1, *size)),
+    }
+    assert step.execution.graphs
+    found = []
+    for parts in (1, 1, 1, 2, 2):
+        step._use_parts(parts)
+        step.gradients(batch)
+        found.append([weight.grad.clone() for weight in step.network.parameters() if weight.grad is not None])
+    assert (step.execution.graphs, step.execution.compiled) == (False, True)
+    for one, other in zip(found[2], found[-1], strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-2, atol=1e-4)
 
 
 def test_choosing_times_the_ways_of_a_gpu_and_keeps_to_the_memory_of_the_plan(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from pathlib import Path
+from typing import ClassVar
 
 import msgspec
 import pytest
@@ -50,6 +51,20 @@ class WrongUnderAutocast(nn.Module):
     def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
         logits = self.conv(x)
         return [logits + self.wrong if torch.is_autocast_enabled("cpu") else logits]
+
+
+class Noticing(nn.Module):
+    """A convolution that notices whether gradients of an earlier pass are still there."""
+
+    found: ClassVar[list[bool]] = []
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv3d(1, 2, 3, padding=1)
+
+    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+        self.found.append(self.conv.weight.grad is not None)
+        return [self.conv(x)]
 
 
 class Shifted(nn.Module):
@@ -174,6 +189,14 @@ def test_choosing_leaves_the_network_as_it_was(measured) -> None:
         assert parameter.is_contiguous()
         assert parameter.dtype == torch.float32
     assert network.training
+
+
+def test_every_timed_pass_begins_without_gradients_as_in_training(measured) -> None:
+    """CUDA graphs fail where a pass adds to the gradients of the one before."""
+    Noticing.found.clear()
+    choose(Noticing())
+    assert len(Noticing.found) > choosing.TIMED_RUNS
+    assert not any(Noticing.found)
 
 
 @pytest.mark.parametrize("wrong", [1e4, float("nan"), float("inf")])
