@@ -65,7 +65,7 @@ def keep_freed_memory_if_roomy(expected_bytes: int, budget_bytes: int, logger: L
 def in_parts(path: ExecutionPath, parts: int) -> ExecutionPath:
     """The path with a batch in so many parts; only whole batches are replayed as graphs.
 
-    The gradients that a graph computes lie in its own memory, which the next replay overwrites: nothing can be added to them.
+    The gradients that a graph computes lie in its own memory, which the next replay overwrites: nothing can be added.
     """
     return msgspec.structs.replace(path, parts=parts, graphs=path.graphs and parts == 1)
 
