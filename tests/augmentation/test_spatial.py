@@ -11,7 +11,7 @@ import pytest
 import torch
 from scipy import ndimage
 
-from autoseg.augmentation.spatial import Mask, Mirror, RotateAndScale, reach, sample_affine
+from autoseg.augmentation.spatial import Mask, Mirror, RotateAndScale, WithinPatch, reach, sample_affine
 from tests.augmentation.applying import apply
 
 
@@ -244,6 +244,23 @@ def test_a_scale_above_one_shrinks_objects() -> None:
     for scale in (0.7, 1.0, 1.4):
         _, sampled = sample(image, labels, scale * np.eye(2), np.array([29.5, 29.5]), (40, 40))
         assert int((sampled == 1).sum()) == pytest.approx((20 / scale) ** 2, rel=0.1)
+
+
+@pytest.mark.parametrize("edge", [8, 9])
+def test_a_sampling_turns_a_patch_about_its_centre(edge: int) -> None:
+    """By a quarter turn exactly; what was beyond the patch, where objects shrink, is outside."""
+    image = generator().normal(size=(2, 3, edge, edge)).astype(np.float32)
+    labels = generator().integers(-1, 4, (3, edge, edge)).astype(np.int8)
+    transform = WithinPatch(RotateAndScale((30.0,)))
+    quarter = np.eye(3)
+    quarter[1:, 1:] = [[0, -1], [1, 0]]
+    turned, moved = apply(transform, image, labels, {"matrix": quarter.tolist()})
+    np.testing.assert_allclose(turned, np.rot90(image, -1, axes=(2, 3)), atol=1e-5)
+    np.testing.assert_array_equal(moved, np.rot90(labels, -1, axes=(1, 2)))
+    small, around = apply(transform, image, labels, {"matrix": np.diag([1.0, 2.0, 2.0]).tolist()})
+    assert not small[..., 0].any()
+    assert (around[..., 0] == -1).all()
+    assert (around[:, edge // 2, edge // 2] != -1).any()
 
 
 def test_mirroring_is_an_involution_and_flips_image_and_labels_alike() -> None:
