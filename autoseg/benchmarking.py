@@ -30,6 +30,7 @@ from autoseg.networks.build import build_network
 from autoseg.networks.choosing import choose_execution
 from autoseg.networks.execution import autocast, memory_format, place, resolve_device, synchronize
 from autoseg.phantom import write_phantom_dataset
+from autoseg.plan_check import check_no_previous_stage
 from autoseg.plan_stage import plan_in_memory
 from autoseg.preprocessing.case_task import CaseToPreprocess, Grid, PreprocessCase
 from autoseg.preprocessing.forward import case_key, parameters_key
@@ -123,7 +124,7 @@ def benchmark(
         logger: for progress.
 
     Raises:
-        InputError: no such device, planner or configuration.
+        InputError: no such device, planner or configuration, or one that needs another's prediction.
     """
     device, load = resolve_device(device), os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     with tempfile.TemporaryDirectory(prefix="autoseg-benchmark-") as folder:
@@ -136,6 +137,8 @@ def benchmark(
         if preset is not None:
             fingerprint = read_document(Fingerprint, workspace.fingerprint_path())
             plan = plan_in_memory(fingerprint, preset, device=device)
+        if work != "preprocess":
+            check_no_previous_stage(plan, name)
         measure = {"trainstep": _trainstep, "predict": _predict, "preprocess": _preprocess}[work]
         found = measure(_Setting(workspace, plan, plan.configuration(name), Path(folder), device, iterations, logger))
     configuration = plan.configuration(name)

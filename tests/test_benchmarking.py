@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from click.testing import CliRunner
 from autoseg import benchmarking, pipeline
 from autoseg.cli import autoseg
 from autoseg.cli.benchmark import benchmark_text
+from autoseg.errors import InputError
+from autoseg.files import write_document
 from autoseg.logs import SilentLogger
 from autoseg.networks import choosing, execution
 from autoseg.phantom import write_phantom_dataset
@@ -91,6 +94,26 @@ def test_prediction_and_preprocessing_are_timed_too_and_told_in_words(
     assert ("a case of the median size" in text) == (work == "predict")
     assert ("a batch of tiles" in text) == (work == "predict")
     assert (found.path is None) == (work == "preprocess")
+    assert not list(small.glob("autoseg*"))
+
+
+@pytest.mark.parametrize("work", ["trainstep", "predict"])
+def test_a_second_stage_is_refused_as_by_train(work: str, planned: Workspace, tmp_path: Path, small: Path) -> None:
+    plan = planned.model().plan()
+    first = plan.configuration("2d")
+    second = msgspec.structs.replace(
+        first,
+        name="2d_cascade",
+        previous_stage="2d",
+        network=msgspec.structs.replace(first.network, input_channels=first.network.input_channels + 3),
+        augmentation=msgspec.structs.replace(first.augmentation, predicted_channels=3),
+    )
+    shutil.copytree(planned.path, tmp_path / "workspace")
+    workspace = Workspace(tmp_path / "workspace")
+    cascade = msgspec.structs.replace(plan, name="cascade", configurations=(first, second))
+    write_document(workspace.path / "models" / "cascade" / "plan.json", cascade)
+    with pytest.raises(InputError, match=r"'2d_cascade' is the second stage of a cascade, after '2d'"):
+        benchmarking.benchmark(work, "2d_cascade", workspace, plan_name="cascade", device="cpu", logger=SilentLogger())
     assert not list(small.glob("autoseg*"))
 
 
