@@ -36,6 +36,7 @@ from autoseg.preprocessing.case_task import CaseToPreprocess, Grid, PreprocessCa
 from autoseg.preprocessing.forward import case_key, parameters_key
 from autoseg.processes.wire import rebuilt
 from autoseg.training.batches import PatchLoader, prefetched
+from autoseg.training.optimization import WeightAverage
 from autoseg.training.step import TrainingStep
 from autoseg.values import Configuration, ExecutionPath, Fingerprint, Fold, Plan, TrainJob
 from autoseg.values.json_form import Value
@@ -218,6 +219,8 @@ def _trainstep(setting: _Setting) -> dict[str, Any]:
     folder.path.mkdir()
     step = TrainingStep(job, setting.plan, folder, setting.logger, setting.device)
     step.network.train()
+    weights, decay = step.network.state_dict(), configuration.training.ema_decay
+    average = None if decay is None else WeightAverage(weights, decay)
     count = setting.iterations + 1
     batches = prefetched(_loader(setting, keys, store), 0, count) if keys else itertools.repeat(_synthetic(setting))
     feed, waits = iter(step.fed(batches)), []
@@ -228,6 +231,8 @@ def _trainstep(setting: _Setting) -> dict[str, Any]:
         waits.append(step.waited - before)
         step.gradients(batch)
         step.update(configuration.training.learning_rate)
+        if average is not None:
+            average.update(step.network.state_dict(), len(waits) - 1)
 
     with contextlib.closing(feed):
         timing = setting.timed("training step", iteration)
@@ -263,6 +268,7 @@ def _loader(setting: _Setting, keys: dict[str, str], store: CaseStore) -> PatchL
         configuration.patch_size,
         configuration.batch_size,
         foreground_share=configuration.training.foreground_share,
+        foreground_place=configuration.training.foreground_place,
         recipe=recipe,
         seed=plan.seed,
         purpose=TRAINING,

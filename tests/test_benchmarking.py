@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
 import pytest
+import torch
 from click.testing import CliRunner
 
 from autoseg import benchmarking, pipeline
@@ -21,8 +23,10 @@ from autoseg.networks import choosing, execution
 from autoseg.phantom import write_phantom_dataset
 from autoseg.plan_stage import plan_in_memory
 from autoseg.planning import Wishes
-from autoseg.values import Fingerprint
-from autoseg.workspace import Workspace
+from autoseg.training.loop import FoldTrainer
+from autoseg.training.optimization import WeightAverage
+from autoseg.values import Fingerprint, Fold, TrainJob
+from autoseg.workspace import FoldFolder, Workspace
 from tests.planners.synthetic import fingerprint
 
 
@@ -95,6 +99,47 @@ def test_prediction_and_preprocessing_are_timed_too_and_told_in_words(
     assert ("a batch of tiles" in text) == (work == "predict")
     assert (found.path is None) == (work == "preprocess")
     assert not list(small.glob("autoseg*"))
+
+
+@pytest.mark.parametrize("place", ["anywhere", "centre"])
+def test_the_batches_that_are_timed_are_those_of_a_training(planned: Workspace, tmp_path: Path, place: str) -> None:
+    plan = planned.model().plan()
+    first = plan.configuration("2d")
+    training = msgspec.structs.replace(first.training, foreground_place=place)
+    plan = msgspec.structs.replace(plan, configurations=(msgspec.structs.replace(first, training=training),))
+    setting = benchmarking._Setting(planned, plan, plan.configuration("2d"), tmp_path, "cpu", 1, SilentLogger())
+    keys, store = benchmarking._stored(setting)
+    job = TrainJob(
+        plan_id=plan.id,
+        configuration="2d",
+        fold="full",
+        iterations=1000,
+        seed=plan.seed,
+        cases=Fold(train=tuple(keys), val=()),
+        case_keys=keys,
+    )
+    folder = FoldFolder(tmp_path / "fold")
+    folder.path.mkdir()
+    trained = FoldTrainer(job, plan, store, folder, SilentLogger(), "cpu").loader(train=True)
+    timed = benchmarking._loader(setting, keys, store)
+    assert [timed.draw(iteration) for iteration in range(4)] == [trained.draw(iteration) for iteration in range(4)]
+
+
+def test_a_timed_iteration_has_the_average_of_the_weights(
+    planned: Workspace, small: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the optimizer's new weights, after every step."""
+    seen = []
+
+    class Noticing(WeightAverage):
+        def update(self, weights: Mapping[str, torch.Tensor], iteration: int) -> None:
+            before = next(iter(self.weights.values())).clone()
+            super().update(weights, iteration)
+            seen.append((iteration, torch.equal(before, next(iter(self.weights.values())))))
+
+    monkeypatch.setattr(benchmarking, "WeightAverage", Noticing)
+    benchmarking.benchmark("trainstep", "2d", planned, iterations=2, device="cpu", logger=SilentLogger())
+    assert seen == [(0, False), (1, False), (2, False)]
 
 
 @pytest.mark.parametrize("work", ["trainstep", "predict"])
