@@ -122,6 +122,7 @@ def sample_affine(
     patch_size: Sequence[int],
     *,
     present: Sequence[int] | None = None,
+    label_channels: int = 0,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Samples a patch from a box of the case, on the device where the box is.
 
@@ -132,13 +133,26 @@ def sample_affine(
         centre: of the patch, in the box's coordinates.
         patch_size: of the result.
         present: the labels of the box, if they are known; -1 may be left out.
+        label_channels: how many channels at the end of the image are zeros and ones, one for each label from 1 on, of which
+            a voxel has one at most; they are sampled as that label map would be.
     """
     grid = _grid(matrix, centre, patch_size, labels.shape, image.device)
-    present = [label for label in (labels.unique().tolist() if present is None else present) if label != OUTSIDE]
+    sampled = _sample(image[: len(image) - label_channels], grid)
+    if label_channels:
+        numbers = torch.arange(1, label_channels + 1, device=image.device)
+        earlier = torch.tensordot(numbers.float(), image[-label_channels:], 1).round()
+        earlier = _sampled_labels(earlier, grid, earlier.unique().tolist())
+        channels = earlier[None] == numbers.view(-1, *(1,) * earlier.ndim)
+        sampled = torch.cat([sampled, channels.to(sampled.dtype)])
+    return sampled, _sampled_labels(labels, grid, labels.unique().tolist() if present is None else present)
+
+
+def _sampled_labels(labels: torch.Tensor, grid: torch.Tensor, present: Sequence[int]) -> torch.Tensor:
+    """A label map ``(*spatial)`` at the positions of a grid, where the label with the largest indicator wins."""
+    present = [label for label in present if label != OUTSIDE]
     nearest = _sample((labels.float() - OUTSIDE)[None], grid, mode="nearest")[0] + OUTSIDE
     contest = _Contest(nearest)
     inside = torch.zeros_like(nearest)
-    sampled = _sample(image, grid)
     for first in range(0, len(present), TOGETHER):
         group = present[first : first + TOGETHER]
         indicators = _sample(torch.stack([labels == label for label in group]).float(), grid)
@@ -146,7 +160,7 @@ def sample_affine(
             inside += indicator
             contest.enter(label, indicator)
     contest.enter(OUTSIDE, 1 - inside)
-    return sampled, contest.winner().to(labels.dtype)
+    return contest.winner().to(labels.dtype)
 
 
 class _Contest:

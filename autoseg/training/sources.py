@@ -80,8 +80,12 @@ class Sources:
         boxes = {sample: box.moved(move) for sample, box in self.boxes.items()}
         return replace(self, images=move(self.images), labels=move(self.labels), boxes=boxes)
 
-    def sampled(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Images ``(batch, channels, *patch)`` and labels ``(batch, *patch)``, where the voxels are."""
+    def sampled(self, label_channels: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+        """Images ``(batch, channels, *patch)`` and labels ``(batch, *patch)``, where the voxels are.
+
+        Args:
+            label_channels: how many channels at the end are those of labels, from label 1 on.
+        """
         if not self.boxes:
             return self.images, self.labels
         samples, size = self.record.samples, self.record.patch_size
@@ -92,7 +96,9 @@ class Sources:
         for index, box in self.boxes.items():
             matrix = np.array(samples[index].matrix)
             images[index], labels[index] = sample_affine(
-                box.image, box.labels, matrix, box.centre, size, present=box.present
+                *(box.image, box.labels, matrix, box.centre, size),
+                present=box.present,
+                label_channels=label_channels,
             )
         return images, labels
 

@@ -97,6 +97,24 @@ def assert_largest_indicator(
     assert (own >= ordered[-1] - 1e-3).all()  # in a tie, one of the tied
 
 
+@cases
+@pytest.mark.parametrize("shift", [0.0, 0.25, -4.6], ids=["centred", "off the grid", "half outside"])
+def test_channels_of_labels_are_sampled_as_their_label_map(
+    matrix: np.ndarray, shape: tuple, patch: tuple, shift: float
+) -> None:
+    """So that they stay zeros and ones, and none of them ends where another begins (nnU-Net samples the map, too)."""
+    labels = generator(1).integers(0, 6, shape).astype(np.int16)
+    image = generator(2).normal(size=(2, *shape)).astype(np.float32)
+    both = np.concatenate([image, np.stack([labels == label for label in range(1, 6)])]).astype(np.float32)
+    other, centre = np.zeros(shape, np.int16), (np.array(shape) - 1) / 2 + shift
+    tensors = torch.from_numpy(both), torch.from_numpy(other)
+    sampled = sample_affine(*tensors, matrix, centre, patch, label_channels=5)[0].numpy()
+    alone, map_ = sample(image, labels, matrix, centre, patch)
+    np.testing.assert_array_equal(sampled[:2], alone)
+    for label in range(1, 6):
+        np.testing.assert_array_equal(sampled[1 + label], map_ == label)
+
+
 def test_what_lies_beyond_the_array_and_what_is_marked_minus_one_count_together() -> None:
     labels = np.full((4, 4), -1, np.int8)
     labels[:2] = 3
