@@ -28,7 +28,7 @@ from autoseg.networks.execution import (
     training_memory,
     usable_here,
 )
-from autoseg.networks.optimizers import make_optimizer, state_copies
+from autoseg.networks.optimizers import make_optimizer, set_learning_rate, state_copies
 from autoseg.planning import GIBIBYTE
 from autoseg.training.accumulation import backward_in_parts, fewest_parts
 from autoseg.training.feed import Feed
@@ -155,8 +155,7 @@ class TrainingStep:
 
     def update(self, learning_rate: float) -> None:
         """Moves the weights along their gradients, clipped; not at all if scaled gradients are too large for fp16."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate
+        set_learning_rate(self.optimizer, learning_rate)
         self.scaler.unscale_(self.optimizer)
         nn.utils.clip_grad_norm_(self.network.parameters(), self.spec.gradient_clip_norm)
         self.scaler.step(self.optimizer)
