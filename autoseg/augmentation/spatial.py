@@ -7,16 +7,17 @@ in the case, so only the box that the matrix really reaches is read.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
+from autoseg.augmentation.contract import SpatialSampling
 from autoseg.augmentation.transfer import on_device
 
-__all__ = ["OUTSIDE", "Mask", "Mirror", "RotateAndScale", "reach", "sample_affine"]
+__all__ = ["OUTSIDE", "Mask", "Mirror", "RotateAndScale", "WithinPatch", "reach", "sample_affine"]
 
 #: Label of what lies outside of the non-zero region, or of the image.
 OUTSIDE = -1
@@ -62,6 +63,40 @@ class RotateAndScale:
         return matrix
 
 
+class WithinPatch:
+    """A sampling as a transform: the patch is sampled from itself alone, about its centre.
+
+    What is turned in from beyond the patch is 0, with the label -1. A recipe does better with the sampling as its
+    ``spatial``, which reads the case as far as the turned patch reaches.
+
+    Args:
+        sampling: decides the matrix, as ``RotateAndScale``.
+    """
+
+    def __init__(self, sampling: SpatialSampling) -> None:
+        self.sampling = sampling
+
+    def draw(self, random: np.random.Generator, shape: Sequence[int]) -> Mapping[str, Any] | None:
+        """The matrix, or None for the patch as it is."""
+        matrix = self.sampling.draw(random, shape[1:])
+        return None if matrix is None else {"matrix": matrix.tolist()}
+
+    def apply(
+        self, images: torch.Tensor, labels: torch.Tensor, parameters: Sequence[Mapping[str, Any] | None]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Samples each patch anew."""
+        new_images, new_labels = images.clone(), labels.clone()
+        size = labels.shape[1:]
+        centre = [(edge - 1) / 2 for edge in size]
+        for sample, drawn in enumerate(parameters):
+            if drawn is not None:
+                matrix = np.array(drawn["matrix"])
+                new_images[sample], new_labels[sample] = sample_affine(
+                    images[sample], labels[sample], matrix, centre, size
+                )
+        return new_images, new_labels
+
+
 def _rotation(degrees: Sequence[float]) -> np.ndarray:
     """Rotation about axis 0, then 1, then 2."""
     matrix = np.eye(3)
@@ -88,6 +123,7 @@ def sample_affine(
     patch_size: Sequence[int],
     *,
     present: Sequence[int] | None = None,
+    label_channels: int = 0,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Samples a patch from a box of the case, on the device where the box is.
 
@@ -98,13 +134,26 @@ def sample_affine(
         centre: of the patch, in the box's coordinates.
         patch_size: of the result.
         present: the labels of the box, if they are known; -1 may be left out.
+        label_channels: how many channels at the end of the image are zeros and ones, one for each label from 1 on, of which
+            a voxel has one at most; they are sampled as that label map would be.
     """
     grid = _grid(matrix, centre, patch_size, labels.shape, image.device)
-    present = [label for label in (labels.unique().tolist() if present is None else present) if label != OUTSIDE]
+    sampled = _sample(image[: len(image) - label_channels], grid)
+    if label_channels:
+        numbers = torch.arange(1, label_channels + 1, device=image.device)
+        earlier = torch.tensordot(numbers.float(), image[-label_channels:], 1).round()
+        earlier = _sampled_labels(earlier, grid, range(label_channels + 1))
+        channels = earlier[None] == numbers.view(-1, *(1,) * earlier.ndim)
+        sampled = torch.cat([sampled, channels.to(sampled.dtype)])
+    return sampled, _sampled_labels(labels, grid, labels.unique().tolist() if present is None else present)
+
+
+def _sampled_labels(labels: torch.Tensor, grid: torch.Tensor, present: Iterable[int]) -> torch.Tensor:
+    """A label map ``(*spatial)`` at the positions of a grid, where the label with the largest indicator wins."""
+    present = [label for label in present if label != OUTSIDE]
     nearest = _sample(labels.to(torch.float32, copy=True).sub_(OUTSIDE)[None], grid, mode="nearest")[0] + OUTSIDE
     contest = _Contest(nearest)
     inside = torch.zeros_like(nearest)
-    sampled = _sample(image, grid)
     together = TOGETHER if labels.device.type == "cpu" else 1
     for first in range(0, len(present), together):
         group = present[first : first + together]
@@ -113,7 +162,7 @@ def sample_affine(
             inside += indicator
             contest.enter(label, indicator)
     contest.enter(OUTSIDE, 1 - inside)
-    return sampled, contest.winner().to(labels.dtype)
+    return contest.winner().to(labels.dtype)
 
 
 class _Contest:

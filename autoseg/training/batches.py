@@ -101,7 +101,7 @@ class PatchLoader(SlimDataLoaderBase):
         self.patch_size = tuple(patch_size)
         self._store, self._keys, self._cases = store, keys, sorted(keys)
         self._forced, self._anywhere = forced_samples(batch_size, foreground_share), foreground_place == "anywhere"
-        self._spatial = recipe.spatial
+        self._spatial, self._label_channels = recipe.spatial, recipe.label_channels
         self._steps = (*recipe.steps(), *([Mask(masked_channels)] if masked_channels else []))
         self._seed, self._purpose = seed, purpose
         self._looked_for = {case: row for case, row in (looked_for or {}).items() if case in keys}
@@ -189,7 +189,7 @@ class PatchLoader(SlimDataLoaderBase):
     def finish(self, sources: Sources, device: str | torch.device = "cpu") -> dict[str, Any]:
         """Samples and transforms on a device: ``data`` and ``seg`` as tensors there, ``keys`` and ``record``."""
         record = sources.record
-        images, labels = sources.sampled(device)
+        images, labels = sources.sampled(device, self._label_channels)
         for index, step in enumerate(self._steps):
             parameters = [sample.parameters[index] for sample in record.samples]
             if any(drawn is not None for drawn in parameters):

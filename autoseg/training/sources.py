@@ -80,10 +80,14 @@ class Sources:
         boxes = {sample: box.moved(move) for sample, box in self.boxes.items()}
         return replace(self, images=move(self.images), labels=move(self.labels), boxes=boxes)
 
-    def sampled(self, device: str | torch.device = "cpu") -> tuple[torch.Tensor, torch.Tensor]:
+    def sampled(self, device: str | torch.device = "cpu", label_channels: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
         """Images ``(batch, channels, *patch)`` and labels ``(batch, *patch)`` on a device.
 
         Boxes, which are much larger than patches, go there one after the other.
+
+        Args:
+            device: to sample on.
+            label_channels: how many channels at the end are those of labels, from label 1 on.
         """
 
         def move(tensor: torch.Tensor) -> torch.Tensor:
@@ -101,7 +105,7 @@ class Sources:
         for index, box in self.boxes.items():
             image, its_labels, matrix = move(box.image), move(box.labels), np.array(samples[index].matrix)
             images[index], labels[index] = sample_affine(
-                image, its_labels, matrix, box.centre, size, present=box.present
+                *(image, its_labels, matrix, box.centre, size), present=box.present, label_channels=label_channels
             )
             del image, its_labels  # before the next box comes
         return images, labels

@@ -29,7 +29,7 @@ from autoseg.networks.execution import (
     usable_here,
 )
 from autoseg.networks.memory import making_bytes
-from autoseg.networks.optimizers import make_optimizer, state_copies
+from autoseg.networks.optimizers import make_optimizer, set_learning_rate, state_copies
 from autoseg.planning import GIBIBYTE
 from autoseg.training.accumulation import backward_in_parts, fewest_parts
 from autoseg.training.augmenting import works_on
@@ -64,6 +64,14 @@ def keep_freed_memory_if_roomy(expected_bytes: int, budget_bytes: int, logger: L
         text=f"the training may take {room / GIBIBYTE:.1f} GiB of memory, so freed memory is given back after every step; "
         "with half more to plan for (--gpu-memory) it would be kept, and steps about a seventh faster",
     )
+
+
+def in_parts(path: ExecutionPath, parts: int) -> ExecutionPath:
+    """The path with a batch in so many parts; only whole batches are replayed as graphs.
+
+    The gradients that a graph computes lie in its own memory, which the next replay overwrites: nothing can be added.
+    """
+    return msgspec.structs.replace(path, parts=parts, graphs=path.graphs and parts == 1)
 
 
 class TrainingStep:
@@ -158,6 +166,7 @@ class TrainingStep:
             return usable
 
         path = keep(self.folder.execution, ExecutionPath, choose, valid=valid)
+        path = in_parts(path, path.parts)
         self.logger.event("execution", **{name: getattr(path, name) for name in path.__struct_fields__})
         return path
 
@@ -172,8 +181,7 @@ class TrainingStep:
 
     def update(self, learning_rate: float) -> None:
         """Moves the weights along their gradients, clipped; not at all if scaled gradients are too large for fp16."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate
+        set_learning_rate(self.optimizer, learning_rate)
         self.scaler.unscale_(self.optimizer)
         nn.utils.clip_grad_norm_(self.network.parameters(), self.spec.gradient_clip_norm)
         self.scaler.step(self.optimizer)
@@ -272,7 +280,10 @@ class TrainingStep:
             self._tell_parts()
 
     def _use_parts(self, parts: int) -> None:
-        self.execution = msgspec.structs.replace(self.execution, parts=parts)
+        before, self.execution = self.execution, in_parts(self.execution, parts)
+        if before.graphs != self.execution.graphs:
+            torch.compiler.reset()  # frees what the graphs hold
+            self.forward = compiled(self.network, self.execution)
 
     def _recover(self) -> None:
         """Frees what a step that ran out of memory left behind."""

@@ -21,7 +21,7 @@ from autoseg import plugins
 from autoseg.augmentation.contract import Recipe, Transform
 from autoseg.errors import AutosegError, InputError
 from autoseg.networks.build import build_network
-from autoseg.networks.optimizers import make_optimizer
+from autoseg.networks.optimizers import make_optimizer, set_learning_rate
 from autoseg.values import Configuration, Labels, TrainingSpec
 
 __all__ = ["try_parts", "try_recipe"]
@@ -202,6 +202,11 @@ def _try_optimizer(spec: TrainingSpec) -> None:
     optimizer: Any = make_optimizer(spec, [weight])
     _expect(isinstance(optimizer, torch.optim.Optimizer), _kind_of(optimizer), "a torch.optim.Optimizer")
     _expect(bool(optimizer.param_groups), "no parameters in it", "an optimizer of the parameters that it is given")
+    groups = make_optimizer(spec, [nn.Parameter(torch.ones(3, 4)), nn.Parameter(torch.ones(4))]).param_groups
+    rates = sorted({float(group["lr"]) for group in groups if "lr_scale" not in group})
+    several = f"learning rates of {' and '.join(map(str, rates))} in different groups"
+    expected = "the schedule's rate in all, or a group's share of it as its lr_scale"
+    _expect(len(rates) <= 1, f"{several}, which the schedule would make one", expected)
     first, *others = torch.randn(1 + STEPS, 3, 4)
     settings = _settings(optimizer)
     _step(optimizer, weight, first, spec)
@@ -245,9 +250,8 @@ def _settings(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
 
 
 def _step(optimizer: torch.optim.Optimizer, weight: nn.Parameter, gradient: torch.Tensor, spec: TrainingSpec) -> None:
-    """As training does it: the learning rate comes from the schedule, into every group."""
-    for group in optimizer.param_groups:
-        group["lr"] = spec.learning_rate
+    """As training does it: the learning rate comes from the schedule."""
+    set_learning_rate(optimizer, spec.learning_rate)
     weight.grad = gradient.clone()
     optimizer.step()
 

@@ -266,6 +266,24 @@ class Fitting(torch.optim.SGD):
         super().__init__(parameters, lr=spec.learning_rate, momentum=0.9)
 
 
+def _groups(spec, parameters, **vectors):
+    weights = list(parameters)
+    return [
+        {"params": [weight for weight in weights if weight.ndim > 1]},
+        {"params": [weight for weight in weights if weight.ndim == 1], **vectors},
+    ]
+
+
+def optimizer_with_rates(spec, parameters):
+    groups = _groups(spec, parameters, lr=spec.learning_rate / 10)
+    return torch.optim.SGD(groups, lr=spec.learning_rate)
+
+
+def optimizer_with_scales(spec, parameters):
+    """A tenth of the learning rate for biases and norms."""
+    return torch.optim.SGD(_groups(spec, parameters, lr_scale=0.1), lr=spec.learning_rate)
+
+
 def schedule_of_words(spec, iteration, iterations):
     return "fast"
 

@@ -846,3 +846,21 @@ def test_more_bad_cases_than_a_fifth_end_the_training(tmp_path: Path) -> None:
         list(prefetched(loader.batch, 0, 20, workers=2))
     with pytest.raises(InputError, match="found 2 of 8: d, f"):
         loader.batch(100)
+
+
+@pytest.mark.parametrize("patch", [(8, 8, 8), (9, 8)], ids=str)
+def test_what_an_earlier_stage_predicted_is_turned_as_the_labels_are(tmp_path: Path, patch: Sequence[int]) -> None:
+    """Channels that say what the labels say still do after rotation and scaling; linear ones would be numbers between."""
+    labels = np.zeros(SHAPE, np.int8)
+    labels[2:6, 2:9, 2:7], labels[6:8, 9:12, 5:10] = 1, 2  # not at the border, where a label map ends and an image is 0
+    image = np.stack([np.indices(SHAPE)[0], labels == 1, labels == 2])
+    turning = RotateAndScale((30.0,), rotation_probability=1.0, scaling_probability=1.0)
+    recipe = Recipe(spatial=turning, label_channels=2)
+    loader = make_loader(tmp_path, {"one": labels}, one={"image": image}, patch=patch, recipe=recipe)
+    seen = 0
+    for iteration in range(4):
+        batch = loader.batch(iteration)
+        for label in (1, 2):
+            np.testing.assert_array_equal(batch["data"][:, label], batch["seg"][:, 0] == label)
+            seen += int((batch["seg"] == label).sum())
+    assert seen > 100

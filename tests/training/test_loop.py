@@ -413,6 +413,18 @@ def test_every_step_has_the_learning_rate_of_its_iteration(tmp_path: Path) -> No
         assert trainer.state.iteration == iteration + 1
 
 
+def test_a_group_of_parameters_keeps_its_share_of_the_learning_rate_also_on_resuming(tmp_path: Path) -> None:
+    training = msgspec.structs.replace(TRAINING, optimizer="tests.training.misfits:optimizer_with_scales")
+    plan, store, folder = make_plan(training=training), make_store(tmp_path), fold_folder(tmp_path, "fold")
+    for iteration in range(3):
+        trainer = FoldTrainer(make_job(plan), plan, store, folder, SilentLogger(), "cpu")
+        trainer.resume()
+        trainer.train_step(trainer.loader(train=True).batch(iteration))
+        trainer.save()
+        rate = warmup_polynomial(training, iteration, 6)
+        assert [group["lr"] for group in trainer.state.optimizer.param_groups] == [rate, rate * 0.1]
+
+
 @pytest.mark.parametrize("limit", [1e-3, 1e-2])
 def test_a_step_is_no_longer_than_the_clipped_gradient_allows(tmp_path: Path, limit: float) -> None:
     training = msgspec.structs.replace(NNUNET, momentum=0.0, weight_decay=0.0, gradient_clip_norm=limit)

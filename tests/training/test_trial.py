@@ -30,6 +30,7 @@ def with_part(kind: str, name: str, configuration: Configuration | None = None) 
         ("recipe", "recipe"),
         ("recipe", "recipe_that_fits"),
         ("optimizer", "Fitting"),
+        ("optimizer", "optimizer_with_scales"),
         ("schedule", "schedule"),
     ],
 )
@@ -72,6 +73,11 @@ def test_what_fits_passes_and_leaves_no_trace_in_the_random_state(kind, name, la
         ("optimizer", "CountsInItself", "found another step after a checkpoint than without"),
         ("optimizer", "CountsInGroups", r"found steps that change 'count' in param_groups, expected .*in its state"),
         ("optimizer", "KeepsLists", r"found a builtins\.list in its state"),
+        (
+            "optimizer",
+            "optimizer_with_rates",
+            r"found learning rates of 0\.001 and 0\.01 in different groups.*lr_scale",
+        ),
         ("schedule", "schedule_of_words", "found 'fast' for iteration 0"),
         ("schedule", "schedule_below_zero", r"found -0\.99 for iteration 1 of 250"),
     ],
