@@ -76,6 +76,8 @@ class PatchLoader(SlimDataLoaderBase):
         purpose: first part of every stream's key.
         masked_channels: channels that are 0 outside the non-zero region and stay so.
         looked_for: which of the foreground labels were looked for, of the cases in which not all were.
+        positions: of the samples of a batch that are made, where other processes make the others; all of them if None. What
+            is drawn for a sample does not depend on it.
         logger: for events.
     """
 
@@ -93,12 +95,14 @@ class PatchLoader(SlimDataLoaderBase):
         purpose: int,
         masked_channels: Sequence[int] = (),
         looked_for: Mapping[str, Sequence[bool]] | None = None,
+        positions: Sequence[int] | None = None,
         logger: Logger | None = None,
     ) -> None:
         super().__init__(keys, batch_size)
         self.patch_size = tuple(patch_size)
         self._store, self._keys, self._cases = store, keys, sorted(keys)
         self._forced, self._anywhere = forced_samples(batch_size, foreground_share), foreground_place == "anywhere"
+        self._positions = range(batch_size) if positions is None else positions
         self._spatial = recipe.spatial
         self._steps = (*recipe.steps(), *([Mask(masked_channels)] if masked_channels else []))
         self._seed, self._purpose = seed, purpose
@@ -106,7 +110,7 @@ class PatchLoader(SlimDataLoaderBase):
         self._opened = functools.lru_cache(most_open_cases())(lambda case: store.open(case, keys[case]))
         self._logger = logger or SilentLogger()
         self._lock = threading.Lock()
-        self._skipped: set[str] = set()
+        self._skipped: dict[str, str] = {}
         self._too_many: InputError | None = None
         self._mended: dict[str, int] = {}
         self.iteration = 0
@@ -115,6 +119,12 @@ class PatchLoader(SlimDataLoaderBase):
     def skipped(self) -> tuple[str, ...]:
         """The cases that could not be read, and are not drawn any more."""
         return tuple(sorted(self._skipped))
+
+    @property
+    def left_out(self) -> dict[str, str]:
+        """Why each of these cases is not drawn any more."""
+        with self._lock:
+            return dict(self._skipped)
 
     def generate_train_batch(self) -> dict[str, Any]:
         """The batch of the current iteration; moves on to the next."""
@@ -125,13 +135,14 @@ class PatchLoader(SlimDataLoaderBase):
     def batch(self, iteration: int) -> dict[str, Any]:
         """The batch of an iteration: ``data``, ``seg`` and ``keys`` (the case ids); arrays are NumPy's.
 
-        If any case of the loader is partly annotated, also ``looked_for`` ``(batch, foreground labels)``, bool.
+        Of the samples at ``positions``, if not of all. If any case of the loader is partly annotated, also ``looked_for``
+        ``(batch, foreground labels)``, bool.
         """
         return _as_arrays(self.finish(self.prepare(iteration)))
 
     def draw(self, iteration: int) -> BatchRecord:
         """All that chance decides about the batch of an iteration; no voxels are read."""
-        samples = self._healthy(iteration, self._draw_sample)
+        samples = self._healthy(iteration, self._draw_sample, range(self.batch_size))
         return BatchRecord(iteration=iteration, patch_size=self.patch_size, samples=tuple(samples))
 
     def make(self, record: BatchRecord) -> dict[str, Any]:
@@ -145,7 +156,7 @@ class PatchLoader(SlimDataLoaderBase):
     def prepare(self, iteration: int) -> Sources:
         """The voxels of the batch of an iteration; where a case cannot be read, those of another."""
         # each sample at once as a whole: there may be more cases in a batch than can be open
-        taken = self._healthy(iteration, self._take)
+        taken = self._healthy(iteration, self._take, self._positions)
         record = BatchRecord(
             iteration=iteration, patch_size=self.patch_size, samples=tuple(sample for sample, _ in taken)
         )
@@ -178,11 +189,11 @@ class PatchLoader(SlimDataLoaderBase):
             batch["looked_for"] = np.stack([self._looked_for.get(case, every) for case in keys])
         return batch
 
-    def _healthy(self, iteration: int, work: Callable[[int, int], T]) -> list[T]:
-        """What the work gives for iteration and place of each sample, of cases that can be read."""
+    def _healthy(self, iteration: int, work: Callable[[int, int], T], positions: Sequence[int]) -> list[T]:
+        """What the work gives for iteration and place of these samples, of cases that can be read."""
         return [
             self._replacing(functools.partial(self._mending, functools.partial(work, iteration, position)))
-            for position in range(self.batch_size)
+            for position in positions
         ]
 
     def _take(self, iteration: int, position: int) -> tuple[SampleRecord, Crop]:
@@ -273,17 +284,25 @@ class PatchLoader(SlimDataLoaderBase):
         raise self._too_many
 
     def _skip(self, damage: DamagedCaseError) -> None:
-        """Goes on without a case, and says so once, unless there are too many of them."""
-        case = str(damage.case)
+        self.leave_out(str(damage.case), str(damage), damage)
+
+    def leave_out(self, case: str, reason: str, damage: InputError | None = None) -> None:
+        """Goes on without a case, and says so once, unless there are too many of them.
+
+        Args:
+            case: its id.
+            reason: why it cannot be read, here or in another process.
+            damage: what this process found.
+        """
         with self._lock:
             known = case in self._skipped
-            self._skipped.add(case)
+            self._skipped.setdefault(case, reason)
             bad, cases = len(self._skipped), len(self._cases)
             if bad * ONE_IN > cases and self._too_many is None:
-                self._too_many = damage if bad == 1 else self._told_too_many()
+                self._too_many = damage if damage is not None and bad == 1 else self._told_too_many()
         if not known and self._too_many is None:
-            text = f"warning: case {case} is left out of the training, others are drawn in its place: {damage}"
-            self._logger.event("case_skipped", case=case, error=str(damage))
+            text = f"warning: case {case} is left out of the training, others are drawn in its place: {reason}"
+            self._logger.event("case_skipped", case=case, error=reason)
             self._logger.event("message", text=text, case=case)
 
     def _told_too_many(self) -> InputError:

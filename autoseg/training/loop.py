@@ -17,7 +17,7 @@ import torch
 from autoseg import plugins
 from autoseg.augmentation.contract import Recipe
 from autoseg.augmentation.streams import TRAINING, VALIDATION
-from autoseg.errors import DiskFullError, InputError, InterruptedRunError, ShortMemoryError
+from autoseg.errors import DiskFullError, FollowedError, InputError, InterruptedRunError, ShortMemoryError
 from autoseg.files import discard, read_document, write_document
 from autoseg.io.case_store import CaseStore
 from autoseg.logs import Logger
@@ -25,22 +25,17 @@ from autoseg.networks.execution import training_memory
 from autoseg.networks.weights import load_weights, save_tensors
 from autoseg.training.batches import PatchLoader, prefetched
 from autoseg.training.checkpoints import Checkpoints, not_written
+from autoseg.training.course import Course
 from autoseg.training.determinism import deterministic_algorithms, make_deterministic, seed_iteration
 from autoseg.training.estimate import dice_of_counts, patch_counts
-from autoseg.training.length import (
-    asked_to_end,
-    is_plateau,
-    kept_from,
-    learning_rate,
-    out_of_time,
-    with_plateau,
-)
+from autoseg.training.length import kept_from, learning_rate
 from autoseg.training.optimization import WeightAverage
+from autoseg.training.ranks import ALONE, Ranks
 from autoseg.training.state import TrainState
 from autoseg.training.step import TrainingStep, keep_freed_memory_if_roomy
 from autoseg.training.trouble import not_a_number
 from autoseg.training.truth import Truth
-from autoseg.values import Configuration, Length, Plan, TrainJob
+from autoseg.values import Configuration, Length, Plan, TrainJob, decode, encode
 from autoseg.workspace import FoldFolder
 
 __all__ = ["FoldTrainer", "train_fold"]
@@ -48,10 +43,6 @@ __all__ = ["FoldTrainer", "train_fold"]
 #: Shortest time between two checkpoints; with slow disks longer, so that saving costs at most a twentieth.
 CHECKPOINT_SECONDS = 60.0
 LOG_SECONDS = 10.0
-#: A pass of a batch without gradients takes a third of an iteration; a case also has to be read, resampled and scored.
-PASS_OF_SCORING = 1.5 / 3
-#: The first iterations after a start are slow (memory is taken, code compiled): the pace is that of so many later ones.
-FIRST_ITERATIONS, LEAST_TIMED = 2, 8
 
 
 def train_fold(
@@ -67,6 +58,7 @@ def train_fold(
     scoring_batches: float = 0.0,
     deterministic: bool = False,
     initial: Mapping[str, torch.Tensor] | None = None,
+    ranks: Ranks = ALONE,
 ) -> Path:
     """Trains one fold, or goes on where an interrupted run of the same job stopped.
 
@@ -82,6 +74,7 @@ def train_fold(
         scoring_batches: batches of patches that the scoring of held-out cases will take; counts where hours are given.
         deterministic: use only algorithms that give the same bits in every run.
         initial: weights that a new training begins with; None for fresh ones.
+        ranks: the processes that train together; only the first one writes.
 
     Returns:
         The model file.
@@ -100,13 +93,15 @@ def train_fold(
             *(job, plan, store, folder, logger, device, truth),
             scoring_batches=scoring_batches,
             deterministic=deterministic,
+            ranks=ranks,
         )
         if initial is not None and not folder.has_checkpoint():
             trainer.begin_with(initial)
+        ranks.wait()
         trainer.resume()
         with deterministic_algorithms(trainer.step.execution.deterministic):
             trainer.run(stop)
-        return trainer.save_model()
+        return trainer.save_model() if ranks.first else folder.model
 
 
 class FoldTrainer:
@@ -125,22 +120,22 @@ class FoldTrainer:
         scoring_batches: float = 0.0,
         deterministic: bool = False,
         clock: Callable[[], float] = time.monotonic,
+        ranks: Ranks = ALONE,
     ) -> None:
-        self.truth = truth
+        self.truth, self.ranks = truth, ranks
         self.job, self.plan, self.store, self.folder, self.logger = job, plan, store, folder, logger
         self.configuration: Configuration = plan.configuration(job.configuration)
         self.spec = self.configuration.training
-        self.step = TrainingStep(job, plan, folder, logger, device)
+        self.step = TrainingStep(job, plan, folder, logger, device, ranks)
         self.schedule = plugins.load("schedule", self.spec.schedule)
         network, decay = self.step.network, self.spec.ema_decay
         average = None if decay is None else WeightAverage(network.state_dict(), decay)
         length = read_document(Length, folder.length) if folder.length.is_file() else None
         self.state = TrainState(job, network, self.step.optimizer, average, length)
         self.checkpoints = Checkpoints(folder, logger)
-        self._scoring_batches, self._clock = scoring_batches, clock
-        self._began, self._seconds_before = clock(), 0.0
-        self._timed_from: tuple[int, float] | None = None
+        self.course = Course(self.state, folder, scoring_batches=scoring_batches, clock=clock)
         self._training = self.loader(train=True)
+        self._left_out = 0
         self._warned: float | None = None
         if deterministic and not self.step.execution.deterministic:
             make_deterministic(self.step, self.logger)
@@ -153,10 +148,12 @@ class FoldTrainer:
         self.state.save(self.folder.checkpoint)
 
     def resume(self) -> None:
-        """Goes back to the newest checkpoint that is whole, if there is one."""
+        """Goes back to the newest checkpoint that is whole, if there is one; several processes work together from here."""
         if self.checkpoints.resume(self.state):
             self.step.load_state_dict(self.state.extra)
             self.logger.event("resumed", iteration=self.state.iteration)
+        self.ranks.require_equal("checkpoints", f"iteration {self.state.iteration}")
+        self.step.join()
 
     def loader(self, *, train: bool) -> PatchLoader:
         """Patches of the training cases, augmented, or of the held-out cases as they are."""
@@ -174,6 +171,7 @@ class FoldTrainer:
             recipe=recipe,
             seed=self.job.seed,
             purpose=TRAINING if train else VALIDATION,
+            positions=self.ranks.share(self.configuration.batch_size) if train else None,
             masked_channels=[index for index, spec in enumerate(self.plan.normalization) if spec.use_mask],
             looked_for={case: self.plan.labels.looked_for(names) for case, names in self.job.annotated.items()},
             logger=self.logger,
@@ -185,27 +183,24 @@ class FoldTrainer:
         if self.step.execution.device == "cuda" and not self.state.iteration:
             self.step.probe_memory()
         begin = last_log = last_save = time.monotonic()
-        self._began, self._seconds_before = self._clock(), self.state.seconds
+        self.course.begin()
         saving = 0.0
         first, losses = self.state.iteration, []
         self.score_whole_images()  # what an interruption left undone
         with contextlib.closing(self._batches(first)) as batches:
-            while self._goes_on():
-                if stop():
-                    self._interrupt()
+            while self._goes_on(stop):
                 losses.append(self.train_step(next(batches)))
                 done, now = self.state.iteration, time.monotonic()
-                if done == first + FIRST_ITERATIONS:
-                    self._timed_from = done, self._clock()
+                self.course.count()
                 detail = f"loss {losses[-1]:.3f}"
-                self.logger.event("progress", stage="train", done=done, total=self._total(), detail=detail)
+                self.logger.event("progress", stage="train", done=done, total=self.course.total(), detail=detail)
                 end_of_epoch = done % self.spec.iterations_per_epoch == 0 or done == self.state.length.end
                 if now - last_log > LOG_SECONDS or end_of_epoch:
                     self._log(losses, (now - begin) / (done - first))
                     last_log, losses = now, []
-                if end_of_epoch and self.job.cases.val and self.spec.validation_iterations:
-                    known = [dice for dice in self.estimate() if dice is not None]
-                    self.state.curve.append((done, sum(known) / max(1, len(known))))
+                if end_of_epoch:
+                    self.ranks.require_equal("weights", self.step.fingerprint())
+                    self._estimate_epoch()
                 if now - last_save > max(CHECKPOINT_SECONDS, 20 * saving) or end_of_epoch:
                     self.save()
                     last_save = time.monotonic()
@@ -213,10 +208,20 @@ class FoldTrainer:
                 if end_of_epoch:
                     self.score_whole_images((now - begin) / (done - first))
 
+    def _estimate_epoch(self) -> None:
+        if self.ranks.first and self.job.cases.val and self.spec.validation_iterations:
+            known = [dice for dice in self.estimate() if dice is not None]
+            self.state.curve.append((self.state.iteration, sum(known) / max(1, len(known))))
+
     def score_whole_images(self, seconds_per_iteration: float | None = None) -> None:
         """At the end of an epoch, the truth; it follows the checkpoint, so that an interruption of it loses nothing."""
         done, length = self.state.iteration, min(self.spec.iterations_per_epoch, self.job.iterations)
-        if self.truth is not None and done and (done % length == 0 or done == self.state.length.end):
+        if (
+            self.ranks.first
+            and self.truth is not None
+            and done
+            and (done % length == 0 or done == self.state.length.end)
+        ):
             self.step.optimizer.zero_grad(set_to_none=True)  # room for the predictor
             seconds = None if seconds_per_iteration is None else seconds_per_iteration * length
             self.truth.after_epoch(-(-done // length), done, self.state.model_weights(), seconds)
@@ -225,77 +230,76 @@ class FoldTrainer:
         """As many as are wanted: the end may not be known yet, or be decided to be nearer."""
         return self.step.fed(prefetched(self._training, first, self.state.length.end or sys.maxsize))
 
-    def _goes_on(self) -> bool:
-        """Whether another iteration is to be done; decides, before it, whether the cooldown begins here."""
-        done, length = self.state.iteration, self._decided()
-        if length != self.state.length:
-            try:
-                write_document(self.folder.length, length)
-            except OSError as error:
-                self._warn(f"{not_written(self.folder.length, error)}. The cooldown has to wait")
-            else:
-                self.state.length = length
-                text = f"the cooldown begins: {length.reason}; the training ends after {length.end} iterations"
-                self.logger.event("message", text=text, iteration=done, end=length.end)
-        if done == kept_from(self.state.length):
-            self.state.seconds = self._seconds()
+    def _goes_on(self, stop: Callable[[], bool]) -> bool:
+        """Whether another iteration is to be done; decides, before it, whether the cooldown begins here.
+
+        Raises:
+            InterruptedRunError: a process was asked to stop.
+        """
+        done, before = self.state.iteration, self.state.length
+        if self.ranks.first:
+            self._decide()
+        going = before.end is None or done < before.end
+        stopping = self._exchange(going and stop(), decided=self.state.length != before)
+        if self.ranks.first and done == kept_from(self.state.length):
+            self.state.seconds = self.course.seconds()
             self.state.extra = dict(self.step.state_dict())
             self.checkpoints.keep(self.state)
-        return self.state.length.end is None or done < self.state.length.end
+        if stopping:
+            self._interrupt()
+        return going
 
-    def _decided(self) -> Length:
-        """How far the training goes, by all that is known now; without an iteration done there is nothing to end yet."""
-        length, done = self.state.length, self.state.iteration
-        if done == 0 or length.decided:
-            return length
-        if self.folder.stop_file.exists():
-            length = asked_to_end(length, done, "somebody asked for it")
-        elif length.until_plateau and is_plateau([dice for _, dice in self.state.curve]):
-            length = with_plateau(length, done)
-        elif length.hours is not None and (each := self._pace()):
-            scoring = PASS_OF_SCORING * self._scoring_batches * each
-            length = out_of_time(
-                length, done, seconds=self._seconds(), seconds_per_iteration=each, scoring_seconds=scoring
-            )
-        return length
+    def _decide(self) -> None:
+        """How far the training goes from here; what is decided takes effect when it is written."""
+        length, done = self.course.decided(), self.state.iteration
+        if length == self.state.length:
+            return
+        try:
+            write_document(self.folder.length, length)
+        except OSError as error:
+            self._warn(f"{not_written(self.folder.length, error)}. The cooldown has to wait")
+        else:
+            self.state.length = length
+            text = f"the cooldown begins: {length.reason}; the training ends after {length.end} iterations"
+            self.logger.event("message", text=text, iteration=done, end=length.end)
 
-    def _seconds(self) -> float:
-        """That the training has taken, over all starts."""
-        return self._seconds_before + self._clock() - self._began
+    def _exchange(self, stopping: bool, *, decided: bool) -> bool:
+        """What processes tell each other before an iteration; whether any of them was asked to stop.
 
-    def _pace(self) -> float | None:
-        """Seconds of an iteration since the last start, with all that goes with it; None while that is not known."""
-        if self._timed_from is None:
-            return None
-        first, begin = self._timed_from
-        timed = self.state.iteration - first
-        return (self._clock() - begin) / timed if timed >= LEAST_TIMED else None
-
-    def _total(self) -> int:
-        """Iterations in total; while that is open, a guess from the hours, or the planned length, but more than are done."""
-        length, done = self.state.length, self.state.iteration
-        if length.end is not None:
-            return length.end
-        guess = self.job.iterations
-        if length.hours is not None:
-            guess = int(done * length.hours * 3600 / max(self._seconds(), 1e-3))
-        return max(guess, done + 1)
+        The first one tells how far the training goes, and all which cases they could not read: those are drawn nowhere.
+        """
+        if self.ranks.count == 1:
+            return stopping
+        left_out = self._training.left_out
+        asked, told, news = self.ranks.totals(stopping, decided, len(left_out) > self._left_out)
+        if told:
+            self.state.length = decode(Length, self.ranks.told(lambda: encode(self.state.length).decode()))
+        if news:
+            for text in self.ranks.gathered(encode(left_out).decode()):
+                left_out |= decode(dict[str, str], text)
+            for case, reason in left_out.items():
+                self._training.leave_out(case, reason)
+            self._left_out = len(left_out)
+        return asked > 0
 
     def save(self) -> None:
-        """Writes a checkpoint; never one whose weights are not numbers.
+        """The first process writes a checkpoint; never one whose weights are not numbers.
 
         Raises:
             AutosegError: they are not; the last healthy checkpoint stays.
         """
+        if not self.ranks.first:
+            return
         if not self.state.is_healthy():
             raise not_a_number(self.state, self._training, None, self.folder)
-        self.state.seconds = self._seconds()
+        self.state.seconds = self.course.seconds()
         self.state.extra = dict(self.step.state_dict())
         self.checkpoints.save(self.state)
 
     def _interrupt(self) -> None:
         done, end = self.state.iteration, self.state.length.end
         self.save()
+        self.ranks.wait()
         self.logger.event("interrupted", iteration=done)
         of = "" if end is None else f" of {end}"
         raise InterruptedRunError(f"stopped after {done}{of} iterations; the same command goes on from here")
@@ -313,7 +317,7 @@ class FoldTrainer:
 
     def train_step(self, batch: dict[str, Any]) -> float:
         """One iteration: gradients of the batch, a step of the optimizer, the average of the weights."""
-        seed_iteration(self.job.seed, self.state.iteration)
+        seed_iteration(self.job.seed, self.state.iteration, self.ranks.place.rank)
         try:
             value = self.step.gradients(batch)
         except ShortMemoryError:
@@ -321,7 +325,9 @@ class FoldTrainer:
                 self.save()
             raise
         if not np.isfinite(value):
-            raise not_a_number(self.state, self._training, batch, self.folder)
+            if not self.ranks.first:
+                raise FollowedError
+            raise not_a_number(self.state, self._training, batch if self.ranks.count == 1 else None, self.folder)
         self.step.update(self.learning_rate(self.state.iteration))
         if self.state.average is not None:
             self.state.average.update(self.step.network.state_dict(), self.state.iteration)
@@ -331,7 +337,7 @@ class FoldTrainer:
     def _log(self, losses: list[float], seconds_per_iteration: float) -> None:
         done, length = self.state.iteration, self.state.length
         known = length.end is not None or length.hours is not None
-        total = self._total() if known else None
+        total = self.course.total() if known else None
         self.logger.event(
             "iterations",
             iteration=done,

@@ -1,0 +1,88 @@
+"""The course of a training: the time that it took so far, and by all that is known now, how far it goes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from autoseg.training.length import asked_to_end, is_plateau, out_of_time, with_plateau
+from autoseg.training.state import TrainState
+from autoseg.values import Length
+from autoseg.workspace import FoldFolder
+
+__all__ = ["Course"]
+
+#: A pass of a batch without gradients takes a third of an iteration; a case also has to be read, resampled and scored.
+PASS_OF_SCORING = 1.5 / 3
+#: The first iterations after a start are slow (memory is taken, code compiled): the pace is that of so many later ones.
+FIRST_ITERATIONS, LEAST_TIMED = 2, 8
+
+
+class Course:
+    """Decides, from the clock, the estimates and what somebody asked for.
+
+    Args:
+        state: of the training.
+        folder: of the training, in which a file may ask for its end.
+        scoring_batches: batches of patches that the scoring of held-out cases will take; counts where hours are given.
+        clock: gives seconds.
+    """
+
+    def __init__(
+        self,
+        state: TrainState,
+        folder: FoldFolder,
+        *,
+        scoring_batches: float = 0.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.state, self.folder = state, folder
+        self._scoring_batches, self._clock = scoring_batches, clock
+        self._began, self._seconds_before, self._first = clock(), 0.0, 0
+        self._timed_from: float | None = None
+
+    def begin(self) -> None:
+        """From here on time counts, beside what the state tells of earlier starts."""
+        self._began, self._seconds_before, self._first = self._clock(), self.state.seconds, self.state.iteration
+
+    def count(self) -> None:
+        """An iteration was done."""
+        if self.state.iteration == self._first + FIRST_ITERATIONS:
+            self._timed_from = self._clock()
+
+    def seconds(self) -> float:
+        """That the training has taken, over all starts."""
+        return self._seconds_before + self._clock() - self._began
+
+    def decided(self) -> Length:
+        """How far the training goes, by all that is known now; without an iteration done there is nothing to end yet."""
+        length, done = self.state.length, self.state.iteration
+        if done == 0 or length.decided:
+            return length
+        if self.folder.stop_file.exists():
+            length = asked_to_end(length, done, "somebody asked for it")
+        elif length.until_plateau and is_plateau([dice for _, dice in self.state.curve]):
+            length = with_plateau(length, done)
+        elif length.hours is not None and (each := self._pace()):
+            scoring = PASS_OF_SCORING * self._scoring_batches * each
+            length = out_of_time(
+                length, done, seconds=self.seconds(), seconds_per_iteration=each, scoring_seconds=scoring
+            )
+        return length
+
+    def total(self) -> int:
+        """Iterations in total; while that is open, a guess from the hours, or the planned length, but more than are done."""
+        length, done = self.state.length, self.state.iteration
+        if length.end is not None:
+            return length.end
+        guess = self.state.job.iterations
+        if length.hours is not None:
+            guess = int(done * length.hours * 3600 / max(self.seconds(), 1e-3))
+        return max(guess, done + 1)
+
+    def _pace(self) -> float | None:
+        """Seconds of an iteration since the last start, with all that goes with it; None while that is not known."""
+        if self._timed_from is None:
+            return None
+        timed = self.state.iteration - self._first - FIRST_ITERATIONS
+        return (self._clock() - self._timed_from) / timed if timed >= LEAST_TIMED else None
