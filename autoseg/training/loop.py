@@ -152,7 +152,7 @@ class FoldTrainer:
         if self.checkpoints.resume(self.state):
             self.step.load_state_dict(self.state.extra)
             self.logger.event("resumed", iteration=self.state.iteration)
-        self.ranks.require_equal("checkpoints", f"iteration {self.state.iteration}")
+        self.ranks.require_equal("checkpoints", lambda: f"iteration {self.state.iteration}")
         self.step.join()
 
     def loader(self, *, train: bool) -> PatchLoader:
@@ -199,7 +199,7 @@ class FoldTrainer:
                     self._log(losses, (now - begin) / (done - first))
                     last_log, losses = now, []
                 if end_of_epoch:
-                    self.ranks.require_equal("weights", self.step.fingerprint())
+                    self.ranks.require_equal("weights", self.step.fingerprint)
                     self._estimate_epoch()
                 if now - last_save > max(CHECKPOINT_SECONDS, 20 * saving) or end_of_epoch:
                     self.save()

@@ -115,19 +115,19 @@ class Ranks:
         """The texts of all processes, in their order."""
         return [self.told(lambda: text, by=rank) for rank in range(self.count)]
 
-    def require_equal(self, what: str, here: str) -> None:
+    def require_equal(self, what: str, here: Callable[[], str]) -> None:
         """Makes sure that all processes have the same.
 
         Args:
             what: is compared, for the message.
-            here: that this process has.
+            here: gives what this process has.
 
         Raises:
             AutosegError: they have not; FollowedError in all but the first.
         """
         if self.count == 1:
             return
-        theirs = self.gathered(here)
+        theirs = self.gathered(here())
         if len(set(theirs)) > 1:
             if not self.first:
                 raise FollowedError

@@ -117,9 +117,11 @@ class TrainingStep:
 
     def fingerprint(self) -> str:
         """Of the weights: equal numbers of processes that train together have the same weights to the bit, probably."""
-        weights = [weight.detach().contiguous().view(torch.uint8) for weight in self.network.parameters()]
-        places = range(1, len(weights) + 1)
-        return str(sum(at * int(each.sum(dtype=torch.int64)) for at, each in zip(places, weights, strict=True)))
+        total = 0
+        for number, weight in enumerate(self.network.parameters(), start=1):
+            flat = weight.detach().clone(memory_format=torch.contiguous_format).view(-1)
+            total += number * int(flat.view(torch.uint8).sum(dtype=torch.int64))
+        return str(total)
 
     def state_dict(self) -> dict[str, float]:
         """What a checkpoint must hold beside weights and optimizer: the scale of the gradients; empty without one."""
