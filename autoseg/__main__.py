@@ -1,4 +1,4 @@
-"""``python -m autoseg``, for starters of several processes: ``torchrun --nproc-per-node 2 -m autoseg train ...``."""
+"""``python -m autoseg``, which torchrun can start several times: ``torchrun --nproc-per-node 2 -m autoseg train ...``."""
 
 from __future__ import annotations
 

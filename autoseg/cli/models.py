@@ -70,7 +70,7 @@ def train(
     FOLD is a number, "all" (every fold in turn) or "full" (one model on all cases). Repeating the command goes on where
     it stopped, exactly; Ctrl-C saves and stops. A file named STOP in the fold's folder ends it early, like --finish.
 
-    On several GPUs: torchrun --nproc-per-node 2 -m autoseg train 3d_fullres 0
+    On several GPUs: torchrun --standalone --nproc-per-node 2 -m autoseg train 3d_fullres 0
 
     Example: autoseg train 3d_fullres 0 --iterations 500
     """

@@ -89,7 +89,7 @@ def test_torchrun_is_asked_to_stop_and_the_training_goes_on_in_one_process(works
         process.send_signal(number)
         _, told = process.communicate()
     assert process.returncode != 0
-    assert told.count("of 3000 iterations; the same command goes on from here") == 1, told
+    assert told.count("stopped ") == 1, told  # between two iterations, or while a whole image was scored
     at = next(entry["iteration"] for entry in logged(workspace) if entry["event"] == "interrupted")
     assert invoke([*TRAIN[2:], "--finish", "-w", workspace]) == 0
     assert next(entry["iteration"] for entry in logged(workspace) if entry["event"] == "resumed") == at
@@ -100,9 +100,8 @@ def failing(workspace: Path, rank: int, end: str) -> tuple[str, list[str], float
     """A training in which one process fails: what was told, with what torchrun says of it left out, and how long it took."""
     folder = workspace.parent / "code"
     folder.mkdir()
-    (folder / "failing.py").write_text(
-        LOSS.replace("RANK ==", "RANK ==").replace("== RANK", f"== '{rank}'").replace("END", end)
-    )
+    code = LOSS.replace("== RANK", f"== '{rank}'").replace("END", end)
+    (folder / "failing.py").write_text(code)
     options = ["--loss", "failing:Failing", "--iterations", "3000", "-w", workspace]
     begin = time.monotonic()
     ended = run_together([*TRAIN, *options], PYTHONPATH=f"{folder}:{Path.cwd()}")
@@ -118,7 +117,7 @@ def test_an_error_of_one_ends_both_with_one_message(workspace: Path, rank: int) 
     stderr, errors, seconds = failing(workspace, rank, told)
     named = "process 2 of 2: " if rank else ""
     assert errors == [f"error: {named}this part has failed"], stderr
-    assert "Traceback" not in stderr.split("ChildFailedError")[0].split("torch/distributed/run.py")[0]
+    assert "autoseg/training" not in stderr  # the only traceback is torchrun's
     assert seconds < 120
     assert logged(workspace)[-1]["error"] == f"{named}this part has failed"
 

@@ -181,6 +181,21 @@ def ended_early(folder: Path, store: CaseStore, ranks: Ranks) -> dict[str, objec
     return {"asked": next(asked), "end": read_document(Length, fold.length).end}
 
 
+def not_a_number(folder: Path, store: CaseStore, ranks: Ranks) -> dict[str, object]:
+    """Steps that are far too large; all see the same loss."""
+    plan = plan_of("SGD")
+    training = msgspec.structs.replace(plan.configurations[0].training, learning_rate=1e30)
+    configuration = msgspec.structs.replace(plan.configurations[0], training=training)
+    plan = msgspec.structs.replace(plan, configurations=(configuration,))
+    try:
+        train_fold(
+            *(make_job(plan), plan, store, FoldFolder(folder / "not a number"), Listening()), device="cpu", ranks=ranks
+        )
+    except AutosegError as error:
+        return {"kind": type(error).__name__, "told": str(error)}
+    return {}
+
+
 def left_out(folder: Path, whole: CaseStore, ranks: Ranks) -> dict[str, object]:
     """One process cannot read a case: neither draws it any more, and the first one tells."""
     store = whole
@@ -215,6 +230,7 @@ def main(folder: Path) -> None:
             train(name, folder, store, ranks, Listening(), lambda: False)
         numbers["stopped"] = stopped_and_gone_on_with(folder, store, ranks)
         numbers["early"] = ended_early(folder, store, ranks)
+        numbers["not a number"] = not_a_number(folder, store, ranks)
         numbers["left out"] = left_out(folder, store, ranks)
         try:
             ranks.share(1)
