@@ -13,6 +13,8 @@ AutosegError                      anything that autoseg reports on purpose
 ├── TooLargeError                 a case needs more memory than there is; exit code 1
 ├── ShortMemoryError              not even one patch of a training fits into the GPU's memory; exit code 1, resumable
 ├── WorkerLostError               the process that worked on a case died, or had to be ended; exit code 1
+├── ProcessLostError              one of several processes that train together failed; exit code that of its error
+├── FollowedError                 this process ends because another one did, which tells why
 ├── CasesFailedError              some cases failed, the others are done; exit code 1 (2: all, by their input)
 └── InterruptedRunError           stopped by the user or the system, resumable; exit code 130
 """
@@ -30,9 +32,11 @@ __all__ = [
     "DiskFullError",
     "DocumentError",
     "FindingsError",
+    "FollowedError",
     "InputError",
     "InterruptedRunError",
     "MissingPartError",
+    "ProcessLostError",
     "ShortMemoryError",
     "TooLargeError",
     "UnknownNameError",
@@ -211,6 +215,32 @@ class WorkerLostError(AutosegError):
         held = "" if memory is None else f"; it held up to {memory / 2**30:.2f} GiB"
         said = f" Its last words: {output}." if output else ""
         super().__init__(describe(f"{stage}: {what}{held}", case=case, remedy=f"{remedy or ''}{said}".strip() or None))
+
+
+class ProcessLostError(AutosegError):
+    """One of several processes that train together failed or was lost, and so all end.
+
+    Args:
+        what: which one, and why.
+        exit_code: of its own error.
+    """
+
+    def __init__(self, what: str, exit_code: int = 1) -> None:
+        self.exit_code = exit_code
+        super().__init__(what)
+
+
+class FollowedError(AutosegError):
+    """This process ends because another one of the same training did, which tells why: nothing more is to be said.
+
+    Args:
+        what: the other one said, for the log.
+        exit_code: of this process.
+    """
+
+    def __init__(self, what: str = "", exit_code: int = 0) -> None:
+        self.exit_code = exit_code
+        super().__init__(what)
 
 
 class CasesFailedError(AutosegError):

@@ -27,6 +27,7 @@ from autoseg.values import (
     PREDICTION_RECORD,
     Case,
     Fingerprint,
+    Fold,
     Labels,
     Parts,
     Plan,
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
     from autoseg.inference.model import Choice
     from autoseg.io.case_store import CaseStore
     from autoseg.train_stage import Trained
+    from autoseg.training.job import Wish
+    from autoseg.training.ranks import Ranks
 
 __all__ = [
     "Checked",
@@ -164,6 +167,9 @@ def train(
 
     Without a length, the plan's is taken, or that of the training to go on with.
 
+    In processes that torchrun has started together, all call it alike: each computes some samples of every batch, and the
+    first one does everything else; the others return nothing.
+
     Args:
         workspace: with a plan.
         configuration: its name.
@@ -187,48 +193,100 @@ def train(
         UnknownNameError: no such configuration or fold.
         InterruptedRunError: ``stop`` said so.
     """
-    from autoseg.finetuning.begin import find_sources
     from autoseg.networks.execution import resolve_device
-    from autoseg.train_stage import announce_new, job_of, model_to_train, train_one
+    from autoseg.train_stage import dismiss, follow, model_to_train
     from autoseg.training.determinism import prepare_deterministic
-    from autoseg.training.job import Wish, left_to_finish
+    from autoseg.training.job import Wish
+    from autoseg.training.joining import joined, use_own_gpu
 
-    if deterministic:
-        prepare_deterministic()
-    model = model_to_train(workspace, configuration, plan_name, parts, resolve_device(device), logger)
-    plan = model.plan()
-    training = plan.configuration(configuration).training
     if epochs is not None and iterations is not None:
         raise InputError("a training has one length", found="epochs and iterations", expected="one of them")
-    length = iterations if epochs is None else epochs * training.iterations_per_epoch
-    wish = Wish(iterations=length, hours=hours, until_plateau=until_plateau, extend=extend)
-    split: Split = read_document(Split, workspace.split_path)
-    folds = [str(index) for index in range(len(split))] if fold == "all" else [fold]
-    if finish:
-        folds = left_to_finish({each: model.fold(configuration, each) for each in folds}, logger)
-        if not folds:
+    if deterministic:
+        prepare_deterministic()
+    with joined() as ranks:
+        device = resolve_device(device)
+        use_own_gpu(ranks, device)
+        if not ranks.first:
+            follow(ranks, workspace.existing(), _mending_store, device, stop)
             return []
-    jobs = [(each, select_fold(split, each)) for each in folds]
-    used = sorted({case for _, cases in jobs for case in (*cases.train, *cases.val)})
+        model = model_to_train(workspace.existing(), configuration, plan_name, parts, device, logger)
+        planned = model.plan().configuration(configuration)
+        ranks.share(planned.batch_size)  # or there are too many processes
+        length = iterations if epochs is None else epochs * planned.training.iterations_per_epoch
+        wish = Wish(iterations=length, hours=hours, until_plateau=until_plateau, extend=extend)
+        folds = _folds(workspace, model, configuration, fold, logger, finish=finish)
+        results = _train_folds(
+            *(ranks, workspace, model, configuration, folds, wish, begin_from, device, executor, logger, stop),
+            deterministic=deterministic,
+        )
+        dismiss(ranks)
+        return results
+
+
+def _folds(
+    workspace: Workspace, model: ModelFolder, configuration: str, fold: str, logger: Logger, *, finish: bool
+) -> dict[str, Fold]:
+    """The folds to train here, with their cases."""
+    from autoseg.training.job import left_to_finish
+
+    split: Split = read_document(Split, workspace.split_path)
+    names = [str(index) for index in range(len(split))] if fold == "all" else [fold]
+    if finish:
+        names = left_to_finish({each: model.fold(configuration, each) for each in names}, logger)
+    return {each: select_fold(split, each) for each in names}
+
+
+def _train_folds(
+    ranks: Ranks,
+    workspace: Workspace,
+    model: ModelFolder,
+    configuration: str,
+    folds: Mapping[str, Fold],
+    wish: Wish,
+    begin_from: Path | None,
+    device: str,
+    executor: Executor | None,
+    logger: Logger,
+    stop: Callable[[], bool],
+    *,
+    deterministic: bool,
+) -> list[Trained]:
+    from autoseg.finetuning.begin import find_sources
+    from autoseg.train_stage import announce_new, job_of, train_one
+
+    if not folds:
+        return []
+    plan, name = model.plan(), model.path.name
+    used = sorted({case for cases in folds.values() for case in (*cases.train, *cases.val)})
     annotated = {case.id: case.annotated or () for case in workspace.dataset().partly_annotated}
-    sources = find_sources(begin_from, plan, configuration, folds) if begin_from else {}
-    announce_new(workspace, model, configuration, folds, wish, resolve_device(device), logger)
+    sources = find_sources(begin_from, plan, configuration, list(folds)) if begin_from else {}
+    announce_new(workspace, model, configuration, list(folds), wish, device, logger)
     keys = preprocess(
-        workspace, [configuration], plan_name=model.path.name, cases=used, executor=executor, logger=logger, stop=stop
+        workspace, [configuration], plan_name=name, cases=used, executor=executor, logger=logger, stop=stop
     )[configuration]
+    store = _mending_store(workspace, model, plan, configuration, logger)
+    results, iterations = [], wish.iterations or plan.configuration(configuration).training.iterations
+    for each, cases in folds.items():
+        source = sources.get(each)
+        wanted = job_of(plan, configuration, each, cases, keys, iterations, annotated, source)
+        events = WithFields(logger, configuration=configuration, fold=each)
+        how = (wish, source, device, events, stop)
+        results.append(train_one(model, plan, wanted, store, *how, deterministic=deterministic, ranks=ranks))
+    return results
+
+
+def _mending_store(
+    workspace: Workspace, model: ModelFolder, plan: Plan, configuration: str, logger: Logger = SILENT
+) -> CaseStore:
+    """The store of a configuration's cases; what turns out damaged in it is made anew, by one process at a time."""
+    from filelock import FileLock
 
     def rebuild(case: str) -> None:
-        preprocess(workspace, [configuration], plan_name=model.path.name, cases=[case], logger=logger)
+        with FileLock(store.folder / ".mending.lock"):
+            preprocess(workspace, [configuration], plan_name=model.path.name, cases=[case], logger=logger)
 
     store = _case_store(workspace, plan, configuration, rebuild)
-    results = []
-    for each, cases in jobs:
-        source = sources.get(each)
-        wanted = job_of(plan, configuration, each, cases, keys, length or training.iterations, annotated, source)
-        events = WithFields(logger, configuration=configuration, fold=each)
-        how = (wish, source, resolve_device(device), events, stop)
-        results.append(train_one(model, plan, wanted, store, *how, deterministic=deterministic))
-    return results
+    return store
 
 
 def _case_store(

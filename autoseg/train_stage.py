@@ -9,25 +9,27 @@ from filelock import FileLock, Timeout
 
 from autoseg.errors import InputError
 from autoseg.estimates import announce
-from autoseg.files import sweep, write_document
+from autoseg.files import read_document, sweep, write_document
 from autoseg.finetuning.begin import begin_fold
 from autoseg.finetuning.source import Source
 from autoseg.inference.cases import validate_cases
 from autoseg.inference.model import Choice, load_predictor
 from autoseg.inference.window import scoring_batches
 from autoseg.io.case_store import CaseStore
-from autoseg.logs import Logger
+from autoseg.logs import Logger, SilentLogger
 from autoseg.networks.weights import load_metadata
 from autoseg.plan_check import check_single_stage, foreign_parts, usable_plan
 from autoseg.plan_parts import derived_model
 from autoseg.training.job import Wish, has_ended, job_to_do, length_to_do
 from autoseg.training.loop import train_fold
+from autoseg.training.ranks import ALONE, Ranks
 from autoseg.training.trial import try_parts
 from autoseg.truth_stage import running_truth, tell_validated
-from autoseg.values import Fold, Parts, Plan, Summary, TrainJob
+from autoseg.values import Fold, Parts, Plan, Summary, TrainJob, decode, encode
+from autoseg.values.json_form import Value
 from autoseg.workspace import FoldFolder, ModelFolder, Workspace
 
-__all__ = ["Trained", "announce_new", "job_of", "model_to_train", "train_one"]
+__all__ = ["Trained", "announce_new", "dismiss", "follow", "job_of", "model_to_train", "train_one"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +49,15 @@ class Trained:
     folder: FoldFolder
     summary: Summary | None
     skipped: tuple[str, ...] = ()
+
+
+class _Order(Value, frozen=True, kw_only=True):
+    """Which training the other processes help with, now."""
+
+    model: str
+    configuration: str
+    fold: str
+    deterministic: bool
 
 
 def model_to_train(
@@ -152,8 +163,9 @@ def train_one(
     stop: Callable[[], bool],
     *,
     deterministic: bool,
+    ranks: Ranks = ALONE,
 ) -> Trained:
-    """Trains a fold, or goes on with it, and scores it on its held-out cases.
+    """Trains a fold, or goes on with it, and scores it on its held-out cases; the first of several processes calls it.
 
     Args:
         model: folder to train in.
@@ -166,6 +178,7 @@ def train_one(
         logger: for events.
         stop: asked often; True saves and stops.
         deterministic: use only algorithms that give the same bits in every run.
+        ranks: the processes that train together; the others ``follow``.
 
     Raises:
         InputError: another process trains this fold, or another training stands there.
@@ -190,6 +203,7 @@ def train_one(
                 timed = job.cases.val if length.hours is not None else ()
                 batches = scoring_batches(configuration, [store.open(case, keys[case]).record.shape for case in timed])
                 initial = begin_fold(source, plan, job, folder, logger)
+                _call(ranks, model, job, deterministic=deterministic)
                 train_fold(
                     *(job, plan, store, folder, logger),
                     device=device,
@@ -198,6 +212,7 @@ def train_one(
                     initial=initial,
                     scoring_batches=batches,
                     deterministic=deterministic,
+                    ranks=ranks,
                 )
             summary = None
             if job.cases.val:
@@ -210,3 +225,46 @@ def train_one(
         raise InputError("another process is training this fold", file=folder.path, remedy="Wait for it.") from error
     skipped = tuple(load_metadata(folder.model).get("skipped", ()))
     return Trained(configuration=job.configuration, fold=job.fold, folder=folder, summary=summary, skipped=skipped)
+
+
+def follow(
+    ranks: Ranks,
+    workspace: Workspace,
+    store_of: Callable[[Workspace, ModelFolder, Plan, str], CaseStore],
+    device: str,
+    stop: Callable[[], bool],
+) -> None:
+    """What the other processes do: they help with every training that the first one begins, until it dismisses them.
+
+    Plan, job and checkpoints are read from the files that it has written.
+
+    Args:
+        ranks: the processes.
+        workspace: that all of them see.
+        store_of: gives the store of preprocessed cases, for a model of the workspace, its plan and a configuration's name.
+        device: cpu, cuda or mps.
+        stop: asked often; True saves and stops all.
+    """
+    while text := ranks.told(lambda: ""):
+        order = decode(_Order, text)
+        model = workspace.model(order.model)
+        plan = usable_plan(model, configurations=[order.configuration])
+        folder = model.fold(order.configuration, order.fold)
+        job, store = read_document(TrainJob, folder.job), store_of(workspace, model, plan, order.configuration)
+        train_fold(
+            *(job, plan, store, folder, SilentLogger()),
+            device=device,
+            stop=stop,
+            deterministic=order.deterministic,
+            ranks=ranks,
+        )
+
+
+def _call(ranks: Ranks, model: ModelFolder, job: TrainJob, *, deterministic: bool) -> None:
+    order = _Order(model=model.path.name, configuration=job.configuration, fold=job.fold, deterministic=deterministic)
+    ranks.told(lambda: encode(order).decode())
+
+
+def dismiss(ranks: Ranks) -> None:
+    """Nothing is left to train: ``follow`` returns."""
+    ranks.told(lambda: "")

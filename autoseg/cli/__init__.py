@@ -18,7 +18,8 @@ from autoseg.cli.convert import convert
 from autoseg.cli.data import plan, preprocess
 from autoseg.cli.demo import demo
 from autoseg.cli.models import evaluate, predict, train
-from autoseg.errors import AutosegError
+from autoseg.errors import AutosegError, FollowedError
+from autoseg.together import own_place
 
 __all__ = ["autoseg", "main"]
 
@@ -51,13 +52,16 @@ def main() -> None:
             stream.reconfigure(errors="replace")  # a terminal that lacks a character still gets the rest
     try:
         autoseg.main(prog_name="autoseg", standalone_mode=False)
+    except FollowedError as error:
+        sys.exit(error.exit_code)
     except AutosegError as error:
         if error.exit_code != 130:
             click.secho("error: ", fg="red", bold=True, nl=False, err=True)
         click.echo(str(error), err=True)
         sys.exit(error.exit_code)
     except click.ClickException as error:
-        error.show()
+        if own_place().first:  # the others were given the same arguments
+            error.show()
         sys.exit(2)
     except OSError as error:
         name = f" [{error.filename}]" if error.filename else ""
@@ -66,5 +70,6 @@ def main() -> None:
         )
         sys.exit(1)
     except (KeyboardInterrupt, click.Abort):
-        click.echo("stopped: what is done is kept; repeat the command to go on", err=True)
+        if own_place().first:
+            click.echo("stopped: what is done is kept; repeat the command to go on", err=True)
         sys.exit(130)

@@ -12,6 +12,7 @@ import click
 from autoseg.cli import options
 from autoseg.cli.wishes import part_options
 from autoseg.errors import counted
+from autoseg.together import own_place
 
 if TYPE_CHECKING:
     from autoseg.values import Parts
@@ -69,6 +70,8 @@ def train(
     FOLD is a number, "all" (every fold in turn) or "full" (one model on all cases). Repeating the command goes on where
     it stopped, exactly; Ctrl-C saves and stops. A file named STOP in the fold's folder ends it early, like --finish.
 
+    On several GPUs: torchrun --standalone --nproc-per-node 2 -m autoseg train 3d_fullres 0
+
     Example: autoseg train 3d_fullres 0 --iterations 500
     """
     from autoseg import pipeline
@@ -82,7 +85,7 @@ def train(
         stop_on_signals() as stop,
     ):
         results = pipeline.train(
-            workspace.existing(),
+            workspace,
             configuration,
             fold,
             plan_name=plan_name,
@@ -95,8 +98,11 @@ def train(
             logger=logger,
             stop=stop,
         )
+    if not own_place().first:
+        return  # the first process tells
     if as_json:
-        return options.print_json({f"{result.configuration}/{result.fold}": result.summary for result in results})
+        options.print_json({f"{result.configuration}/{result.fold}": result.summary for result in results})
+        return
     for result in results:
         click.echo(f"\n{result.configuration}, fold {result.fold}: {result.folder.model}")
         if result.skipped:

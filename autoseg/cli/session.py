@@ -14,7 +14,8 @@ import click
 
 from autoseg import __version__
 from autoseg.cli.terminal import TerminalLogger
-from autoseg.logs import JsonLinesLogger, Logger, Loggers, reported
+from autoseg.logs import JsonLinesLogger, Logger, Loggers, SilentLogger, reported
+from autoseg.together import own_place
 from autoseg.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -25,10 +26,15 @@ __all__ = ["case_executor", "session", "stop_on_signals"]
 
 @contextlib.contextmanager
 def session(path: Path, command: str, *, quiet: bool = False) -> Iterator[tuple[Workspace, Logger]]:
-    """The workspace and a logger; errors and the end of the command are logged, too."""
+    """The workspace and a logger; errors and the end of the command are logged, too.
+
+    Of several processes that work together the first one alone shows and logs.
+    """
     workspace = Workspace(path)
     signal.signal(signal.SIGTERM, _as_interrupt)
-    logger = Loggers(TerminalLogger(quiet=quiet), JsonLinesLogger(workspace.log_path(command), workspace.begun))
+    logger: Logger = SilentLogger()
+    if own_place().first:
+        logger = Loggers(TerminalLogger(quiet=quiet), JsonLinesLogger(workspace.log_path(command), workspace.begun))
     logger.event("command", arguments=sys.argv[1:], version=__version__)
     try:
         yield workspace, logger
@@ -77,7 +83,8 @@ def stop_on_signals() -> Iterator[Callable[[], bool]]:
         if asked.is_set():
             raise KeyboardInterrupt
         asked.set()
-        click.echo("\nstopping after this step; press Ctrl-C again to stop at once", err=True)
+        if own_place().count == 1:  # torchrun also sends it to end those that live when one has failed
+            click.echo("\nstopping after this step; press Ctrl-C again to stop at once", err=True)
 
     before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

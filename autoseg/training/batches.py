@@ -77,6 +77,8 @@ class PatchLoader(SlimDataLoaderBase):
         masked_channels: channels that are 0 outside the non-zero region and stay so.
         looked_for: which of the foreground labels were looked for, of the cases in which not all were.
         skipped: case id to the iteration in which it could not be read, as an earlier loader of the training found.
+        positions: of the samples of a batch that are made, where other processes make the others; all of them if None. What
+            is drawn for a sample does not depend on it.
         logger: for events.
     """
 
@@ -95,12 +97,14 @@ class PatchLoader(SlimDataLoaderBase):
         masked_channels: Sequence[int] = (),
         looked_for: Mapping[str, Sequence[bool]] | None = None,
         skipped: Mapping[str, int] | None = None,
+        positions: Sequence[int] | None = None,
         logger: Logger | None = None,
     ) -> None:
         super().__init__(keys, batch_size)
         self.patch_size = tuple(patch_size)
         self._store, self._keys, self._cases = store, keys, sorted(keys)
         self._forced, self._anywhere = forced_samples(batch_size, foreground_share), foreground_place == "anywhere"
+        self._positions = range(batch_size) if positions is None else positions
         self._spatial, self._label_channels = recipe.spatial, recipe.label_channels
         self._steps = (*recipe.steps(), *([Mask(masked_channels)] if masked_channels else []))
         self._seed, self._purpose = seed, purpose
@@ -109,6 +113,7 @@ class PatchLoader(SlimDataLoaderBase):
         self._logger = logger or SilentLogger()
         self._lock = threading.Lock()
         self._skipped: dict[str, int] = dict(skipped or {})
+        self._reasons: dict[str, str] = {}
         self._too_many: InputError | None = None
         self._mended: dict[str, int] = {}
         self._lost: dict[str, DamagedCaseError] = {}
@@ -138,6 +143,12 @@ class PatchLoader(SlimDataLoaderBase):
                 outdated = any(sample.case in skipped for sample in record.samples)
                 yield make(record.iteration) if outdated else each
 
+    @property
+    def left_out(self) -> dict[str, tuple[int, str]]:
+        """The iteration in which each of these cases could not be read, and why."""
+        with self._lock:
+            return {case: (found, self._reasons.get(case, "")) for case, found in self._skipped.items()}
+
     def generate_train_batch(self) -> dict[str, Any]:
         """The batch of the current iteration; moves on to the next."""
         batch = self.batch(self.iteration)
@@ -147,13 +158,14 @@ class PatchLoader(SlimDataLoaderBase):
     def batch(self, iteration: int) -> dict[str, Any]:
         """The batch of an iteration: ``data``, ``seg``, ``keys`` (the case ids) and its ``record``; arrays are NumPy's.
 
-        If any case of the loader is partly annotated, also ``looked_for`` ``(batch, foreground labels)``, bool.
+        Of the samples at ``positions``, if not of all. If any case of the loader is partly annotated, also ``looked_for``
+        ``(batch, foreground labels)``, bool.
         """
         return _as_arrays(self.finish(self.prepare(iteration)))
 
     def draw(self, iteration: int) -> BatchRecord:
         """All that chance decides about the batch of an iteration; no voxels are read."""
-        samples = self._healthy(iteration, self._draw_sample)
+        samples = self._healthy(iteration, self._draw_sample, range(self.batch_size))
         return BatchRecord(iteration=iteration, patch_size=self.patch_size, samples=tuple(samples))
 
     def make(self, record: BatchRecord, device: str | torch.device = "cpu") -> dict[str, Any]:
@@ -168,7 +180,7 @@ class PatchLoader(SlimDataLoaderBase):
     def prepare(self, iteration: int) -> Sources:
         """The voxels of the batch of an iteration; where a case cannot be read, those of another."""
         # each sample at once as a whole: there may be more cases in a batch than can be open
-        taken = self._healthy(iteration, self._take)
+        taken = self._healthy(iteration, self._take, self._positions)
         record = BatchRecord(
             iteration=iteration, patch_size=self.patch_size, samples=tuple(sample for sample, _ in taken)
         )
@@ -201,12 +213,14 @@ class PatchLoader(SlimDataLoaderBase):
             batch["looked_for"] = np.stack([self._looked_for.get(case, every) for case in keys])
         return batch
 
-    def _healthy(self, iteration: int, work: Callable[[int, int, Collection[str]], T]) -> list[T]:
-        """What the work gives for iteration and place of each sample, without cases that cannot be read."""
+    def _healthy(
+        self, iteration: int, work: Callable[[int, int, Collection[str]], T], positions: Sequence[int]
+    ) -> list[T]:
+        """What the work gives for iteration and place of these samples, without cases that cannot be read."""
         without = set(self.skipped_before(iteration))
         return [
             self._replacing(iteration, without, functools.partial(work, iteration, position, without))
-            for position in range(self.batch_size)
+            for position in positions
         ]
 
     def _take(self, iteration: int, position: int, without: Collection[str]) -> tuple[SampleRecord, Crop]:
@@ -302,17 +316,27 @@ class PatchLoader(SlimDataLoaderBase):
         raise self._too_many
 
     def _skip(self, damage: DamagedCaseError, iteration: int) -> None:
-        """Goes on without a case, and says so once, unless there are too many of them."""
-        case = str(damage.case)
+        self.leave_out(str(damage.case), iteration, str(damage), damage)
+
+    def leave_out(self, case: str, iteration: int, reason: str, damage: InputError | None = None) -> None:
+        """Goes on without a case, and says so once, unless there are too many of them.
+
+        Args:
+            case: its id.
+            iteration: in which it could not be read, here or in another process.
+            reason: why.
+            damage: what this process found.
+        """
         with self._lock:
             known = case in self._skipped
             self._skipped[case] = min(iteration, self._skipped.get(case, iteration))
+            self._reasons.setdefault(case, reason)
             bad, cases = len(self._skipped), len(self._cases)
             if bad * ONE_IN > cases and self._too_many is None:
-                self._too_many = damage if bad == 1 else self._told_too_many()
+                self._too_many = damage if damage is not None and bad == 1 else self._told_too_many()
         if not known and self._too_many is None:
-            text = f"warning: case {case} is left out of the training, others are drawn in its place: {damage}"
-            self._logger.event("case_skipped", case=case, error=str(damage))
+            text = f"warning: case {case} is left out of the training, others are drawn in its place: {reason}"
+            self._logger.event("case_skipped", case=case, error=reason)
             self._logger.event("message", text=text, case=case)
 
     def _told_too_many(self) -> InputError:

@@ -43,18 +43,19 @@ OTHER_THREADS = 2
 SHARE_OF_MEMORY = 0.5
 
 
-def most_threads(configuration: Configuration, path: ExecutionPath) -> tuple[int, str]:
+def most_threads(configuration: Configuration, path: ExecutionPath, processes: int = 1) -> tuple[int, str]:
     """How many threads may make batches beside a training, at least one, and what limits them.
 
     Args:
         configuration: that is trained.
         path: how it runs; on a CPU its threads keep their processors.
+        processes: of this training on this machine, which share its processors and memory.
     """
-    cores = usable_cpus()
+    cores = usable_cpus() // processes
     by_cores = cores - (path.threads if path.device == "cpu" else OTHER_THREADS)
     memory = machine_memory()
     each = making_bytes(configuration.network, configuration.patch_size, configuration.batch_size)
-    by_memory = by_cores if memory is None else int(SHARE_OF_MEMORY * memory.room / each) - WAITING
+    by_memory = by_cores if memory is None else int(SHARE_OF_MEMORY * memory.room / processes / each) - WAITING
     limit = max(1, min(by_cores, by_memory))
     return limit, f"free memory allows {limit}" if by_memory < by_cores else f"{cores} processors allow {limit}"
 

@@ -14,7 +14,6 @@ import msgspec
 import torch
 
 from autoseg.augmentation.streams import stream
-from autoseg.files import write_document
 from autoseg.logs import Logger
 from autoseg.training.step import TrainingStep
 
@@ -57,12 +56,19 @@ def make_deterministic(step: TrainingStep, logger: Logger) -> None:
         text = f"deterministic: a step takes {exact:.3f} s instead of {plain:.3f} s ({exact / plain:.2f} times as long)"
         logger.event("message", text=text, seconds=exact, seconds_otherwise=plain)
     step.execution = msgspec.structs.replace(step.execution, deterministic=True)
-    write_document(step.folder.execution, step.execution)
+    step.keep_execution()
 
 
-def seed_iteration(seed: int, iteration: int) -> None:
-    """Sets torch's random state for what a network draws in an iteration (dropout): resuming needs no saved state."""
-    torch.manual_seed(int(stream(seed, NETWORK, iteration).integers(2**63)))
+def seed_iteration(seed: int, iteration: int, rank: int = 0) -> None:
+    """Sets torch's random state for what a network draws in an iteration (dropout): resuming needs no saved state.
+
+    Args:
+        seed: of the plan.
+        iteration: counted from 0.
+        rank: of the process, if several train together: their samples draw independently.
+    """
+    key = (iteration, rank) if rank else (iteration,)
+    torch.manual_seed(int(stream(seed, NETWORK, *key).integers(2**63)))
 
 
 def seconds_of(step: Callable[[], object]) -> float:

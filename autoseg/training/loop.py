@@ -11,19 +11,17 @@ from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 import torch
 
 from autoseg import plugins
-from autoseg.augmentation.contract import Recipe
-from autoseg.augmentation.streams import TRAINING, VALIDATION
-from autoseg.errors import DiskFullError, InputError, InterruptedRunError, ShortMemoryError
-from autoseg.files import discard, read_document, write_document
+from autoseg.errors import FollowedError, InputError, InterruptedRunError, ShortMemoryError
+from autoseg.files import read_document, write_document
 from autoseg.io.case_store import CaseStore
 from autoseg.logs import Logger
 from autoseg.networks.execution import training_memory
-from autoseg.networks.weights import load_weights, save_tensors
+from autoseg.networks.weights import load_weights
+from autoseg.training.agreement import Agreement
 from autoseg.training.batches import PatchLoader
 from autoseg.training.checkpoints import Checkpoints, not_written
 from autoseg.training.course import Course
@@ -31,7 +29,10 @@ from autoseg.training.crew import seconds_to_make
 from autoseg.training.determinism import deterministic_algorithms, make_deterministic, seed_iteration
 from autoseg.training.estimate import dice_of_counts, patch_counts
 from autoseg.training.length import LEARNED, begins_unlearned, kept_from, learning_rate
+from autoseg.training.loading import loader_of
+from autoseg.training.model_file import write_model
 from autoseg.training.optimization import WeightAverage
+from autoseg.training.ranks import ALONE, Ranks
 from autoseg.training.records import BatchRecord
 from autoseg.training.state import TrainState
 from autoseg.training.step import TrainingStep, keep_freed_memory_if_roomy
@@ -60,6 +61,7 @@ def train_fold(
     scoring_batches: float = 0.0,
     deterministic: bool = False,
     initial: Mapping[str, torch.Tensor] | None = None,
+    ranks: Ranks = ALONE,
 ) -> Path:
     """Trains one fold, or goes on where an interrupted run of the same job stopped.
 
@@ -75,6 +77,7 @@ def train_fold(
         scoring_batches: batches of patches that the scoring of held-out cases will take; counts where hours are given.
         deterministic: use only algorithms that give the same bits in every run.
         initial: weights that a new training begins with; None for fresh ones.
+        ranks: the processes that train together; only the first one writes.
 
     Returns:
         The model file.
@@ -93,13 +96,15 @@ def train_fold(
             *(job, plan, store, folder, logger, device, truth),
             scoring_batches=scoring_batches,
             deterministic=deterministic,
+            ranks=ranks,
         )
         if initial is not None and not folder.has_checkpoint():
             trainer.begin_with(initial)
+        ranks.wait()
         trainer.resume()
         with deterministic_algorithms(trainer.step.execution.deterministic):
             trainer.run(stop)
-        return trainer.save_model()
+        return trainer.save_model() if ranks.first else folder.model
 
 
 class FoldTrainer:
@@ -118,14 +123,15 @@ class FoldTrainer:
         scoring_batches: float = 0.0,
         deterministic: bool = False,
         clock: Callable[[], float] = time.monotonic,
+        ranks: Ranks = ALONE,
     ) -> None:
-        self.truth = truth
+        self.truth, self.ranks = truth, ranks
         self.job, self.plan, self.store, self.folder, self.logger = job, plan, store, folder, logger
         self.configuration: Configuration = plan.configuration(job.configuration)
         self.spec = self.configuration.training
         self._training = self.loader(train=True)
         making = functools.partial(seconds_to_make, self._training.batch)
-        self.step = TrainingStep(job, plan, folder, logger, device, making)
+        self.step = TrainingStep(job, plan, folder, logger, device, making, ranks)
         self.schedule = plugins.load("schedule", self.spec.schedule)
         network, decay = self.step.network, self.spec.ema_decay
         average = None if decay is None else WeightAverage(network.state_dict(), decay)
@@ -134,6 +140,7 @@ class FoldTrainer:
         self.checkpoints = Checkpoints(folder, logger)
         self.course = Course(self.state, folder, scoring_batches=scoring_batches, clock=clock)
         self._recent: deque[BatchRecord] = deque(maxlen=2)
+        self._agreement = Agreement(ranks, self.state)
         self._warned: float | None = None
         if deterministic and not self.step.execution.deterministic:
             make_deterministic(self.step, self.logger)
@@ -146,34 +153,21 @@ class FoldTrainer:
         self.state.save(self.folder.checkpoint)
 
     def resume(self) -> None:
-        """Goes back to the newest checkpoint that is whole, if there is one."""
+        """Goes back to the newest checkpoint that is whole, if there is one; several processes work together from here."""
         if self.checkpoints.resume(self.state):
             self.step.load_state_dict(self.state.extra)
             self._training = self.loader(train=True, skipped=self.state.skipped)
             self.logger.event("resumed", iteration=self.state.iteration)
         if self.truth is not None:
             self.truth.forget_after(self.state.iteration)
+        self.ranks.require_equal("checkpoints", lambda: f"iteration {self.state.iteration}")
+        self.step.join()
 
     def loader(self, *, train: bool, skipped: Mapping[str, int] | None = None) -> PatchLoader:
         """Patches of the training cases, augmented, or of the held-out cases as they are; see ``PatchLoader.skipped``."""
-        recipe: Recipe = Recipe()
-        if train:
-            recipe = plugins.load("recipe", self.configuration.augmentation.recipe)(self.configuration.augmentation)
-        cases = self.job.cases.train if train else self.job.cases.val
-        return PatchLoader(
-            self.store,
-            {case: self.job.case_keys[case] for case in cases},
-            self.configuration.patch_size,
-            self.configuration.batch_size,
-            foreground_share=self.spec.foreground_share,
-            foreground_place=self.spec.foreground_place,
-            recipe=recipe,
-            seed=self.job.seed,
-            purpose=TRAINING if train else VALIDATION,
-            skipped=skipped,
-            masked_channels=[index for index, spec in enumerate(self.plan.normalization) if spec.use_mask],
-            looked_for={case: self.plan.labels.looked_for(names) for case, names in self.job.annotated.items()},
-            logger=self.logger,
+        positions = self.ranks.share(self.configuration.batch_size) if train else None
+        return loader_of(
+            self.job, self.plan, self.store, self.logger, train=train, skipped=skipped, positions=positions
         )
 
     def run(self, stop: Callable[[], bool]) -> None:
@@ -188,9 +182,7 @@ class FoldTrainer:
         if self._epoch_ends():
             self.score_whole_images()  # what an interruption left undone
         with contextlib.closing(self._batches(first)) as batches:
-            while self._goes_on():
-                if stop():
-                    self._interrupt()
+            while self._goes_on(stop):
                 losses.append(self.train_step(next(batches)))
                 done, now = self.state.iteration, time.monotonic()
                 self.course.count()
@@ -201,6 +193,7 @@ class FoldTrainer:
                     self._log(losses, (now - begin) / (done - first))
                     last_log, losses = now, []
                 if end_of_epoch:
+                    self.ranks.require_equal("weights", self.step.fingerprint)
                     self._estimate_epoch()
                 if now - last_save > max(CHECKPOINT_SECONDS, 20 * saving) or end_of_epoch:
                     self.save()
@@ -211,13 +204,12 @@ class FoldTrainer:
 
     def score_whole_images(self, seconds_per_iteration: float | None = None) -> None:
         """At the end of an epoch, the truth; it follows the checkpoint, so that an interruption of it loses nothing."""
-        if self.truth is None:
+        if self.truth is None or not self.ranks.first:
             return
         self.step.optimizer.zero_grad(set_to_none=True)  # room for the predictor
         done, length = self.state.iteration, self.spec.iterations_per_epoch
-        seconds = None
-        if seconds_per_iteration is not None:
-            seconds = seconds_per_iteration * min(length, self.job.iterations)
+        per_epoch = min(length, self.job.iterations)
+        seconds = None if seconds_per_iteration is None else seconds_per_iteration * per_epoch
         weights, total = self.state.model_weights(), self.course.total()
         try:
             self.truth.after_epoch(-(-done // length), done, weights, seconds, total=total)
@@ -233,7 +225,7 @@ class FoldTrainer:
 
     def _estimate_epoch(self) -> None:
         """Adds to the curve of estimates; where no label has a Dice, there is nothing to add."""
-        if not (self.job.cases.val and self.spec.validation_iterations):
+        if not (self.ranks.first and self.job.cases.val and self.spec.validation_iterations):
             return
         known = [dice for dice in self.estimate() if dice is not None]
         if not known:
@@ -249,29 +241,46 @@ class FoldTrainer:
         """As many as are wanted: the end may not be known yet, or be decided to be nearer."""
         return self.step.supplied(self._training, first, self.state.length.end or sys.maxsize)
 
-    def _goes_on(self) -> bool:
-        """Whether another iteration is to be done; decides, before it, whether the cooldown begins here."""
-        done, length = self.state.iteration, self.course.decided()
-        if length != self.state.length:
-            try:
-                write_document(self.folder.length, length)
-            except OSError as error:
-                self._warn(f"{not_written(self.folder.length, error)}. The cooldown has to wait")
-            else:
-                self.state.length = length
-                text = f"the cooldown begins: {length.reason}; the training ends after {length.end} iterations"
-                self.logger.event("message", text=text, iteration=done, end=length.end)
-        if done == kept_from(self.state.length):
+    def _goes_on(self, stop: Callable[[], bool]) -> bool:
+        """Whether another iteration is to be done; decides, before it, whether the cooldown begins here.
+
+        Raises:
+            InterruptedRunError: a process was asked to stop.
+        """
+        done, before = self.state.iteration, self.state.length
+        if self.ranks.first:
+            self._decide()
+        going = before.end is None or done < before.end
+        stopping = self._agreement.reach(self._training, going and stop(), decided=self.state.length != before)
+        if self.ranks.first and done == kept_from(self.state.length):
             self._note_state()
             self.checkpoints.keep(self.state)
-        return self.state.length.end is None or done < self.state.length.end
+        if stopping:
+            self._interrupt()
+        return going
+
+    def _decide(self) -> None:
+        """How far the training goes from here; what is decided takes effect when it is written."""
+        length, done = self.course.decided(), self.state.iteration
+        if length == self.state.length:
+            return
+        try:
+            write_document(self.folder.length, length)
+        except OSError as error:
+            self._warn(f"{not_written(self.folder.length, error)}. The cooldown has to wait")
+        else:
+            self.state.length = length
+            text = f"the cooldown begins: {length.reason}; the training ends after {length.end} iterations"
+            self.logger.event("message", text=text, iteration=done, end=length.end)
 
     def save(self) -> bool:
-        """Writes a checkpoint; never one whose weights are not numbers. False, with a warning, if it cannot be written.
+        """The first process writes a checkpoint, if all weights are numbers; False, with a warning, if it cannot.
 
         Raises:
             AutosegError: they are not; the last healthy checkpoint stays.
         """
+        if not self.ranks.first:
+            return True
         self._note_state()
         return self.checkpoints.save(self.state)
 
@@ -289,6 +298,7 @@ class FoldTrainer:
 
     def _interrupt(self) -> None:
         self.save()
+        self.ranks.wait()
         self.logger.event("interrupted", iteration=self.state.iteration)
         raise self._interrupted()
 
@@ -296,7 +306,7 @@ class FoldTrainer:
         """Tells where the same command goes on: here, or where the newest checkpoint is that could be written."""
         done, end, saved = self.state.iteration, self.state.length.end, self.checkpoints.saved
         of = "" if end is None else f" of {end}"
-        if saved == done:
+        if saved == done or not self.ranks.first:
             return InterruptedRunError(f"stopped after {done}{of} iterations; the same command goes on from here")
         again = "begins anew" if saved is None else f"goes on from iteration {saved}"
         return InterruptedRunError(
@@ -316,8 +326,9 @@ class FoldTrainer:
 
     def train_step(self, batch: dict[str, Any]) -> float:
         """One iteration: gradients of the batch, a step of the optimizer, the average of the weights."""
-        seed_iteration(self.job.seed, self.state.iteration)
-        self._recent.append(batch["record"])
+        seed_iteration(self.job.seed, self.state.iteration, self.ranks.place.rank)
+        if self.ranks.count == 1:  # else it is a part of the batch, which is drawn as a whole when it is asked for
+            self._recent.append(batch["record"])
         try:
             value = self.step.gradients(batch)
         except ShortMemoryError:
@@ -325,6 +336,8 @@ class FoldTrainer:
                 self.save()
             raise
         if not np.isfinite(value):
+            if not self.ranks.first:
+                raise FollowedError
             raise not_a_number(self.state, self._recent, self._training, self.folder)
         self.step.update(self.learning_rate(self.state.iteration))
         if self.state.average is not None:
@@ -379,20 +392,8 @@ class FoldTrainer:
             raise InputError("the training has not ended", file=self.folder.path)
         if not self.state.is_healthy():
             raise not_a_number(self.state, self._recent, self._training, self.folder)
-        metadata: dict[str, Any] = {"plan": self.job.plan_id, "fold": self.job.fold}
-        if self.job.parts:  # what prediction elsewhere needs besides autoseg
-            metadata["parts"] = msgspec.to_builtins(self.job.parts)
         skipped = sorted(self._training.skipped_before(self.state.iteration))
-        if skipped:
-            metadata["skipped"] = skipped
-        try:
-            discard_scores = functools.partial(discard, self.folder.validation)
-            save_tensors(path, self.state.model_weights(), metadata, discard_scores)
-            write_document(self.folder.length, msgspec.structs.replace(length, trained=length.end))
-        except OSError as error:
-            raise DiskFullError(self.folder.path, not_written(path, error)) from error
-        for used_up in (self.folder.stop_file, self.folder.previous_checkpoint):
-            used_up.unlink(missing_ok=True)
+        write_model(self.folder, self.job, self.state, skipped)
         tell_skipped(skipped, len(self.job.cases.train), self.logger)
         self.logger.event("trained", iterations=self.state.iteration, file=str(path), skipped=skipped)
         return path

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Mapping
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import msgspec
 import numpy as np
@@ -37,8 +37,9 @@ from autoseg.training.batches import PatchLoader
 from autoseg.training.crew import Crew, most_threads, prefetched
 from autoseg.training.feed import Feed
 from autoseg.training.losses import Loss, takes_looked_for
+from autoseg.training.ranks import ALONE, Ranks
 from autoseg.training.scaling import amplified
-from autoseg.values import Configuration, ExecutionPath, Plan, TrainJob
+from autoseg.values import Configuration, ExecutionPath, Plan, TrainJob, decode, encode
 from autoseg.workspace import FoldFolder
 
 __all__ = ["TrainingStep", "keep_freed_memory_if_roomy", "looked_for"]
@@ -84,6 +85,7 @@ class TrainingStep:
         logger: for events.
         device: cpu, cuda or mps.
         making: gives the seconds that a thread takes to make a batch, if they are to be made beside the training.
+        ranks: the processes that train together, each of them some samples of every batch.
     """
 
     def __init__(
@@ -94,14 +96,23 @@ class TrainingStep:
         logger: Logger,
         device: str,
         making: Callable[[], float] | None = None,
+        ranks: Ranks = ALONE,
     ) -> None:
-        self.folder, self.logger, self._making = folder, logger, making
+        self.folder, self.logger, self._making, self.ranks = folder, logger, making, ranks
         self.configuration: Configuration = plan.configuration(job.configuration)
         self.spec = self.configuration.training
         network = build_network(self.configuration.network, seed=job.seed)
-        self.execution = self._execution(network, device, job.iterations)
+        self.samples = len(ranks.share(self.configuration.batch_size))
+        path = decode(
+            ExecutionPath, ranks.told(lambda: encode(self._execution(network, device, job.iterations)).decode())
+        )
+        self._threads = path.threads
+        alone = ranks.count == 1  # gradients that are exchanged cannot lie in a graph's own memory
+        threads = max(1, path.threads // ranks.place.local_count)
+        self.execution = msgspec.structs.replace(path, threads=threads, graphs=path.graphs and alone)
         self.network: nn.Module = place(network, self.execution, self.configuration.dimensions)
         self.forward = compiled(self.network, self.execution)
+        self._exchanging = self.forward
         self.loss: Loss = plugins.load("loss", self.spec.loss)(plan.labels, batch_dice=self.spec.batch_dice)
         if job.annotated and not takes_looked_for(self.loss):
             raise self._cannot_be_told(job)
@@ -122,10 +133,26 @@ class TrainingStep:
     def supplied(self, loader: PatchLoader, first: int, last: int) -> Generator[dict[str, Any]]:
         """The batches of iterations ``first`` to ``last - 1``, fed, and made where and as fast as this training needs."""
         on_device = self.execution.augment_on == "device"
-        crew = Crew(most_threads(self.configuration, self.execution), self.spec.iterations_per_epoch, self.logger)
+        most = most_threads(self.configuration, self.execution, self.ranks.place.local_count)
+        crew = Crew(most, self.spec.iterations_per_epoch, self.logger)
         make: Callable[[int], Any] = loader.prepare if on_device else loader.batch
         made = loader.settled(prefetched(make, first, last, crew=crew), make)
         return self._feed.through(made, loader.finish if on_device else None, crew.hear)
+
+    def join(self) -> None:
+        """From here on gradients are those of whole batches, of which every process has some samples.
+
+        All processes do this together; they have the same weights.
+        """
+        self._exchanging = self.ranks.wrap(cast(nn.Module, self.forward))
+
+    def fingerprint(self) -> str:
+        """Of the weights: equal numbers of processes that train together have the same weights to the bit, probably."""
+        total = 0
+        for number, weight in enumerate(self.network.parameters(), start=1):
+            flat = weight.detach().clone(memory_format=torch.contiguous_format).view(-1)
+            total += number * int(flat.view(torch.uint8).sum(dtype=torch.int64))
+        return str(total)
 
     def state_dict(self) -> dict[str, float]:
         """What a checkpoint must hold beside weights and optimizer: the scale of the gradients; empty without one."""
@@ -174,10 +201,16 @@ class TrainingStep:
         """Loss of a batch, with its gradients in the network; when memory is short, once more in smaller parts.
 
         Raises:
-            ShortMemoryError: not even one sample fits.
+            ShortMemoryError: not even one sample fits; or this is one of several processes: the others wait in the middle of
+                a sum, so the smaller parts have to wait for the next start.
         """
         self.optimizer.zero_grad(set_to_none=True)
-        return self.within_memory(lambda: self.forward_backward(batch))
+        if self.ranks.count == 1:
+            return self.within_memory(lambda: self.forward_backward(batch))
+        try:
+            return self.forward_backward(batch, self.ranks)
+        except torch.OutOfMemoryError as error:
+            raise self._in_more_parts_next_time(error) from error
 
     def update(self, learning_rate: float) -> None:
         """Moves the weights along their gradients, clipped; not at all if scaled gradients are too large for fp16."""
@@ -187,19 +220,30 @@ class TrainingStep:
         self.scaler.step(self.optimizer)
         self.scaler.update()
 
-    def forward_backward(self, batch: dict[str, Any]) -> float:
-        """Loss of a batch, with gradients left in the network; in as many parts as the execution path says."""
+    def forward_backward(self, batch: dict[str, Any], ranks: Ranks = ALONE) -> float:
+        """Loss of a batch, with gradients left in the network; in as many parts as the execution path says.
+
+        Args:
+            batch: the samples that this process has.
+            ranks: the processes that have the others.
+        """
+        network = self.forward if ranks.count == 1 else self._exchanging
 
         def forward(part: slice) -> tuple[list[torch.Tensor], torch.Tensor]:
             image, target = self.to_device(batch, part)
             if self.execution.graphs:
                 torch.compiler.cudagraph_mark_step_begin()
             with autocast(self.execution):
-                return self.forward(image), target
+                return network(image), target
 
         samples, told = len(batch["data"]), looked_for(batch, slice(len(batch["data"])))
         loss = amplified(self.loss, self.scaler) if self.scaler.is_enabled() else self.loss
-        return backward_in_parts(forward, loss, samples, self.execution.parts, told)
+        return backward_in_parts(
+            *(forward, loss, samples, self.execution.parts, told),
+            ranks=ranks,
+            batch_size=samples if ranks.count == 1 else self.configuration.batch_size,
+            waiting=lambda: ranks.wait_with(network),
+        )
 
     def to_device(self, batch: dict[str, Any], part: slice) -> tuple[torch.Tensor, torch.Tensor]:
         """Image ``(part, channels, *spatial)`` and label indices ``(part, *spatial)`` of some samples of a batch.
@@ -211,7 +255,7 @@ class TrainingStep:
         return laid_out(image.to(self.execution.device), layout), target.to(self.execution.device, torch.long)
 
     def probe_memory(self) -> None:
-        """Chooses and keeps the fewest parts in which a step fits into the memory that is there now.
+        """Chooses and keeps the fewest parts in which a step fits into the memory that is there now, in all processes.
 
         Steps are real, with memory set aside for what the optimizer will hold; weights and random state stay as they are.
 
@@ -219,12 +263,13 @@ class TrainingStep:
             ShortMemoryError: not even one sample fits.
         """
         try:
-            parts = fewest_parts(self._trial_step, self.configuration.batch_size, recover=self._recover)
+            parts = fewest_parts(self._trial_step, self.samples, recover=self._recover)
         except torch.OutOfMemoryError as error:
             raise self._too_short(error) from error
         self.optimizer.zero_grad(set_to_none=True)
+        parts = max(map(int, self.ranks.gathered(str(parts))))
         self._use_parts(parts)
-        write_document(self.folder.execution, self.execution)
+        self.keep_execution()
         planned = training_memory(self.configuration, "cuda")
         if parts > 1:
             self._tell_parts()
@@ -239,9 +284,12 @@ class TrainingStep:
         self.optimizer.zero_grad(set_to_none=True)
 
     def _trial_step(self, parts: int) -> None:
-        """Forward and backward pass of an empty batch of the planned shape, beside memory for the optimizer's state."""
+        """Forward and backward pass of an empty batch of the planned shape, beside memory for the optimizer's state.
+
+        Of several processes each tries its own samples, by itself.
+        """
         channels = self.configuration.network.input_channels
-        shape = (self.configuration.batch_size, channels, *self.configuration.patch_size)
+        shape = (self.samples, channels, *self.configuration.patch_size)
         batch = {"data": np.zeros(shape, np.float32), "seg": np.zeros((shape[0], 1, *shape[2:]), np.int16)}
         self._use_parts(parts)
         on_gpu = self.execution.device == "cuda"
@@ -254,7 +302,7 @@ class TrainingStep:
                 _set_aside = [torch.empty_like(weight) for weight in weights for _ in range(state_copies(self.spec))]
                 if self.execution.augment_on == "device":  # where the next batch is made meanwhile
                     spec, patch_size = self.configuration.network, self.configuration.patch_size
-                    making = making_bytes(spec, patch_size, self.configuration.batch_size)
+                    making = making_bytes(spec, patch_size, self.samples)
                     _set_aside.append(torch.empty(making, dtype=torch.uint8, device=self.execution.device))
                 self.forward_backward(batch)
             finally:
@@ -276,8 +324,28 @@ class TrainingStep:
             # not within the clause: the exception holds the failed attempt's tensors
             self._recover()
             self._use_parts(min(2 * self.execution.parts, self.configuration.batch_size))
-            write_document(self.folder.execution, self.execution)
+            self._write_execution()
             self._tell_parts()
+
+    def keep_execution(self) -> None:
+        """The first process writes how the network runs, for resuming."""
+        if self.ranks.first:
+            self._write_execution()
+
+    def _write_execution(self) -> None:
+        write_document(self.folder.execution, msgspec.structs.replace(self.execution, threads=self._threads))
+
+    def _in_more_parts_next_time(self, error: torch.OutOfMemoryError) -> ShortMemoryError:
+        """The error to end with in this process; what it writes holds for all at the next start."""
+        if self.execution.parts >= self.samples:
+            return self._too_short(error)
+        self._use_parts(min(2 * self.execution.parts, self.samples))
+        self._write_execution()
+        return ShortMemoryError(
+            f"memory is shorter than planned ({str(error).splitlines()[0]}): with the next start the samples of a process "
+            f"are computed in {self.execution.parts} parts, with equal results",
+            remedy="Repeat the command: it goes on from the last checkpoint.",
+        )
 
     def _use_parts(self, parts: int) -> None:
         before, self.execution = self.execution, in_parts(self.execution, parts)
