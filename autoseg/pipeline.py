@@ -198,9 +198,7 @@ def train(
     model = model_to_train(workspace, configuration, plan_name, parts, resolve_device(device), logger)
     plan = model.plan()
     training = plan.configuration(configuration).training
-    if epochs is not None and iterations is not None:
-        raise InputError("a training has one length", found="epochs and iterations", expected="one of them")
-    length = iterations if epochs is None else epochs * training.iterations_per_epoch
+    length = _iterations(epochs, iterations, training.iterations_per_epoch)
     wish = Wish(iterations=length, hours=hours, until_plateau=until_plateau, extend=extend)
     split: Split = read_document(Split, workspace.split_path)
     folds = [str(index) for index in range(len(split))] if fold == "all" else [fold]
@@ -229,6 +227,12 @@ def train(
         how = (wish, source, resolve_device(device), events, stop)
         results.append(train_one(model, plan, wanted, store, *how, deterministic=deterministic))
     return results
+
+
+def _iterations(epochs: int | None, iterations: int | None, per_epoch: int) -> int | None:
+    if epochs is not None and iterations is not None:
+        raise InputError("a training has one length", found="epochs and iterations", expected="one of them")
+    return iterations if epochs is None else epochs * per_epoch
 
 
 def _case_store(
