@@ -199,8 +199,6 @@ def train(
     from autoseg.training.job import Wish
     from autoseg.training.joining import joined, use_own_gpu
 
-    if epochs is not None and iterations is not None:
-        raise InputError("a training has one length", found="epochs and iterations", expected="one of them")
     if deterministic:
         prepare_deterministic()
     with joined() as ranks:
@@ -212,7 +210,7 @@ def train(
         model = model_to_train(workspace.existing(), configuration, plan_name, parts, device, logger)
         planned = model.plan().configuration(configuration)
         ranks.share(planned.batch_size)  # or there are too many processes
-        length = iterations if epochs is None else epochs * planned.training.iterations_per_epoch
+        length = _iterations(epochs, iterations, planned.training.iterations_per_epoch)
         wish = Wish(iterations=length, hours=hours, until_plateau=until_plateau, extend=extend)
         folds = _folds(workspace, model, configuration, fold, logger, finish=finish)
         results = _train_folds(
@@ -287,6 +285,12 @@ def _mending_store(
 
     store = _case_store(workspace, plan, configuration, rebuild)
     return store
+
+
+def _iterations(epochs: int | None, iterations: int | None, per_epoch: int) -> int | None:
+    if epochs is not None and iterations is not None:
+        raise InputError("a training has one length", found="epochs and iterations", expected="one of them")
+    return iterations if epochs is None else epochs * per_epoch
 
 
 def _case_store(

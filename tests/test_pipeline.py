@@ -151,6 +151,16 @@ def test_epochs_are_the_plans_and_make_the_same_training_as_their_iterations(wor
     assert not folder.model.exists()
 
 
+def test_lengths_that_are_none_are_refused_before_anything_is_made(workspace):
+    with pytest.raises(InputError, match="no length of a training: iterations; found 0"):
+        pipeline.train(workspace, "2d", "1", device="cpu", epochs=0)
+    with pytest.raises(InputError, match="one length; found epochs and iterations"):
+        pipeline.train(workspace, "2d", "1", device="cpu", epochs=1, iterations=5)
+    with pytest.raises(InputError, match="no length of a training: hours; found inf"):
+        pipeline.train(workspace, "2d", "1", device="cpu", hours=float("inf"))
+    assert not workspace.model().fold("2d", "1").job.exists()
+
+
 def test_a_training_that_has_ended_is_extended_and_scored_anew(workspace):
     (first,) = pipeline.train(workspace, "2d", "0", iterations=2, device="cpu")
     weights, scored = first.folder.model.read_bytes(), first.folder.summary.stat().st_mtime_ns
