@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import os
 import statistics
@@ -30,11 +31,14 @@ from autoseg.networks.build import build_network
 from autoseg.networks.choosing import choose_execution
 from autoseg.networks.execution import autocast, memory_format, place, resolve_device, synchronize
 from autoseg.phantom import write_phantom_dataset
+from autoseg.plan_check import check_no_previous_stage
 from autoseg.plan_stage import plan_in_memory
 from autoseg.preprocessing.case_task import CaseToPreprocess, Grid, PreprocessCase
 from autoseg.preprocessing.forward import case_key, parameters_key
 from autoseg.processes.wire import rebuilt
-from autoseg.training.batches import PatchLoader, prefetched
+from autoseg.training.batches import PatchLoader
+from autoseg.training.crew import seconds_to_make
+from autoseg.training.optimization import WeightAverage
 from autoseg.training.step import TrainingStep
 from autoseg.values import Configuration, ExecutionPath, Fingerprint, Fold, Plan, TrainJob
 from autoseg.values.json_form import Value
@@ -123,7 +127,7 @@ def benchmark(
         logger: for progress.
 
     Raises:
-        InputError: no such device, planner or configuration.
+        InputError: no such device, planner or configuration, or one that needs another's prediction.
     """
     device, load = resolve_device(device), os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     with tempfile.TemporaryDirectory(prefix="autoseg-benchmark-") as folder:
@@ -136,6 +140,8 @@ def benchmark(
         if preset is not None:
             fingerprint = read_document(Fingerprint, workspace.fingerprint_path())
             plan = plan_in_memory(fingerprint, preset, device=device)
+        if work != "preprocess":
+            check_no_previous_stage(plan, name)
         measure = {"trainstep": _trainstep, "predict": _predict, "preprocess": _preprocess}[work]
         found = measure(_Setting(workspace, plan, plan.configuration(name), Path(folder), device, iterations, logger))
     configuration = plan.configuration(name)
@@ -213,11 +219,15 @@ def _trainstep(setting: _Setting) -> dict[str, Any]:
     )
     folder = FoldFolder(setting.folder / "training")
     folder.path.mkdir()
-    step = TrainingStep(job, setting.plan, folder, setting.logger, setting.device)
+    loader = _loader(setting, keys, store) if keys else None
+    making = functools.partial(seconds_to_make, loader.batch) if loader else None
+    step = TrainingStep(job, setting.plan, folder, setting.logger, setting.device, making)
     step.network.train()
+    weights, decay = step.network.state_dict(), configuration.training.ema_decay
+    average = None if decay is None else WeightAverage(weights, decay)
     count = setting.iterations + 1
-    batches = prefetched(_loader(setting, keys, store), 0, count) if keys else itertools.repeat(_synthetic(setting))
-    feed, waits = iter(step.fed(batches)), []
+    feed = step.supplied(loader, 0, count) if loader else step.fed(itertools.repeat(_synthetic(setting)))
+    waits: list[float] = []
 
     def iteration() -> None:
         before = step.waited
@@ -225,6 +235,8 @@ def _trainstep(setting: _Setting) -> dict[str, Any]:
         waits.append(step.waited - before)
         step.gradients(batch)
         step.update(configuration.training.learning_rate)
+        if average is not None:
+            average.update(step.network.state_dict(), len(waits) - 1)
 
     with contextlib.closing(feed):
         timing = setting.timed("training step", iteration)
@@ -260,6 +272,7 @@ def _loader(setting: _Setting, keys: dict[str, str], store: CaseStore) -> PatchL
         configuration.patch_size,
         configuration.batch_size,
         foreground_share=configuration.training.foreground_share,
+        foreground_place=configuration.training.foreground_place,
         recipe=recipe,
         seed=plan.seed,
         purpose=TRAINING,

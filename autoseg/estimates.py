@@ -34,6 +34,7 @@ from autoseg.values import Configuration, ExecutionPath, Fingerprint, Plan
 from autoseg.workspace import Workspace
 
 __all__ = [
+    "SCORING_SHARE",
     "Expectation",
     "Explanation",
     "announce",
@@ -55,6 +56,8 @@ PROBE_MULTIPLY_ADDS = {"cpu": 6e9, "mps": 6e10, "cuda": 6e11}
 TIMED_STEPS = 3
 #: Multiply-adds of a training that is not worth timing first: a few minutes on two cores.
 SHORT_TRAINING = 5e12
+#: Share of a training's time that the scoring of whole images may take while it runs, about.
+SCORING_SHARE = 0.1
 DAY = 86400.0
 #: Longer trainings are warned about.
 MANY_DAYS = 2.0
@@ -71,7 +74,8 @@ class Expectation:
 
     Attributes:
         seconds_per_iteration: on the device; None where it was not measured.
-        seconds: of a whole training, without the scoring of held-out cases; None where it was not measured.
+        seconds: of a whole training with all that it scores while it runs, without the scoring of all held-out cases at its
+            end; None where it was not measured.
         case_bytes: of all preprocessed cases as memory maps; compressed they take less.
         fold_bytes: of checkpoints and model of one fold.
     """
@@ -195,7 +199,14 @@ def _probe_patch(configuration: Configuration, most: float) -> tuple[int, ...]:
 
 
 def expectation(
-    plan: Plan, configuration: Configuration, fingerprint: Fingerprint, device: str, *, iterations: int, timed: bool
+    plan: Plan,
+    configuration: Configuration,
+    fingerprint: Fingerprint,
+    device: str,
+    *,
+    iterations: int,
+    timed: bool,
+    held_out: bool = True,
 ) -> Expectation:
     """Time and disk of one fold.
 
@@ -206,16 +217,19 @@ def expectation(
         device: that trains.
         iterations: length of the training.
         timed: measure the time, if the device is here.
+        held_out: whether there are held-out cases, which are scored while it runs.
     """
     per_iteration = None
     if timed and is_here(device):
         per_iteration = seconds_per_iteration(configuration, likely_execution(resolve_device(device)))
-    spec = configuration.training
-    # an estimate on held-out patches has no backward pass: a third of an iteration
-    estimates = -(-iterations // spec.iterations_per_epoch) * spec.validation_iterations / 3
+    spec, worth = configuration.training, float(iterations)
+    if held_out and spec.validation_iterations:
+        # an estimate on held-out patches has no backward pass: a third of an iteration
+        estimates = -(-iterations // spec.iterations_per_epoch) * spec.validation_iterations / 3
+        worth = iterations * (1 + SCORING_SHARE) + estimates
     return Expectation(
         seconds_per_iteration=per_iteration,
-        seconds=None if per_iteration is None else per_iteration * (iterations + estimates),
+        seconds=None if per_iteration is None else per_iteration * worth,
         case_bytes=sum(mapped_bytes(plan, configuration, fingerprint).values()),
         fold_bytes=COPIES_OF_WEIGHTS_ON_DISK * FLOAT_BYTES * parameter_count(configuration.network),
     )
@@ -231,6 +245,7 @@ def announce(
     logger: Logger,
     *,
     hours: float | None = None,
+    held_out: bool = True,
 ) -> None:
     """Tells, before a training starts, how long it will take and how much room on the disk, and warns where that is much.
 
@@ -243,11 +258,14 @@ def announce(
         device: that trains.
         logger: for the event ``expected`` and the warnings.
         hours: of each fold, if that is what was asked for.
+        held_out: whether the folds have held-out cases.
     """
     configuration = plan.configuration(name)
     fingerprint = read_document(Fingerprint, workspace.fingerprint_path())
     timed = iterations is not None and worth_timing(configuration, iterations)
-    expected = expectation(plan, configuration, fingerprint, device, iterations=iterations or 1, timed=timed)
+    expected = expectation(
+        plan, configuration, fingerprint, device, iterations=iterations or 1, timed=timed, held_out=held_out
+    )
     disk = expected.case_bytes + folds * expected.fold_bytes
     each = expected.seconds if hours is None else hours * 3600
     seconds = None if each is None else folds * each

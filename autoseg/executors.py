@@ -14,7 +14,7 @@ from typing import Generic, Protocol, TypeVar
 from autoseg.admission import Admission
 from autoseg.errors import TooLargeError
 from autoseg.logs import Logger, SilentLogger
-from autoseg.machine import Memory, machine_memory
+from autoseg.machine import Memory, machine_memory, processor_quota
 
 __all__ = [
     "Executor",
@@ -61,10 +61,10 @@ class Executor(Protocol):
 
 
 def usable_cpus() -> int:
-    """Processors that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    """Processors that this process may use: those it is bound to, and no more than its control groups give time for."""
+    bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = processor_quota()
+    return bound if quota is None else max(1, min(bound, int(quota)))
 
 
 def name_of(item: object) -> str:

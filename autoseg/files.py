@@ -40,22 +40,28 @@ T = TypeVar("T")
 _BESIDE = re.compile(r"\.[0-9a-f]{12}-")
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """Writes a file so that, whatever happens, it holds either the old content or the new."""
+def write_atomically(path: Path, data: bytes, before: Callable[[], None] = lambda: None) -> None:
+    """Writes a file so that, whatever happens, it holds either the old content or the new; see ``replacing``."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as beside:
+    with replacing(path, before) as beside:
         beside.write_bytes(data)
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Yields a path beside ``path`` to write to, with the same ending; on success it takes the place of ``path``."""
+def replacing(path: Path, before: Callable[[], None] = lambda: None) -> Iterator[Path]:
+    """Yields a path beside ``path`` to write to, with the same ending; on success it takes the place of ``path``.
+
+    Args:
+        path: of the file.
+        before: done when the new file is safe on the disk, just before it takes its place.
+    """
     beside = path.with_name(f".{secrets.token_hex(6)}-{path.name}")
     whole = not _BESIDE.match(path.parent.name)  # see ``written_folder``
     try:
         yield beside
         if whole:
             _sync_file(beside)
+        before()
         os.replace(beside, path)
         if whole:
             _sync_folder(path.parent)

@@ -1,7 +1,8 @@
-"""What memory this machine, or the container that we run in, really has, and what a process uses. The system is asked.
+"""What this machine, or the container that we run in, really has of memory and processors, and what a process uses.
 
-Limits of control groups (both versions, and of every group above ours) and the machine's own memory are looked at; the one
-that leaves least room counts. Pages that only cache files do not count as used: the system gives them up when asked.
+The system is asked. Limits of control groups (both versions, and of every group above ours) and the machine's own memory are
+looked at; the one that leaves least room counts. Pages that only cache files do not count as used: the system gives them up
+when asked.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from pathlib import Path
 
 from autoseg.values.json_form import Value
 
-__all__ = ["SHARE", "Memory", "gibibytes", "machine_memory", "process_memory"]
+__all__ = ["SHARE", "Memory", "gibibytes", "machine_memory", "process_memory", "processor_quota"]
 
 #: Share of the limit that may be used at most: the rest is for what nobody predicts.
 SHARE = 0.9
@@ -52,7 +53,7 @@ def machine_memory(root: Path = Path("/")) -> Memory | None:
     whole = _whole_machine(root)
     if whole is None:
         return None
-    groups = [group for group in _control_groups(root) if group.limit < whole.limit]
+    groups = [group for group in _memory_groups(root) if group.limit < whole.limit]
     return min([whole, *groups], key=lambda memory: memory.room)
 
 
@@ -88,8 +89,36 @@ def _elsewhere() -> Memory | None:
     return Memory(limit=limit, used=limit // 2)
 
 
-def _control_groups(root: Path) -> Iterator[Memory]:
-    """What every group of ours allows, from our own up to the root of what we can see."""
+def processor_quota(root: Path = Path("/")) -> float | None:
+    """How many processors' time the control groups allow this process; None where they set no limit.
+
+    Args:
+        root: folder that holds ``proc`` and ``sys``.
+    """
+    quotas = []
+    for version, folder in _control_groups(root, "cpu"):
+        with contextlib.suppress(OSError, ValueError):  # no such group, or one without a limit ("max")
+            if version == 2:
+                quota, period = map(float, (folder / "cpu.max").read_text().split())
+            else:
+                quota, period = (float((folder / f"cpu.cfs_{name}_us").read_text()) for name in ("quota", "period"))
+            if quota > 0 and period > 0:  # -1: no limit
+                quotas.append(quota / period)
+    return min(quotas, default=None)
+
+
+def _memory_groups(root: Path) -> Iterator[Memory]:
+    """What every group of ours allows."""
+    for version, folder in _control_groups(root, "memory"):
+        names = ("memory.max", "memory.current", "")
+        if version == 1:
+            names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_")
+        with contextlib.suppress(OSError, ValueError):  # no such group, or one without a limit ("max")
+            yield _group(folder, *names)
+
+
+def _control_groups(root: Path, controller: str) -> Iterator[tuple[int, Path]]:
+    """Version and folder of every group of ours, from our own up to the root of what we can see; some are not there."""
     try:
         lines = (root / "proc" / "self" / "cgroup").read_text().splitlines()
     except OSError:
@@ -98,18 +127,15 @@ def _control_groups(root: Path) -> Iterator[Memory]:
     for line in lines:
         _, controllers, path = line.split(":", 2)
         if not controllers:
-            names = ("memory.max", "memory.current", "")
-            tops = [mounted, mounted / "unified"]
-        elif "memory" in controllers.split(","):
-            names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_")
-            tops = [mounted / "memory"]
+            version, tops = 2, [mounted, mounted / "unified"]
+        elif controller in controllers.split(","):
+            version, tops = 1, [mounted / controller]
         else:
             continue
         for top in tops:
             folder = top / path.strip("/")
             while True:  # in a container the path may be one of the host's: then only the top is there
-                with contextlib.suppress(OSError, ValueError):  # no such group, or one without a limit ("max")
-                    yield _group(folder, *names)
+                yield version, folder
                 if folder == top:
                     break
                 folder = folder.parent

@@ -210,7 +210,9 @@ def train(
         model = model_to_train(workspace.existing(), configuration, plan_name, parts, device, logger)
         planned = model.plan().configuration(configuration)
         ranks.share(planned.batch_size)  # or there are too many processes
-        length = epochs * planned.training.iterations_per_epoch if epochs else iterations
+        if epochs is not None and iterations is not None:
+            raise InputError("a training has one length", found="epochs and iterations", expected="one of them")
+        length = iterations if epochs is None else epochs * planned.training.iterations_per_epoch
         wish = Wish(iterations=length, hours=hours, until_plateau=until_plateau, extend=extend)
         folds = _folds(workspace, model, configuration, fold, logger, finish=finish)
         results = _train_folds(

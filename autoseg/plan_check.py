@@ -19,6 +19,7 @@ __all__ = [
     "USED_IN_PREDICTION",
     "changed_parts",
     "check_no_foreign_code",
+    "check_no_previous_stage",
     "check_plugs",
     "check_single_stage",
     "check_trusted",
@@ -88,13 +89,24 @@ def check_single_stage(models: Sequence[ModelFolder], name: str | None) -> None:
     stages = [plan.configuration(str(name)).previous_stage for _, plan in plans]
     if stages and all(stages):
         model, plan = plans[0]
+        check_no_previous_stage(plan, str(name), model.path / "plan.json")
+
+
+def check_no_previous_stage(plan: Plan, name: str, file: Path | None = None) -> None:
+    """Sees to it that a configuration of a plan is no second stage of a cascade.
+
+    Raises:
+        InputError: it is.
+    """
+    stage = plan.configuration(name).previous_stage
+    if stage is not None:
         single = [each.name for each in plan.configurations if each.previous_stage is None]
         raise InputError(
-            f"{name!r} is the second stage of a cascade, after {stages[0]!r}: such a stage can neither be trained nor "
+            f"{name!r} is the second stage of a cascade, after {stage!r}: such a stage can neither be trained nor "
             f"predict yet",
-            file=model.path / "plan.json",
+            file=file,
             expected=" or ".join(single),
-            remedy=f"The first stage can be trained: autoseg train {stages[0] if stages[0] in single else single[0]} 0",
+            remedy=f"The first stage can be trained: autoseg train {stage if stage in single else single[0]} 0",
         )
 
 

@@ -17,6 +17,7 @@ from autoseg.inference.model import Choice, load_predictor
 from autoseg.inference.window import scoring_batches
 from autoseg.io.case_store import CaseStore
 from autoseg.logs import Logger, SilentLogger
+from autoseg.networks.weights import load_metadata
 from autoseg.plan_check import check_single_stage, foreign_parts, usable_plan
 from autoseg.plan_parts import derived_model
 from autoseg.training.job import Wish, has_ended, job_to_do, length_to_do
@@ -33,12 +34,21 @@ __all__ = ["Trained", "announce_new", "dismiss", "follow", "job_of", "model_to_t
 
 @dataclass(frozen=True, kw_only=True)
 class Trained:
-    """What ``train`` made: the folder of a fold, and its score on the held-out cases (None without any)."""
+    """What ``train`` made.
+
+    Attributes:
+        configuration: its name.
+        fold: a number, or "full".
+        folder: of the fold.
+        summary: its score on the held-out cases; None without any.
+        skipped: training cases that could not be read, and were left out from then on.
+    """
 
     configuration: str
     fold: str
     folder: FoldFolder
     summary: Summary | None
+    skipped: tuple[str, ...] = ()
 
 
 class _Order(Value, frozen=True, kw_only=True):
@@ -100,7 +110,8 @@ def announce_new(
         plan = model.plan()
         planned = wish.iterations or plan.configuration(configuration).training.iterations
         length = None if wish.hours or wish.until_plateau else planned
-        announce(workspace, plan, configuration, length, new, device, logger, hours=wish.hours)
+        held_out = any(fold != "full" for fold in folds)
+        announce(workspace, plan, configuration, length, new, device, logger, hours=wish.hours, held_out=held_out)
 
 
 def job_of(
@@ -212,7 +223,8 @@ def train_one(
                 tell_validated(summary, truth, logger)
     except Timeout as error:
         raise InputError("another process is training this fold", file=folder.path, remedy="Wait for it.") from error
-    return Trained(configuration=job.configuration, fold=job.fold, folder=folder, summary=summary)
+    skipped = tuple(load_metadata(folder.model).get("skipped", ()))
+    return Trained(configuration=job.configuration, fold=job.fold, folder=folder, summary=summary, skipped=skipped)
 
 
 def follow(

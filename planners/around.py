@@ -20,7 +20,7 @@ from planners.reasons import over_budget
 from planners.sides import LEFT_RIGHT_AXIS, Sides, find_sides
 from planners.spacing import median_shape
 from planners.topology import Topology
-from planners.training import training
+from planners.training import Length, largest_batch, length, training
 
 __all__ = ["plan_around"]
 
@@ -130,9 +130,10 @@ class _Around:
         inputs = len(self.fingerprint.channels)
         network = msgspec.structs.replace(of_model.network, input_channels=inputs, output_channels=labels.output_count)
         flat = len(of_model.patch_size) == 2
-        spec = training(as_nnunet=self.preset.as_nnunet, batch_dice=flat, device=self.budget.device)
+        as_nnunet, device = self.preset.as_nnunet, self.budget.device
+        spec = training(as_nnunet=as_nnunet, batch_dice=flat, device=device, epochs=1)
         spacing, shape = self._grid(of_model)
-        first = 1 if flat else 0
+        first, dataset_voxels = 1 if flat else 0, math.prod(shape) * len(self.fingerprint.cases)
 
         def predicted(topology: Topology, batch_size: int) -> int:
             return self.cost(network, topology.patch_size, batch_size, spec)
@@ -140,13 +141,21 @@ class _Around:
         room = Room(
             spacing=spacing[first:],
             shape=shape[first:],
-            dataset_voxels=math.prod(shape) * len(self.fingerprint.cases),
+            dataset_voxels=dataset_voxels,
             largest_share=self.preset.largest_share,
+            largest_batch=largest_batch(as_nnunet=as_nnunet, device=device, axes=3 - first),
             memory_bytes=self.budget.memory_bytes,
             patch_size=of_model.patch_size,
             batch_size=self.budget.wishes.batch_size(of_model.name),
         )
         fitted = fit_batch(room, _topology(of_model), predicted)
+        duration = length(
+            as_nnunet=as_nnunet,
+            device=device,
+            dataset_voxels=dataset_voxels,
+            patch_size=of_model.patch_size,
+            batch_size=fitted.batch_size,
+        )
         return Configuration(
             name=of_model.name,
             spacing=of_model.spacing,
@@ -154,11 +163,11 @@ class _Around:
             patch_size=of_model.patch_size,
             batch_size=fitted.batch_size,
             network=network,
-            training=spec,
+            training=msgspec.structs.replace(spec, epochs=duration.epochs),
             augmentation=self._augmentation(of_model),
             resampling=of_model.resampling,
             expected_memory_bytes=predicted(fitted.topology, fitted.batch_size),
-            reasons=self._reasons(fitted),
+            reasons=self._reasons(fitted, duration),
         )
 
     def _grid(self, of_model: TemplateConfiguration) -> tuple[Triple, Triple]:
@@ -191,7 +200,7 @@ class _Around:
             swapped_labels=sides.swapped_labels,
         )
 
-    def _reasons(self, fitted: FittedPatch) -> dict[str, str]:
+    def _reasons(self, fitted: FittedPatch, duration: Length) -> dict[str, str]:
         return {
             "purpose": f"goes on from {self.template.source}",
             "spacing": "the model's",
@@ -199,7 +208,7 @@ class _Around:
             "pooling": "the model's",
             "batch size": fitted.batch_reason,
             "memory": f"predicted for training; planned for {self.budget.memory_bytes / GIBIBYTE:.3g} GiB",
-            "length": "--epochs or --iterations change it",
+            "length": duration.reason,
         }
 
 

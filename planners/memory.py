@@ -62,6 +62,7 @@ class Room(Value, frozen=True, kw_only=True):
         shape: median image size in voxels.
         dataset_voxels: of all training cases together.
         largest_share: of these that one batch may see.
+        largest_batch: that the device computes without losing time, or None.
         memory_bytes: of the device.
         patch_size: wanted by the user, or empty.
         batch_size: wanted by the user, or None.
@@ -71,6 +72,7 @@ class Room(Value, frozen=True, kw_only=True):
     shape: tuple[float, ...]
     dataset_voxels: float
     largest_share: float = 0.05
+    largest_batch: int | None = None
     memory_bytes: int
     patch_size: tuple[int, ...] = ()
     batch_size: int | None = None
@@ -185,7 +187,8 @@ class _TooLarge:
 
 def _largest_batch(topology: Topology, cost: Cost, usable: int, least: int, room: Room) -> int:
     """The largest batch that fits, found by halving; no more than twice what the data set allows is looked at."""
-    low, high = least, 2 * room.batch_by_dataset(topology) + 1
+    enough = 2 * room.batch_by_dataset(topology)
+    low, high = least, max(least, min(enough, room.largest_batch or enough)) + 1
     if cost(topology, high) <= usable:
         return high
     while high - low > 1:
@@ -253,12 +256,12 @@ def feature_elements(
 def _fitted(room: Room, topology: Topology, by_memory: int, counted: str = "") -> FittedPatch:
     """A patch with its batch: as wished, or as many as memory (``counted`` tells how) and data set allow."""
     by_dataset = room.batch_by_dataset(topology)
-    batch_size = room.batch_size or min(by_memory, by_dataset)
+    batch_size, batch_reason = _batch(room, by_memory, by_dataset, counted)
     return FittedPatch(
         topology=topology,
         batch_size=batch_size,
         patch_reason=_patch_reason(room, topology),
-        batch_reason=_batch_reason(room, batch_size, by_memory, by_dataset, counted),
+        batch_reason=batch_reason,
     )
 
 
@@ -275,13 +278,18 @@ def _patch_reason(room: Room, topology: Topology) -> str:
     return "the largest with the median image's proportions that fits the memory"
 
 
-def _batch_reason(room: Room, batch_size: int, by_memory: int, by_dataset: int, counted: str) -> str:
+def _batch(room: Room, by_memory: int, by_dataset: int, counted: str) -> tuple[int, str]:
+    """The batch and the reason for it."""
     if room.batch_size:
-        return "as asked for"
-    if batch_size == SMALLEST_BATCH and min(by_memory, by_dataset) <= SMALLEST_BATCH:
-        return f"at least {SMALLEST_BATCH}"
+        return room.batch_size, "as asked for"
+    allowed = min(by_memory, by_dataset)
+    if room.largest_batch is not None and allowed > room.largest_batch:
+        return room.largest_batch, "on a CPU, more iterations of a small batch learn faster (--batch-size changes it)"
+    if allowed == SMALLEST_BATCH:
+        return allowed, f"at least {SMALLEST_BATCH}"
     if by_memory <= by_dataset:
-        return f"as many as fit the memory{counted} ({by_memory})"
-    allowed = "more" if by_memory > 2 * by_dataset else str(by_memory)  # more was not looked for
+        return allowed, f"as many as fit the memory{counted} ({by_memory})"
+    looked_at = min(2 * by_dataset, room.largest_batch or 2 * by_dataset)
+    more = "more" if by_memory > looked_at else str(by_memory)
     share = f"{room.largest_share:.0%} of the data set's voxels"
-    return f"one batch sees at most {share} (memory{counted} would allow {allowed})"
+    return allowed, f"one batch sees at most {share} (memory{counted} would allow {more})"

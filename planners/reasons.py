@@ -41,7 +41,13 @@ def plan_reasons(preset: Preset, sides: Sides) -> dict[str, str]:
 
 
 def configuration_reasons(
-    preset: Preset, name: str, grid: Grid, spacing: Sequence[float], fitted: FittedPatch, budget: Budget
+    preset: Preset,
+    name: str,
+    grid: Grid,
+    spacing: Sequence[float],
+    fitted: FittedPatch,
+    budget: Budget,
+    length: str,
 ) -> dict[str, str]:
     """Reasons of one configuration.
 
@@ -52,6 +58,7 @@ def configuration_reasons(
         spacing: of the configuration, in millimetres.
         fitted: its patch and batch.
         budget: that it keeps.
+        length: why it is trained for so long.
     """
     topology = fitted.topology
     smallest = [edge // step for edge, step in zip(topology.patch_size, topology.divisor, strict=True)]
@@ -68,7 +75,7 @@ def configuration_reasons(
         "batch size": fitted.batch_reason,
         "memory": f"predicted for training; planned for {budget.memory_bytes / GIBIBYTE:.3g} GiB"
         + (" by nnU-Net's count, which supposes 16-bit training" if preset.count_rule else ""),
-        "length": _length_reason(preset, budget),
+        "length": length,
     }
 
 
@@ -92,14 +99,6 @@ def _anisotropy_reason(name: str, grid: Grid, spacing: Sequence[float]) -> str:
     if coarse > 3:
         return f"spacings differ by a factor of {coarse:.2g}: the coarse axis is resampled apart and pooled later"
     return f"spacings differ by a factor of {coarse:.2g}: all axes are treated alike"
-
-
-def _length_reason(preset: Preset, budget: Budget) -> str:
-    if preset.as_nnunet:
-        return "nnU-Net's length"
-    if budget.device == "cpu":
-        return "short, for a CPU; --epochs or --iterations change it"
-    return "enough for most data sets; --epochs or --iterations change it"
 
 
 def over_budget(preset: Preset, budget: Budget, configurations: Sequence[Configuration]) -> list[str]:

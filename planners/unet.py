@@ -41,7 +41,7 @@ from planners.reasons import configuration_reasons, over_budget, plan_reasons
 from planners.sides import LEFT_RIGHT_AXIS, Sides, find_sides
 from planners.spacing import Grid, common_grid, large_after_resampling
 from planners.topology import Topology
-from planners.training import training
+from planners.training import Length, largest_batch, length, training
 
 __all__ = [
     "DefaultPlanner",
@@ -217,6 +217,7 @@ class _Planning:
             dataset_voxels=dataset_voxels,
             largest_share=self.preset.largest_share,
             memory_bytes=self.budget.memory_bytes,
+            largest_batch=largest_batch(as_nnunet=self.preset.as_nnunet, device=self.budget.device, axes=3 - first),
             patch_size=wishes.patch_size(name, 3 - first),
             batch_size=wishes.batch_size(name),
         )
@@ -227,7 +228,8 @@ class _Planning:
 
     def _cost_of(self, name: str) -> Callable[[Topology, int], int]:
         """Predicted bytes; each network is looked at once, for grids that differ little need the same ones."""
-        spec, inputs = self._training(name, batch_dice=True), self._inputs(name)
+        inputs = self._inputs(name)
+        spec = training(as_nnunet=self.preset.as_nnunet, batch_dice=True, device=self.budget.device, epochs=1)
 
         def predicted(topology: Topology, batch_size: int) -> int:
             key = (inputs, topology, batch_size)
@@ -246,8 +248,18 @@ class _Planning:
         outputs = self.fingerprint.labels.output_count
         return network_spec(self.preset.architecture, topology, self._inputs(name), outputs)
 
-    def _training(self, name: str, *, batch_dice: bool) -> TrainingSpec:
-        return training(as_nnunet=self.preset.as_nnunet, batch_dice=batch_dice, device=self.budget.device)
+    def _length(self, view: _View) -> Length:
+        return length(
+            as_nnunet=self.preset.as_nnunet,
+            device=self.budget.device,
+            dataset_voxels=math.prod(view.shape) * len(self.fingerprint.cases),
+            patch_size=view.fitted.topology.patch_size,
+            batch_size=view.fitted.batch_size,
+        )
+
+    def _training(self, *, batch_dice: bool, epochs: int) -> TrainingSpec:
+        preset = self.preset
+        return training(as_nnunet=preset.as_nnunet, batch_dice=batch_dice, device=self.budget.device, epochs=epochs)
 
     def _wanted(self, possible: Sequence[str]) -> set[str]:
         """The configurations to plan; a cascade brings the stages that it is made of."""
@@ -258,7 +270,7 @@ class _Planning:
 
     def _configuration(self, views: dict[str, _View], name: str) -> Configuration:
         view = views[name]
-        topology = view.fitted.topology
+        topology, duration = view.fitted.topology, self._length(view)
         batch_dice = name == FLAT or (name != LOW and LOW in views)
         return Configuration(
             name=name,
@@ -267,13 +279,15 @@ class _Planning:
             patch_size=topology.patch_size,
             batch_size=view.fitted.batch_size,
             network=self._network(name, topology),
-            training=self._training(name, batch_dice=batch_dice),
+            training=self._training(batch_dice=batch_dice, epochs=duration.epochs),
             augmentation=self._augmentation(topology.patch_size),
             resampling=ResamplingSpec(separate_axis_order=0 if self.preset.as_nnunet else 1),
             expected_memory_bytes=self._cost_of(name)(topology, view.fitted.batch_size),
             inherits_from=FULL if name == CASCADE else None,
             previous_stage=LOW if name == CASCADE else None,
-            reasons=configuration_reasons(self.preset, name, self.grid, view.spacing, view.fitted, self.budget),
+            reasons=configuration_reasons(
+                self.preset, name, self.grid, view.spacing, view.fitted, self.budget, duration.reason
+            ),
         )
 
     def _augmentation(self, patch_size: Sequence[int]) -> AugmentationSpec:

@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import math
+import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
 import pytest
+import torch
 from click.testing import CliRunner
 
 from autoseg import benchmarking, pipeline
 from autoseg.cli import autoseg
 from autoseg.cli.benchmark import benchmark_text
+from autoseg.errors import InputError
+from autoseg.files import write_document
 from autoseg.logs import SilentLogger
 from autoseg.networks import choosing, execution
 from autoseg.phantom import write_phantom_dataset
 from autoseg.plan_stage import plan_in_memory
 from autoseg.planning import Wishes
-from autoseg.values import Fingerprint
-from autoseg.workspace import Workspace
+from autoseg.training.loop import FoldTrainer
+from autoseg.training.optimization import WeightAverage
+from autoseg.values import Fingerprint, Fold, TrainJob
+from autoseg.workspace import FoldFolder, Workspace
 from tests.planners.synthetic import fingerprint
 
 
@@ -91,6 +98,67 @@ def test_prediction_and_preprocessing_are_timed_too_and_told_in_words(
     assert ("a case of the median size" in text) == (work == "predict")
     assert ("a batch of tiles" in text) == (work == "predict")
     assert (found.path is None) == (work == "preprocess")
+    assert not list(small.glob("autoseg*"))
+
+
+@pytest.mark.parametrize("place", ["anywhere", "centre"])
+def test_the_batches_that_are_timed_are_those_of_a_training(planned: Workspace, tmp_path: Path, place: str) -> None:
+    plan = planned.model().plan()
+    first = plan.configuration("2d")
+    training = msgspec.structs.replace(first.training, foreground_place=place)
+    plan = msgspec.structs.replace(plan, configurations=(msgspec.structs.replace(first, training=training),))
+    setting = benchmarking._Setting(planned, plan, plan.configuration("2d"), tmp_path, "cpu", 1, SilentLogger())
+    keys, store = benchmarking._stored(setting)
+    job = TrainJob(
+        plan_id=plan.id,
+        configuration="2d",
+        fold="full",
+        iterations=1000,
+        seed=plan.seed,
+        cases=Fold(train=tuple(keys), val=()),
+        case_keys=keys,
+    )
+    folder = FoldFolder(tmp_path / "fold")
+    folder.path.mkdir()
+    trained = FoldTrainer(job, plan, store, folder, SilentLogger(), "cpu").loader(train=True)
+    timed = benchmarking._loader(setting, keys, store)
+    assert [timed.draw(iteration) for iteration in range(4)] == [trained.draw(iteration) for iteration in range(4)]
+
+
+def test_a_timed_iteration_has_the_average_of_the_weights(
+    planned: Workspace, small: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the optimizer's new weights, after every step."""
+    seen = []
+
+    class Noticing(WeightAverage):
+        def update(self, weights: Mapping[str, torch.Tensor], iteration: int) -> None:
+            before = next(iter(self.weights.values())).clone()
+            super().update(weights, iteration)
+            seen.append((iteration, torch.equal(before, next(iter(self.weights.values())))))
+
+    monkeypatch.setattr(benchmarking, "WeightAverage", Noticing)
+    benchmarking.benchmark("trainstep", "2d", planned, iterations=2, device="cpu", logger=SilentLogger())
+    assert seen == [(0, False), (1, False), (2, False)]
+
+
+@pytest.mark.parametrize("work", ["trainstep", "predict"])
+def test_a_second_stage_is_refused_as_by_train(work: str, planned: Workspace, tmp_path: Path, small: Path) -> None:
+    plan = planned.model().plan()
+    first = plan.configuration("2d")
+    second = msgspec.structs.replace(
+        first,
+        name="2d_cascade",
+        previous_stage="2d",
+        network=msgspec.structs.replace(first.network, input_channels=first.network.input_channels + 3),
+        augmentation=msgspec.structs.replace(first.augmentation, predicted_channels=3),
+    )
+    shutil.copytree(planned.path, tmp_path / "workspace")
+    workspace = Workspace(tmp_path / "workspace")
+    cascade = msgspec.structs.replace(plan, name="cascade", configurations=(first, second))
+    write_document(workspace.path / "models" / "cascade" / "plan.json", cascade)
+    with pytest.raises(InputError, match=r"'2d_cascade' is the second stage of a cascade, after '2d'"):
+        benchmarking.benchmark(work, "2d_cascade", workspace, plan_name="cascade", device="cpu", logger=SilentLogger())
     assert not list(small.glob("autoseg*"))
 
 

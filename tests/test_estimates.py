@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import itertools
-import time
 from pathlib import Path
 
+import msgspec
 import pytest
 import torch
+from torch import nn
+from torch.nn.modules.module import register_module_forward_hook
 
 from autoseg.errors import InputError
 from autoseg.estimates import (
+    PROBE_MULTIPLY_ADDS,
     announce,
     disk_warning,
     expectation,
@@ -27,7 +30,7 @@ from autoseg.planning import GIBIBYTE
 from autoseg.values import Fingerprint
 from autoseg.workspace import Workspace
 from tests.planners.synthetic import fingerprint
-from tests.small_plans import small_configuration, small_plan
+from tests.small_plans import SHORT, small_configuration, small_plan
 
 
 class Heard:
@@ -57,16 +60,28 @@ def test_probe_scales_by_counted_arithmetic() -> None:
     assert 1e9 < probed <= 6e9
 
 
-def test_probe_tells_the_time_of_a_real_step_within_a_factor_of_two() -> None:
-    configuration = small_configuration(patch=(32, 32, 32), features=(16, 32))
-    expected = seconds_per_iteration(configuration, default_execution("cpu"))
-    network, image = build_network(configuration.network, seed=0), torch.zeros(2, 1, 32, 32, 32)
-    times = []
-    for _ in range(3):
-        begin = time.perf_counter()
-        sum(output.square().mean() for output in network(image)).backward()
-        times.append(time.perf_counter() - begin)
-    assert 0.3 * min(times) < expected < 3 * min(times)
+@pytest.mark.parametrize("part", [1, 8], ids=["whole", "in part"])
+def test_the_probe_does_the_arithmetic_of_the_real_step(part: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a clock that shows the multiplications that torch did, scaling leads to those of the whole step."""
+    configuration = small_configuration(patch=(32, 16, 16), features=(8, 16))
+    work = multiply_adds(configuration.network, configuration.patch_size, configuration.batch_size)
+    monkeypatch.setitem(PROBE_MULTIPLY_ADDS, "cpu", work / part)
+    done = [0.0]
+
+    def note(module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+        if isinstance(module, nn.Conv3d):
+            done[0] += output.numel() * module.weight[0].numel()
+        elif isinstance(module, nn.ConvTranspose3d):
+            done[0] += inputs[0].numel() * module.weight[0].numel()
+
+    hook = register_module_forward_hook(note)
+    try:
+        told = seconds_per_iteration(configuration, default_execution("cpu"), clock=lambda: done[0])
+        before = done[0]
+        build_network(configuration.network, seed=0)(torch.zeros(configuration.batch_size, 1, 32, 16, 16))
+    finally:
+        hook.remove()
+    assert told == pytest.approx(done[0] - before, rel=1e-9)
 
 
 def test_disk_is_that_of_cases_and_folds() -> None:
@@ -88,6 +103,16 @@ def test_time_is_measured_where_the_device_is() -> None:
     assert here.seconds == pytest.approx(10 * here.seconds_per_iteration)  # no iterations on held-out patches
     if not torch.cuda.is_available():
         assert expectation(plan, configuration, three_cases(), "cuda", iterations=10, timed=True).seconds is None
+
+
+def test_scoring_while_training_is_part_of_its_time() -> None:
+    """A tenth for whole images, and a third of an iteration for every batch of held-out patches; without them neither."""
+    training = msgspec.structs.replace(SHORT, iterations_per_epoch=30, validation_iterations=6)
+    plan = small_plan(small_configuration(training=training))
+    (configuration,) = plan.configurations
+    for held_out, iterations in ((True, 90 + 9 + 3 * 2), (False, 90)):
+        told = expectation(plan, configuration, three_cases(), "cpu", iterations=90, timed=True, held_out=held_out)
+        assert told.seconds == pytest.approx(iterations * told.seconds_per_iteration)
 
 
 def test_long_trainings_are_worth_timing() -> None:

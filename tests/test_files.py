@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import shutil
@@ -40,6 +41,26 @@ def test_a_file_is_written_into_new_folders_and_over_old_content(tmp_path: Path)
         write_atomically(path, content)
         assert path.read_bytes() == content
         assert names(path.parent) == ["file.json"]
+
+
+def test_what_is_to_be_done_before_comes_when_the_new_file_is_safe_and_the_old_one_still_stands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, order, sync = tmp_path / "file.json", [], os.fsync
+    write_atomically(path, b"old")
+
+    def failing(handle: int) -> None:
+        order.append("synchronised")
+        if fails:
+            raise OSError("the disk is gone")
+        sync(handle)
+
+    monkeypatch.setattr(os, "fsync", failing)
+    for fails in (True, False):
+        with pytest.raises(OSError, match="gone") if fails else contextlib.nullcontext():
+            write_atomically(path, b"new", lambda: order.append(path.read_bytes()))
+        assert path.read_bytes() == (b"old" if fails else b"new")
+    assert order[:3] == ["synchronised", "synchronised", b"old"]
 
 
 @pytest.mark.parametrize("error", [RuntimeError("bug"), KeyboardInterrupt()], ids=repr)

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from autoseg.machine import Memory, gibibytes, machine_memory, process_memory
+from autoseg.executors import usable_cpus
+from autoseg.machine import Memory, gibibytes, machine_memory, process_memory, processor_quota
 
 GIB = 2**30
 
@@ -103,3 +104,38 @@ def test_a_process_holds_what_it_has_touched() -> None:
 
 def test_sizes_for_people() -> None:
     assert (gibibytes(3.25 * GIB), gibibytes(120 * 2**20)) == ("3.2 GiB", "120 MiB")
+
+
+@pytest.mark.parametrize(
+    ("groups", "files", "quota"),
+    [
+        ("0::/\n", {}, None),
+        ("0::/job\n", {"job/cpu.max": "max 100000\n", "cpu.max": "250000 100000\n"}, 2.5),
+        ("0::/a/b\n", {"a/cpu.max": "400000 100000\n", "a/b/cpu.max": "800000 100000\n"}, 4.0),
+        (
+            "3:cpu,cpuacct:/job\n0::/\n",
+            {"cpu/job/cpu.cfs_quota_us": "50000", "cpu/job/cpu.cfs_period_us": "100000"},
+            0.5,
+        ),
+        ("3:cpu,cpuacct:/\n", {"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, None),
+    ],
+    ids=["none", "of the group above", "of two the smaller one", "first version", "first version without a limit"],
+)
+def test_the_processors_that_control_groups_allow(
+    tmp_path: Path, groups: str, files: dict[str, str], quota: float | None
+) -> None:
+    root = machine(tmp_path, groups=groups)
+    for name, text in files.items():
+        path = root / "sys/fs/cgroup" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    assert processor_quota(root) == quota
+
+
+@pytest.mark.parametrize(("quota", "processors"), [(None, 8), (2.5, 2), (0.5, 1), (64.0, 8)])
+def test_no_more_processors_are_used_than_there_is_time_for(
+    monkeypatch: pytest.MonkeyPatch, quota: float | None, processors: int
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(8)), raising=False)
+    monkeypatch.setattr("autoseg.executors.processor_quota", lambda: quota)
+    assert usable_cpus() == processors

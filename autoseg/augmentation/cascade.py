@@ -87,7 +87,7 @@ class RandomMorphology:
                 after = OPERATIONS[change["operation"]](before, change["radius"])
                 gained = torch.from_numpy(after & ~before).to(images.device)
                 for channel in self.channels:
-                    result[sample, channel][gained] = 0
+                    result[sample, channel].masked_fill_(gained, 0)
                 result[sample, change["channel"]] = torch.from_numpy(after).to(images)
         return result, labels
 
@@ -153,5 +153,5 @@ class RemoveComponent:
                 small = [one for one in range(1, len(sizes)) if sizes[one] < self.largest_share * mask.size]
                 if small:
                     gone = components == small[int(removal["choice"] * len(small))]
-                    channel[torch.from_numpy(gone).to(images.device)] = 0
+                    channel.masked_fill_(torch.from_numpy(gone).to(images.device), 0)
         return result, labels

@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 
+from autoseg.augmentation.transfer import on_device
+
 __all__ = ["change_channels", "deviation", "mean", "per_channel", "power"]
 
 #: Voxels that are raised to a power at once on a CPU. Too few for torch to share them among threads: the last voxels of
@@ -38,14 +40,15 @@ def change_channels(
     if not rows:
         return images
     samples, channels, values = zip(*rows, strict=True)
+    chosen = on_device(samples, images.device), on_device(channels, images.device)
     result = images.clone(memory_format=torch.contiguous_format)
-    result[list(samples), list(channels)] = change(images[list(samples), list(channels)].contiguous(), values)
+    result[chosen] = change(images[chosen].contiguous(), values)
     return result
 
 
 def per_channel(values: Sequence[float], channels: torch.Tensor) -> torch.Tensor:
     """One number for each of the channels, to compute with them: ``(chosen, 1, ...)``."""
-    return torch.tensor(values, dtype=channels.dtype, device=channels.device).view(-1, *(1,) * (channels.ndim - 1))
+    return on_device(values, channels.device, channels.dtype).view(-1, *(1,) * (channels.ndim - 1))
 
 
 def mean(channels: torch.Tensor) -> torch.Tensor:

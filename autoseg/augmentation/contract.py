@@ -60,10 +60,18 @@ class SpatialSampling(Protocol):
 
 @dataclass(frozen=True)
 class Recipe:
-    """What happens to every training patch: sampling, then transforms in order."""
+    """What happens to every training patch: sampling, then transforms in order.
+
+    Attributes:
+        spatial: where a patch is sampled from; None: a plain crop.
+        transforms: of what was sampled.
+        label_channels: how many channels at the end of the image are those of labels, from label 1 on, as an earlier stage
+            predicted them; a patch that is turned gets the labels there, not numbers in between.
+    """
 
     spatial: SpatialSampling | None = None
     transforms: Sequence[Transform | AbstractTransform] = field(default_factory=tuple)
+    label_channels: int = 0
 
     def steps(self) -> tuple[Transform, ...]:
         """The transforms; those of batchgenerators wrapped."""

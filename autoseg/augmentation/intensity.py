@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from autoseg.augmentation.channels import change_channels, deviation, mean, per_channel, power
+from autoseg.augmentation.transfer import on_device
 
 __all__ = ["Brightness", "Contrast", "Gamma", "GaussianBlur", "GaussianNoise", "LowResolution"]
 
@@ -95,7 +96,7 @@ def _blurred(channels: torch.Tensor, widths: Sequence[Sequence[float]]) -> torch
     for axis in range(1, channels.ndim):
         kernels = _kernels([width[axis - 1] for width in widths])
         radius, size = kernels.shape[1] - 1, channels.shape[axis]
-        mirrored = torch.from_numpy(np.pad(np.arange(size), radius, mode="reflect")).to(channels.device)
+        mirrored = on_device(np.pad(np.arange(size), radius, mode="reflect"), channels.device)
         padded = channels.index_select(axis, mirrored)
         total = channels * per_channel(kernels[:, 0].tolist(), channels)
         for distance in range(1, radius + 1):

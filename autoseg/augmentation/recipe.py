@@ -40,6 +40,7 @@ def default_recipe(spec: AugmentationSpec) -> Recipe:
             RandomMorphology(last),
             RemoveComponent(last),
         ),
+        label_channels=predicted,
     )
 
 

@@ -7,19 +7,22 @@ in the case, so only the box that the matrix really reaches is read.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
-__all__ = ["OUTSIDE", "Mask", "Mirror", "RotateAndScale", "reach", "sample_affine"]
+from autoseg.augmentation.contract import SpatialSampling
+from autoseg.augmentation.transfer import on_device
+
+__all__ = ["OUTSIDE", "Mask", "Mirror", "RotateAndScale", "WithinPatch", "reach", "sample_affine"]
 
 #: Label of what lies outside of the non-zero region, or of the image.
 OUTSIDE = -1
 TIE = 1e-5
-#: Labels whose indicators are sampled at once: more would take more memory than time.
+#: Labels whose indicators are sampled at once on a CPU: more would take more memory than time. A GPU gains no time by it.
 TOGETHER = 4
 
 
@@ -60,6 +63,40 @@ class RotateAndScale:
         return matrix
 
 
+class WithinPatch:
+    """A sampling as a transform: the patch is sampled from itself alone, about its centre.
+
+    What is turned in from beyond the patch is 0, with the label -1. A recipe does better with the sampling as its
+    ``spatial``, which reads the case as far as the turned patch reaches.
+
+    Args:
+        sampling: decides the matrix, as ``RotateAndScale``.
+    """
+
+    def __init__(self, sampling: SpatialSampling) -> None:
+        self.sampling = sampling
+
+    def draw(self, random: np.random.Generator, shape: Sequence[int]) -> Mapping[str, Any] | None:
+        """The matrix, or None for the patch as it is."""
+        matrix = self.sampling.draw(random, shape[1:])
+        return None if matrix is None else {"matrix": matrix.tolist()}
+
+    def apply(
+        self, images: torch.Tensor, labels: torch.Tensor, parameters: Sequence[Mapping[str, Any] | None]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Samples each patch anew."""
+        new_images, new_labels = images.clone(), labels.clone()
+        size = labels.shape[1:]
+        centre = [(edge - 1) / 2 for edge in size]
+        for sample, drawn in enumerate(parameters):
+            if drawn is not None:
+                matrix = np.array(drawn["matrix"])
+                new_images[sample], new_labels[sample] = sample_affine(
+                    images[sample], labels[sample], matrix, centre, size
+                )
+        return new_images, new_labels
+
+
 def _rotation(degrees: Sequence[float]) -> np.ndarray:
     """Rotation about axis 0, then 1, then 2."""
     matrix = np.eye(3)
@@ -86,6 +123,7 @@ def sample_affine(
     patch_size: Sequence[int],
     *,
     present: Sequence[int] | None = None,
+    label_channels: int = 0,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Samples a patch from a box of the case, on the device where the box is.
 
@@ -96,21 +134,35 @@ def sample_affine(
         centre: of the patch, in the box's coordinates.
         patch_size: of the result.
         present: the labels of the box, if they are known; -1 may be left out.
+        label_channels: how many channels at the end of the image are zeros and ones, one for each label from 1 on, of which
+            a voxel has one at most; they are sampled as that label map would be.
     """
     grid = _grid(matrix, centre, patch_size, labels.shape, image.device)
-    present = [label for label in (labels.unique().tolist() if present is None else present) if label != OUTSIDE]
-    nearest = _sample((labels.float() - OUTSIDE)[None], grid, mode="nearest")[0] + OUTSIDE
+    sampled = _sample(image[: len(image) - label_channels], grid)
+    if label_channels:
+        numbers = torch.arange(1, label_channels + 1, device=image.device)
+        earlier = torch.tensordot(numbers.float(), image[-label_channels:], 1).round()
+        earlier = _sampled_labels(earlier, grid, range(label_channels + 1))
+        channels = earlier[None] == numbers.view(-1, *(1,) * earlier.ndim)
+        sampled = torch.cat([sampled, channels.to(sampled.dtype)])
+    return sampled, _sampled_labels(labels, grid, labels.unique().tolist() if present is None else present)
+
+
+def _sampled_labels(labels: torch.Tensor, grid: torch.Tensor, present: Iterable[int]) -> torch.Tensor:
+    """A label map ``(*spatial)`` at the positions of a grid, where the label with the largest indicator wins."""
+    present = [label for label in present if label != OUTSIDE]
+    nearest = _sample(labels.to(torch.float32, copy=True).sub_(OUTSIDE)[None], grid, mode="nearest")[0] + OUTSIDE
     contest = _Contest(nearest)
     inside = torch.zeros_like(nearest)
-    sampled = _sample(image, grid)
-    for first in range(0, len(present), TOGETHER):
-        group = present[first : first + TOGETHER]
+    together = TOGETHER if labels.device.type == "cpu" else 1
+    for first in range(0, len(present), together):
+        group = present[first : first + together]
         indicators = _sample(torch.stack([labels == label for label in group]).float(), grid)
         for label, indicator in zip(group, indicators, strict=True):
             inside += indicator
             contest.enter(label, indicator)
     contest.enter(OUTSIDE, 1 - inside)
-    return sampled, contest.winner().to(labels.dtype)
+    return contest.winner().to(labels.dtype)
 
 
 class _Contest:
@@ -122,7 +174,7 @@ class _Contest:
 
     def enter(self, label: int, indicator: torch.Tensor) -> None:
         """Another label; its indicator is float32 ``(*patch)``."""
-        self.leading[indicator > self.best] = label
+        self.leading.masked_fill_(indicator > self.best, label)
         self.best = torch.maximum(self.best, indicator)
         self.own = torch.where(self.nearest == label, torch.maximum(self.own, indicator), self.own)
 
@@ -140,13 +192,17 @@ def _grid(
 ) -> torch.Tensor:
     """Sampling positions for ``grid_sample``: ``(1, *patch, dimensions)``, last axis first, -1..1 edge to edge."""
     dimensions = len(patch_size)
+    steps = [
+        (np.arange(edge) - (edge - 1) / 2) * (2 * matrix[row, axis] / size)
+        for row, size in enumerate(shape)
+        for axis, edge in enumerate(patch_size)
+    ]
+    along = iter(on_device(np.concatenate(steps).astype(np.float32), device).split([len(each) for each in steps]))
     grid = torch.empty((1, *patch_size, dimensions), device=device)
     for row, size in enumerate(shape):
         position = torch.full((1,) * dimensions, (2 * float(centre[row]) + 1) / size - 1, device=device)
-        for axis, edge in enumerate(patch_size):
-            steps = (np.arange(edge) - (edge - 1) / 2) * (2 * matrix[row, axis] / size)
-            along = torch.from_numpy(steps.astype(np.float32)).to(device)
-            position = position + along.view([-1 if other == axis else 1 for other in range(dimensions)])
+        for axis in range(dimensions):
+            position = position + next(along).view([-1 if other == axis else 1 for other in range(dimensions)])
         grid[0, ..., dimensions - 1 - row] = position
     return grid
 
@@ -195,12 +251,14 @@ class Mirror:
                 groups.setdefault(tuple(drawn["axes"]), []).append(sample)
         new_images, new_labels = images.clone(), labels.clone()
         for axes, samples in groups.items():
-            flipped_images = images[samples].flip([axis + 2 for axis in axes])
-            flipped_labels = labels[samples].flip([axis + 1 for axis in axes])
+            index = on_device(samples, images.device)
+            flipped_images = images[index].flip([axis + 2 for axis in axes])
+            flipped_labels = labels[index].flip([axis + 1 for axis in axes])
             if self.swap_axis in axes:
                 flipped_labels = _exchanged(flipped_labels, self.swapped_labels)
-                flipped_images = flipped_images[:, self._exchanged_channels(images.shape[1])]
-            new_images[samples], new_labels[samples] = flipped_images, flipped_labels
+                order = on_device(self._exchanged_channels(images.shape[1]), images.device)
+                flipped_images = flipped_images.index_select(1, order)
+            new_images[index], new_labels[index] = flipped_images, flipped_labels
         return new_images, new_labels
 
     def _exchanged_channels(self, count: int) -> list[int]:
@@ -216,8 +274,7 @@ def _exchanged(labels: torch.Tensor, pairs: Sequence[tuple[int, int]]) -> torch.
     """A copy in which the labels of each pair have changed places; all else, the ignore label and outside, stays."""
     result = labels.clone()
     for one, other in pairs:
-        result[labels == one] = other
-        result[labels == other] = one
+        result.masked_fill_(labels == one, other).masked_fill_(labels == other, one)
     return result
 
 
@@ -239,7 +296,7 @@ class Mask:
         self, images: torch.Tensor, labels: torch.Tensor, parameters: Sequence[Mapping[str, Any] | None]
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Sets to 0 what has the label -1."""
-        acts = torch.tensor([drawn is not None for drawn in parameters], device=images.device)
+        acts = on_device([drawn is not None for drawn in parameters], images.device)
         outside = (labels < 0) & acts.view(-1, *(1,) * (labels.ndim - 1))
         result = images.clone()
         for channel in self.channels:

@@ -105,6 +105,10 @@ def train(
         return
     for result in results:
         click.echo(f"\n{result.configuration}, fold {result.fold}: {result.folder.model}")
+        if result.skipped:
+            click.echo(
+                f"{counted(len(result.skipped), 'case')} could not be read, left out: {', '.join(result.skipped)}"
+            )
         if result.summary is not None:
             click.echo(summary_text(result.summary))
             click.echo(f"Held-out cases, on their original grids: {result.folder.validation}")

@@ -166,6 +166,8 @@ def synchronize(device: str) -> None:
     """Waits until a GPU has done what it was given, so that its time can be taken."""
     if device == "cuda":
         torch.cuda.synchronize()
+    elif device == "mps":
+        torch.mps.synchronize()
 
 
 def keep_freed_memory() -> None:

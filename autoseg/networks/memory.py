@@ -14,7 +14,7 @@ from autoseg.networks.optimizers import state_copies
 from autoseg.networks.tape import FLOAT_BYTES, Backend, Tape
 from autoseg.values import NetworkSpec, TrainingSpec
 
-__all__ = ["inference_bytes", "multiply_adds", "parameter_count", "process_bytes", "training_bytes"]
+__all__ = ["inference_bytes", "making_bytes", "multiply_adds", "parameter_count", "process_bytes", "training_bytes"]
 
 TARGET_BYTES = 8
 #: What a device gives to a process before its first tensor: a GPU to CUDA and its libraries; a CPU to Python, torch and the
@@ -22,6 +22,13 @@ TARGET_BYTES = 8
 BEFORE_TENSORS = {"cpu": 450 * 2**20, "cuda": 500 * 2**20, "mps": 450 * 2**20}
 #: Batches that wait or are being made while one is trained on, in the memory of the CPU; bytes of a voxel's label there.
 BATCHES_AHEAD, LABEL_BYTES = 4, 2
+#: By the patch's number of axes, the box that a turned patch is sampled from, in patches. One in a hundred is larger, up to
+#: twice; if a GPU is too full for that, such a batch is made while nothing else is computed.
+BOX = {2: 4, 3: 8}
+#: Bytes of a voxel: of the box beside image and label, while one label is sampled from it; of the patch meanwhile.
+LABEL_SAMPLED_BYTES, SAMPLING_BYTES = 5, 36
+#: Images of a batch that are there at once while transforms change it.
+COPIES_OF_IMAGES = 8
 
 
 def training_bytes(
@@ -71,9 +78,23 @@ def process_bytes(
     tensors = training_bytes(spec, patch_size, batch_size, training, backend=backend)
     voxels = math.prod(patch_size) * batch_size
     waiting = BATCHES_AHEAD * voxels * (spec.input_channels * FLOAT_BYTES + LABEL_BYTES)
-    if backend.device == "cuda":
-        waiting //= BATCHES_AHEAD  # one batch is on its way while the one before is computed on
+    if backend.device == "cuda":  # where one batch is made while the one before is computed on
+        waiting = making_bytes(spec, patch_size, batch_size)
     return tensors + BEFORE_TENSORS[backend.device] + (waiting if backend.device != "mps" else 0)
+
+
+def making_bytes(spec: NetworkSpec, patch_size: Sequence[int], batch_size: int) -> int:
+    """Predicted peak of the memory that a batch takes while it is sampled and augmented, itself included.
+
+    Args:
+        spec: the network; tells the channels.
+        patch_size: voxels per axis.
+        batch_size: patches.
+    """
+    patch, image = math.prod(patch_size), spec.input_channels * FLOAT_BYTES
+    box = BOX[len(patch_size)] * (image + LABEL_BYTES + LABEL_SAMPLED_BYTES)
+    sampling = batch_size * (image + LABEL_BYTES) + box + SAMPLING_BYTES + image
+    return patch * max(sampling, COPIES_OF_IMAGES * image * batch_size)
 
 
 def inference_bytes(

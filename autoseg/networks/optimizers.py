@@ -12,7 +12,7 @@ from torch import nn
 from autoseg import plugins
 from autoseg.values import TrainingSpec
 
-__all__ = ["AdamW", "NesterovSGD", "OptimizerFactory", "make_optimizer", "state_copies"]
+__all__ = ["AdamW", "NesterovSGD", "OptimizerFactory", "make_optimizer", "set_learning_rate", "state_copies"]
 
 #: Numbers per weight that an optimizer is taken to keep if it neither tells nor can be tried.
 USUAL_COPIES = 2
@@ -22,7 +22,10 @@ class OptimizerFactory(Protocol):
     """The optimizer plug; it may tell with ``state_copies(spec)`` how many numbers it keeps for every weight."""
 
     def __call__(self, spec: TrainingSpec, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-        """An optimizer of these parameters. What it keeps per parameter are tensors and numbers, in its ``state``."""
+        """An optimizer of these parameters. What it keeps per parameter are tensors and numbers, in its ``state``.
+
+        The learning rate of every iteration is the schedule's, times ``lr_scale`` in groups that have this key.
+        """
         ...
 
 
@@ -60,6 +63,12 @@ def make_optimizer(spec: TrainingSpec, parameters: Iterable[nn.Parameter]) -> to
     """The optimizer that the plan names."""
     factory: OptimizerFactory = plugins.load("optimizer", spec.optimizer)
     return factory(spec, parameters)
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """The schedule's rate in all groups of parameters, times the ``lr_scale`` of those that have one."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group.get("lr_scale", 1.0)
 
 
 @functools.lru_cache(32)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +28,17 @@ ENTRY = "autoseg"
 CHECKSUM = "sha256"
 
 
-def save_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, Any]) -> None:
-    """Writes tensors and a few values of JSON's types to one file, atomically; equal content gives equal bytes."""
-    write_atomically(path, tensor_bytes(tensors, metadata))
+def save_tensors(
+    path: Path,
+    tensors: Mapping[str, torch.Tensor],
+    metadata: Mapping[str, Any],
+    before: Callable[[], None] = lambda: None,
+) -> None:
+    """Writes tensors and a few values of JSON's types to one file, atomically; equal content gives equal bytes.
+
+    ``before`` is done when the new file is safe on the disk, just before it takes its place.
+    """
+    write_atomically(path, tensor_bytes(tensors, metadata), before)
 
 
 def tensor_bytes(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, Any]) -> bytes:

@@ -10,14 +10,11 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import itertools
 import sys
 import threading
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, overload
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -26,16 +23,17 @@ from batchgenerators.dataloading.data_loader import SlimDataLoaderBase
 from autoseg.augmentation.contract import Recipe
 from autoseg.augmentation.spatial import OUTSIDE, Mask
 from autoseg.augmentation.streams import stream
-from autoseg.errors import AutosegError, DamagedCaseError, InputError, TooLargeError, WorkerLostError
+from autoseg.errors import DamagedCaseError, InputError, TooLargeError, WorkerLostError
 from autoseg.io.case_store import CaseStore
 from autoseg.logs import Logger, SilentLogger
 from autoseg.training.places import box_of, draw_corner, forced_samples
 from autoseg.training.records import BatchRecord, SampleRecord
 from autoseg.training.sources import Crop, Sources, crop_padded, gathered
 
-__all__ = ["PatchLoader", "prefetched"]
+__all__ = ["PatchLoader"]
 
 T = TypeVar("T")
+B = TypeVar("B", bound=Sources | dict[str, Any])
 #: A training goes on without cases that cannot be read as long as they are at most one in so many.
 ONE_IN = 5
 
@@ -62,7 +60,9 @@ class PatchLoader(SlimDataLoaderBase):
     batchgenerators' ``thread_id`` is not used. All methods may be called from several threads.
 
     A case that turns out damaged is made anew. If that fails, another is drawn in its place from the same stream, and the
-    logger is told; more of these than a fifth of all are an error.
+    logger is told; more of these than a fifth of all are an error. From the next iteration on it is not drawn any more, even
+    where it could be read: so a batch follows from its iteration and from what was left out before it, and not from what
+    threads that are ahead have found (``settled``), nor from when the training was interrupted (``skipped``).
 
     Args:
         store: of preprocessed cases.
@@ -76,6 +76,7 @@ class PatchLoader(SlimDataLoaderBase):
         purpose: first part of every stream's key.
         masked_channels: channels that are 0 outside the non-zero region and stay so.
         looked_for: which of the foreground labels were looked for, of the cases in which not all were.
+        skipped: case id to the iteration in which it could not be read, as an earlier loader of the training found.
         positions: of the samples of a batch that are made, where other processes make the others; all of them if None. What
             is drawn for a sample does not depend on it.
         logger: for events.
@@ -95,6 +96,7 @@ class PatchLoader(SlimDataLoaderBase):
         purpose: int,
         masked_channels: Sequence[int] = (),
         looked_for: Mapping[str, Sequence[bool]] | None = None,
+        skipped: Mapping[str, int] | None = None,
         positions: Sequence[int] | None = None,
         logger: Logger | None = None,
     ) -> None:
@@ -103,16 +105,18 @@ class PatchLoader(SlimDataLoaderBase):
         self._store, self._keys, self._cases = store, keys, sorted(keys)
         self._forced, self._anywhere = forced_samples(batch_size, foreground_share), foreground_place == "anywhere"
         self._positions = range(batch_size) if positions is None else positions
-        self._spatial = recipe.spatial
+        self._spatial, self._label_channels = recipe.spatial, recipe.label_channels
         self._steps = (*recipe.steps(), *([Mask(masked_channels)] if masked_channels else []))
         self._seed, self._purpose = seed, purpose
         self._looked_for = {case: row for case, row in (looked_for or {}).items() if case in keys}
         self._opened = functools.lru_cache(most_open_cases())(lambda case: store.open(case, keys[case]))
         self._logger = logger or SilentLogger()
         self._lock = threading.Lock()
-        self._skipped: dict[str, str] = {}
+        self._skipped: dict[str, int] = dict(skipped or {})
+        self._reasons: dict[str, str] = {}
         self._too_many: InputError | None = None
         self._mended: dict[str, int] = {}
+        self._lost: dict[str, DamagedCaseError] = {}
         self.iteration = 0
 
     @property
@@ -120,11 +124,29 @@ class PatchLoader(SlimDataLoaderBase):
         """The cases that could not be read, and are not drawn any more."""
         return tuple(sorted(self._skipped))
 
-    @property
-    def left_out(self) -> dict[str, str]:
-        """Why each of these cases is not drawn any more."""
+    def skipped_before(self, iteration: int) -> dict[str, int]:
+        """The cases that are not drawn in an iteration any more, with the earlier one in which they could not be read."""
         with self._lock:
-            return dict(self._skipped)
+            return {case: found for case, found in self._skipped.items() if found < iteration}
+
+    def reports(self) -> dict[str, tuple[int, str]]:
+        """The cases that could not be read, with the iteration in which that was found, and why if it was by this loader."""
+        with self._lock:
+            return {case: (found, self._reasons.get(case, "")) for case, found in self._skipped.items()}
+
+    def settled(self, made: Generator[B], make: Callable[[int], B]) -> Generator[B]:
+        """The same batches, or their voxels, in order; made again where another thread was ahead of what was found since.
+
+        Args:
+            made: by threads that work on several at once.
+            make: that gave them for their iterations.
+        """
+        with contextlib.closing(made):
+            for each in made:
+                record: BatchRecord = each.record if isinstance(each, Sources) else each["record"]
+                skipped = self.skipped_before(record.iteration)
+                outdated = any(sample.case in skipped for sample in record.samples)
+                yield make(record.iteration) if outdated else each
 
     def generate_train_batch(self) -> dict[str, Any]:
         """The batch of the current iteration; moves on to the next."""
@@ -133,7 +155,7 @@ class PatchLoader(SlimDataLoaderBase):
         return batch
 
     def batch(self, iteration: int) -> dict[str, Any]:
-        """The batch of an iteration: ``data``, ``seg`` and ``keys`` (the case ids); arrays are NumPy's.
+        """The batch of an iteration: ``data``, ``seg``, ``keys`` (the case ids) and its ``record``; arrays are NumPy's.
 
         Of the samples at ``positions``, if not of all. If any case of the loader is partly annotated, also ``looked_for``
         ``(batch, foreground labels)``, bool.
@@ -145,13 +167,14 @@ class PatchLoader(SlimDataLoaderBase):
         samples = self._healthy(iteration, self._draw_sample, range(self.batch_size))
         return BatchRecord(iteration=iteration, patch_size=self.patch_size, samples=tuple(samples))
 
-    def make(self, record: BatchRecord) -> dict[str, Any]:
-        """The batch of a record, as ``batch`` gives it.
+    def make(self, record: BatchRecord, device: str | torch.device = "cpu") -> dict[str, Any]:
+        """The batch of a record, as ``batch`` gives it, or as ``finish`` does on another device.
 
         Raises:
             InputError: the record goes with other cases or another recipe.
         """
-        return _as_arrays(self.finish(self.sources(record)))
+        batch = self.finish(self.sources(record), device)
+        return _as_arrays(batch) if torch.device(device).type == "cpu" else batch
 
     def prepare(self, iteration: int) -> Sources:
         """The voxels of the batch of an iteration; where a case cannot be read, those of another."""
@@ -175,35 +198,38 @@ class PatchLoader(SlimDataLoaderBase):
 
     @torch.no_grad()
     def finish(self, sources: Sources, device: str | torch.device = "cpu") -> dict[str, Any]:
-        """Samples and transforms on a device: ``data`` and ``seg`` as tensors there, and ``keys``."""
+        """Samples and transforms on a device: ``data`` and ``seg`` as tensors there, ``keys`` and ``record``."""
         record = sources.record
-        images, labels = sources.moved(lambda tensor: tensor.to(device, non_blocking=True)).sampled()
+        images, labels = sources.sampled(device, self._label_channels)
         for index, step in enumerate(self._steps):
             parameters = [sample.parameters[index] for sample in record.samples]
             if any(drawn is not None for drawn in parameters):
                 images, labels = step.apply(images, labels, parameters)
         keys = [sample.case for sample in record.samples]
-        batch = {"data": images, "seg": labels.clamp_min(0)[:, None], "keys": keys}
+        batch = {"data": images, "seg": labels.clamp_min(0)[:, None], "keys": keys, "record": record}
         if self._looked_for:
             every = np.ones_like(next(iter(self._looked_for.values())), bool)
             batch["looked_for"] = np.stack([self._looked_for.get(case, every) for case in keys])
         return batch
 
-    def _healthy(self, iteration: int, work: Callable[[int, int], T], positions: Sequence[int]) -> list[T]:
-        """What the work gives for iteration and place of these samples, of cases that can be read."""
+    def _healthy(
+        self, iteration: int, work: Callable[[int, int, Collection[str]], T], positions: Sequence[int]
+    ) -> list[T]:
+        """What the work gives for iteration and place of these samples, without cases that cannot be read."""
+        without = set(self.skipped_before(iteration))
         return [
-            self._replacing(functools.partial(self._mending, functools.partial(work, iteration, position)))
+            self._replacing(iteration, without, functools.partial(work, iteration, position, without))
             for position in positions
         ]
 
-    def _take(self, iteration: int, position: int) -> tuple[SampleRecord, Crop]:
-        sample = self._draw_sample(iteration, position)
+    def _take(self, iteration: int, position: int, without: Collection[str]) -> tuple[SampleRecord, Crop]:
+        sample = self._draw_sample(iteration, position, without)
         return sample, self._crop(sample, self.patch_size)
 
-    def _draw_sample(self, iteration: int, position: int) -> SampleRecord:
+    def _draw_sample(self, iteration: int, position: int, without: Collection[str]) -> SampleRecord:
         random = stream(self._seed, self._purpose, iteration, position)
         case_id = self._cases[int(random.integers(len(self._cases)))]
-        while case_id in self._skipped and self._too_many is None:  # of which another thread may know
+        while case_id in without and self._too_many is None:  # of which another thread may know
             case_id = self._cases[int(random.integers(len(self._cases)))]
         case = self._opened(case_id)
         matrix = self._spatial.draw(random, self.patch_size) if self._spatial else None
@@ -263,40 +289,44 @@ class PatchLoader(SlimDataLoaderBase):
         """Makes a case anew, unless another thread has done that since it had been made ``times`` times."""
         case = str(damage.case)
         with self._lock:
+            if case in self._lost:
+                raise self._lost[case]
             if self._mended.get(case, 0) == times:
                 try:
                     self._store.mend(damage, self._keys[case])
-                except DamagedCaseError:
+                except DamagedCaseError as lost:
+                    self._lost[case] = lost
                     raise
                 except (InputError, TooLargeError, WorkerLostError) as reason:
                     what = f"{damage.what}; and it could not be made anew: {reason}"
-                    raise DamagedCaseError(case, what, file=Path(str(damage.file))) from reason
+                    self._lost[case] = DamagedCaseError(case, what, file=Path(str(damage.file)))
+                    raise self._lost[case] from reason
                 self._mended[case] = times + 1
                 self._opened.cache_clear()
 
-    def _replacing(self, work: Callable[[], T]) -> T:
-        """What the work gives; it is repeated without cases that cannot be read."""
+    def _replacing(self, iteration: int, without: set[str], work: Callable[[], T]) -> T:
+        """What the work gives; it is repeated without cases that cannot be read, which are added to ``without``."""
         while self._too_many is None:
             try:
-                return work()
+                return self._mending(work)
             except DamagedCaseError as damage:
-                self._skip(damage)
+                without.add(str(damage.case))
+                self.leave_out(str(damage.case), iteration, str(damage), damage)
         raise self._too_many
 
-    def _skip(self, damage: DamagedCaseError) -> None:
-        self.leave_out(str(damage.case), str(damage), damage)
-
-    def leave_out(self, case: str, reason: str, damage: InputError | None = None) -> None:
+    def leave_out(self, case: str, iteration: int, reason: str, damage: InputError | None = None) -> None:
         """Goes on without a case, and says so once, unless there are too many of them.
 
         Args:
             case: its id.
-            reason: why it cannot be read, here or in another process.
-            damage: what this process found.
+            iteration: in which it could not be read.
+            reason: why, here or in another process.
+            damage: what this one found.
         """
         with self._lock:
             known = case in self._skipped
-            self._skipped.setdefault(case, reason)
+            self._skipped[case] = min(iteration, self._skipped.get(case, iteration))
+            self._reasons.setdefault(case, reason)
             bad, cases = len(self._skipped), len(self._cases)
             if bad * ONE_IN > cases and self._too_many is None:
                 self._too_many = damage if damage is not None and bad == 1 else self._told_too_many()
@@ -316,72 +346,3 @@ class PatchLoader(SlimDataLoaderBase):
 
 def _as_arrays(batch: dict[str, Any]) -> dict[str, Any]:
     return {name: value.numpy() if isinstance(value, torch.Tensor) else value for name, value in batch.items()}
-
-
-@overload
-def prefetched(
-    loader: PatchLoader, first: int, last: int, *, ahead: int = 3, workers: int = 1
-) -> Iterator[dict[str, Any]]: ...
-
-
-@overload
-def prefetched(
-    loader: PatchLoader, first: int, last: int, *, ahead: int = 3, workers: int = 1, make: Callable[[int], T]
-) -> Iterator[T]: ...
-
-
-def prefetched(
-    loader: PatchLoader,
-    first: int,
-    last: int,
-    *,
-    ahead: int = 3,
-    workers: int = 1,
-    make: Callable[[int], Any] | None = None,
-) -> Iterator[Any]:
-    """The batches of iterations ``first`` to ``last - 1``, in order, made in threads before they are wanted.
-
-    Args:
-        loader: that makes them.
-        first: iteration.
-        last: the iteration after the last one.
-        ahead: how many are made or waiting at most.
-        workers: threads; torch works in each of them with one thread, so that they take nothing from the training's.
-        make: what to give for an iteration instead of ``loader.batch``, such as ``loader.prepare``.
-
-    Raises:
-        AutosegError: making a batch raised it; where that batch is wanted.
-    """
-    threads = torch.get_num_threads()
-    begun = threading.Barrier(workers + 1)
-
-    def begin() -> None:
-        torch.set_num_threads(1)
-        begun.wait()
-
-    work = make or loader.batch
-    iterations = iter(range(first, last))
-    with _ended(ThreadPoolExecutor(workers, thread_name_prefix="autoseg-batches")) as pool:
-        for _ in range(workers):
-            pool.submit(begin)
-        begun.wait()
-        torch.set_num_threads(threads)  # the number is kept for each thread, and for those to come
-        pending = deque(pool.submit(work, iteration) for iteration in itertools.islice(iterations, ahead))
-        while pending:
-            try:
-                batch = pending.popleft().result()
-            except AutosegError:
-                raise
-            except Exception as error:
-                raise RuntimeError("making a training batch failed") from error
-            pending.extend(pool.submit(work, iteration) for iteration in itertools.islice(iterations, 1))
-            yield batch
-
-
-@contextlib.contextmanager
-def _ended(pool: ThreadPoolExecutor) -> Iterator[ThreadPoolExecutor]:
-    """Ends the threads afterwards; what has not begun is dropped."""
-    try:
-        yield pool
-    finally:
-        pool.shutdown(cancel_futures=True)

@@ -11,7 +11,7 @@ import os
 from pathlib import Path
 
 from autoseg.disk import GIBIBYTE, free_bytes
-from autoseg.errors import InputError, UnreadableFileError
+from autoseg.errors import InputError, InterruptedRunError, UnreadableFileError
 from autoseg.logs import Logger
 from autoseg.training.length import same_past
 from autoseg.training.state import SavedState, TrainState, read_state
@@ -34,11 +34,15 @@ class Checkpoints:
     Args:
         folder: of the training.
         logger: for messages.
+
+    Attributes:
+        saved: iteration of the state that a new start would go on from, as far as it was looked for; None for none.
     """
 
     def __init__(self, folder: FoldFolder, logger: Logger) -> None:
         self.folder, self.logger = folder, logger
         self._damaged: set[Path] = set()
+        self.saved: int | None = None
 
     def resume(self, state: TrainState) -> bool:
         """Goes back to the newest state that belongs to the training's length; False if none was saved yet.
@@ -60,6 +64,7 @@ class Checkpoints:
                 continue
             if saved is not None:
                 state.take(saved)
+                self.saved = saved.iteration
                 if damage:
                     text = f"warning: {damage[0].what} [{damage[0].file}]; {path.name} is whole and used instead"
                     self.logger.event("message", text=text, iteration=state.iteration)
@@ -106,7 +111,19 @@ class Checkpoints:
             self.logger.event("message", text=text, iteration=state.iteration)
             return False
         self._damaged.discard(newest)
+        self.saved = state.iteration
         return True
+
+    def interrupted(self, state: TrainState) -> InterruptedRunError:
+        """Tells where the same command goes on: here, or where the newest checkpoint is that could be written."""
+        done, end, saved = state.iteration, state.length.end, self.saved
+        of = "" if end is None else f" of {end}"
+        if saved == done:
+            return InterruptedRunError(f"stopped after {done}{of} iterations; the same command goes on from here")
+        again = "begins anew" if saved is None else f"goes on from iteration {saved}"
+        return InterruptedRunError(
+            f"stopped after {done}{of} iterations, and this state could not be saved; the same command {again}"
+        )
 
     def keep(self, state: TrainState) -> None:
         """Writes the state from which the training can be extended; a warning if it cannot be written."""
@@ -115,3 +132,6 @@ class Checkpoints:
         except OSError as error:
             text = f"warning: {not_written(self.folder.kept_checkpoint, error)}. Without it, --extend is not possible"
             self.logger.event("message", text=text, iteration=state.iteration)
+            return
+        if self.saved is None:
+            self.saved = state.iteration

@@ -5,7 +5,18 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from autoseg.training.length import asked_to_end, is_plateau, out_of_time, with_plateau
+from autoseg.files import write_document
+from autoseg.logs import Logger
+from autoseg.training.checkpoints import not_written
+from autoseg.training.length import (
+    LEARNED,
+    asked_to_end,
+    begins_unlearned,
+    has_learned,
+    is_plateau,
+    out_of_time,
+    with_plateau,
+)
 from autoseg.training.state import TrainState
 from autoseg.values import Length
 from autoseg.workspace import FoldFolder
@@ -14,6 +25,8 @@ __all__ = ["Course"]
 
 #: A pass of a batch without gradients takes a third of an iteration; a case also has to be read, resampled and scored.
 PASS_OF_SCORING = 1.5 / 3
+#: What is tried before every iteration, and cannot be written, is told so often.
+SECONDS_OF_SILENCE = 60.0
 #: The first iterations after a start are slow (memory is taken, code compiled): the pace is that of so many later ones.
 FIRST_ITERATIONS, LEAST_TIMED = 2, 8
 
@@ -40,6 +53,7 @@ class Course:
         self._scoring_batches, self._clock = scoring_batches, clock
         self._began, self._seconds_before, self._first = clock(), 0.0, 0
         self._timed_from: float | None = None
+        self._warned: float | None = None
 
     def begin(self) -> None:
         """From here on time counts, beside what the state tells of earlier starts."""
@@ -56,19 +70,46 @@ class Course:
 
     def decided(self) -> Length:
         """How far the training goes, by all that is known now; without an iteration done there is nothing to end yet."""
-        length, done = self.state.length, self.state.iteration
+        length, done, planned = self.state.length, self.state.iteration, self.state.job.iterations
         if done == 0 or length.decided:
             return length
         if self.folder.stop_file.exists():
             length = asked_to_end(length, done, "somebody asked for it")
-        elif length.until_plateau and is_plateau([dice for _, dice in self.state.curve]):
+        elif length.until_plateau and is_plateau(self.state.estimates):
             length = with_plateau(length, done)
+        elif length.until_plateau and done >= planned and not has_learned(self.state.estimates):
+            length = asked_to_end(length, done, f"nothing was learned in the planned {planned} iterations")
         elif length.hours is not None and (each := self._pace()):
             scoring = PASS_OF_SCORING * self._scoring_batches * each
             length = out_of_time(
                 length, done, seconds=self.seconds(), seconds_per_iteration=each, scoring_seconds=scoring
             )
         return length
+
+    def decide(self, logger: Logger) -> None:
+        """Takes what is decided now as the length of the training, if it can be written; else that has to wait."""
+        length, done = self.decided(), self.state.iteration
+        if length == self.state.length:
+            return
+        try:
+            write_document(self.folder.length, length)
+        except OSError as error:
+            now = time.monotonic()
+            if self._warned is None or now - self._warned > SECONDS_OF_SILENCE:
+                self._warned = now
+                text = f"warning: {not_written(self.folder.length, error)}. The cooldown has to wait"
+                logger.event("message", text=text, iteration=done)
+        else:
+            self.state.length = length
+            text = f"the cooldown begins: {length.reason}; the training ends after {length.end} iterations"
+            logger.event("message", text=text, iteration=done, end=length.end)
+
+    def tell_unlearned(self, logger: Logger) -> None:
+        """Tells, where a plateau is waited for, that this is none: nothing was learned yet."""
+        if self.state.length.until_plateau and begins_unlearned(self.state.estimates):
+            text = "nothing was learned yet: Dice on held-out cases neither rises nor is above "
+            text += f"{LEARNED}; the training goes on, at least to the planned {self.state.job.iterations} iterations"
+            logger.event("message", text=text, iteration=self.state.iteration)
 
     def total(self) -> int:
         """Iterations in total; while that is open, a guess from the hours, or the planned length, but more than are done."""

@@ -56,6 +56,7 @@ class CurveLogger:
         """Takes what belongs to the curve."""
         if kind == "resumed":
             self._seen, self._losses = fields["iteration"], []
+            self._forget_after(fields["iteration"])
         elif kind == "iterations":
             self._losses.append((fields["iteration"] - self._seen, fields["loss"]))
             self._seen = fields["iteration"]
@@ -97,6 +98,13 @@ class CurveLogger:
         earlier = tuple(each for each in self.curve.points if each.iteration < point.iteration)
         self.curve = msgspec.structs.replace(self.curve, points=(*earlier, point), final=None)
         self._write()
+
+    def _forget_after(self, iteration: int) -> None:
+        """Drops later points: an extension takes another way from there."""
+        points = tuple(each for each in self.curve.points if each.iteration <= iteration)
+        if len(points) < len(self.curve.points):
+            self.curve = msgspec.structs.replace(self.curve, points=points, final=None)
+            self._write()
 
     def _write(self) -> None:
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,12 +34,27 @@ class Wish:
         hours: until the model is scored.
         until_plateau: until the estimate on held-out cases no longer rises.
         extend: iterations to add to a training that has ended.
+
+    Raises:
+        InputError: a number is not over 0, the hours have no end, or more than one wish is named.
     """
 
     iterations: int | None = None
     hours: float | None = None
     until_plateau: bool = False
     extend: int | None = None
+
+    def __post_init__(self) -> None:
+        wishes = {"iterations": self.iterations, "hours": self.hours, "extend": self.extend}
+        named = {name: number for name, number in wishes.items() if number is not None}
+        for name, number in named.items():
+            if not (math.isfinite(number) and number > 0):
+                raise InputError(
+                    f"this is no length of a training: {name}", found=str(number), expected="a number over 0"
+                )
+        given = [*named, *(["until_plateau"] if self.until_plateau else [])]
+        if len(given) > 1:
+            raise InputError("a training has one length", found=" and ".join(given), expected="one of them")
 
 
 def job_to_do(path: Path, wanted: TrainJob, *, exact_length: bool, plan: Plan | None = None) -> TrainJob:
@@ -122,6 +138,13 @@ def length_to_do(folder: FoldFolder, job: TrainJob, wish: Wish, *, has_estimates
             file=folder.path,
             expected=f"{wish.iterations} iterations",
             remedy="Repeat it without a length to go on, end it with --finish, or move its folder away to train anew.",
+        )
+    if as_wished != there and there.decided and there.trained != there.end:
+        raise InputError(
+            "the cooldown of the training here has begun, so its length cannot be changed any more",
+            file=folder.path,
+            found=f"an end after {there.end} iterations: {there.reason}",
+            remedy="Repeat it without a length to go on; once it has ended, --extend adds iterations.",
         )
     if as_wished != there and there.trained == there.end:
         raise InputError(

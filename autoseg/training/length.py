@@ -20,9 +20,12 @@ from autoseg.training.optimization import Schedule
 from autoseg.values import Length, TrainingSpec
 
 __all__ = [
+    "LEARNED",
     "asked_to_end",
+    "begins_unlearned",
     "extended",
     "fixed_length",
+    "has_learned",
     "is_plateau",
     "kept_from",
     "learning_rate",
@@ -40,6 +43,8 @@ LEAST_ITERATIONS = 25
 #: Estimates are averaged over so many. A plateau: no such mean of the last quarter of all epochs, nor of the last six,
 #: is higher by this than the best before.
 SMOOTHED, LEAST_PATIENCE, SHARE_OF_PATIENCE, GAIN = 3, 6, 1 / 4, 0.002
+#: A network whose mean estimates have never been above this has not begun to learn: small structures take a while.
+LEARNED = 0.05
 
 
 def fixed_length(iterations: int) -> Length:
@@ -142,10 +147,28 @@ def same_past(one: Length, other: Length, iteration: int) -> bool:
 
 
 def is_plateau(dice: Sequence[float]) -> bool:
-    """Whether the estimates, one for each epoch, no longer rise."""
-    means = [sum(dice[at - SMOOTHED : at]) / SMOOTHED for at in range(SMOOTHED, len(dice) + 1)]
+    """Whether the estimates, one for each epoch, no longer rise, after they rose."""
+    return has_learned(dice) and _is_flat(dice)
+
+
+def has_learned(dice: Sequence[float]) -> bool:
+    """Whether the estimates have been clearly above 0."""
+    return max(_means(dice), default=0.0) > LEARNED
+
+
+def begins_unlearned(dice: Sequence[float]) -> bool:
+    """Whether it is since the last estimate that they would be a plateau if anything had been learned."""
+    return not has_learned(dice) and _is_flat(dice) and not _is_flat(dice[:-1])
+
+
+def _is_flat(dice: Sequence[float]) -> bool:
+    means = _means(dice)
     patience = max(LEAST_PATIENCE, int(len(dice) * SHARE_OF_PATIENCE))
     return len(means) > patience and max(means[-patience:]) < max(means[:-patience]) + GAIN
+
+
+def _means(dice: Sequence[float]) -> list[float]:
+    return [sum(dice[at - SMOOTHED : at]) / SMOOTHED for at in range(SMOOTHED, len(dice) + 1)]
 
 
 def _foreseen(done: int) -> int:

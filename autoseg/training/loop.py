@@ -6,6 +6,7 @@ import contextlib
 import functools
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,23 +18,26 @@ import torch
 from autoseg import plugins
 from autoseg.augmentation.contract import Recipe
 from autoseg.augmentation.streams import TRAINING, VALIDATION
-from autoseg.errors import DiskFullError, FollowedError, InputError, InterruptedRunError, ShortMemoryError
+from autoseg.errors import AutosegError, DiskFullError, FollowedError, InputError, InterruptedRunError, ShortMemoryError
 from autoseg.files import discard, read_document, write_document
 from autoseg.io.case_store import CaseStore
 from autoseg.logs import Logger
 from autoseg.networks.execution import training_memory
 from autoseg.networks.weights import load_weights, save_tensors
-from autoseg.training.batches import PatchLoader, prefetched
+from autoseg.training.batches import PatchLoader
 from autoseg.training.checkpoints import Checkpoints, not_written
 from autoseg.training.course import Course
+from autoseg.training.crew import seconds_to_make
 from autoseg.training.determinism import deterministic_algorithms, make_deterministic, seed_iteration
 from autoseg.training.estimate import dice_of_counts, patch_counts
 from autoseg.training.length import kept_from, learning_rate
 from autoseg.training.optimization import WeightAverage
 from autoseg.training.ranks import ALONE, Ranks
+from autoseg.training.records import BatchRecord
+from autoseg.training.skips import SharedSkips
 from autoseg.training.state import TrainState
 from autoseg.training.step import TrainingStep, keep_freed_memory_if_roomy
-from autoseg.training.trouble import not_a_number
+from autoseg.training.trouble import not_a_number, tell_skipped
 from autoseg.training.truth import Truth
 from autoseg.values import Configuration, Length, Plan, TrainJob, decode, encode
 from autoseg.workspace import FoldFolder
@@ -126,7 +130,9 @@ class FoldTrainer:
         self.job, self.plan, self.store, self.folder, self.logger = job, plan, store, folder, logger
         self.configuration: Configuration = plan.configuration(job.configuration)
         self.spec = self.configuration.training
-        self.step = TrainingStep(job, plan, folder, logger, device, ranks)
+        self._training = self.loader(train=True)
+        making = functools.partial(seconds_to_make, self._training.batch)
+        self.step = TrainingStep(job, plan, folder, logger, device, making, ranks)
         self.schedule = plugins.load("schedule", self.spec.schedule)
         network, decay = self.step.network, self.spec.ema_decay
         average = None if decay is None else WeightAverage(network.state_dict(), decay)
@@ -134,9 +140,8 @@ class FoldTrainer:
         self.state = TrainState(job, network, self.step.optimizer, average, length)
         self.checkpoints = Checkpoints(folder, logger)
         self.course = Course(self.state, folder, scoring_batches=scoring_batches, clock=clock)
-        self._training = self.loader(train=True)
-        self._left_out = 0
-        self._warned: float | None = None
+        self._recent: deque[BatchRecord] = deque(maxlen=2)
+        self._skipped = SharedSkips(ranks)
         if deterministic and not self.step.execution.deterministic:
             make_deterministic(self.step, self.logger)
 
@@ -151,12 +156,16 @@ class FoldTrainer:
         """Goes back to the newest checkpoint that is whole, if there is one; several processes work together from here."""
         if self.checkpoints.resume(self.state):
             self.step.load_state_dict(self.state.extra)
+            self._training = self.loader(train=True, skipped=self.state.skipped)
             self.logger.event("resumed", iteration=self.state.iteration)
+        if self.truth is not None:
+            self.truth.forget_after(self.state.iteration)
+        self._skipped = SharedSkips(self.ranks, self.state.skipped)
         self.ranks.require_equal("checkpoints", lambda: f"iteration {self.state.iteration}")
         self.step.join()
 
-    def loader(self, *, train: bool) -> PatchLoader:
-        """Patches of the training cases, augmented, or of the held-out cases as they are."""
+    def loader(self, *, train: bool, skipped: Mapping[str, int] | None = None) -> PatchLoader:
+        """Patches of the training cases, augmented, or of the held-out cases as they are; see ``PatchLoader.skipped``."""
         recipe: Recipe = Recipe()
         if train:
             recipe = plugins.load("recipe", self.configuration.augmentation.recipe)(self.configuration.augmentation)
@@ -171,6 +180,7 @@ class FoldTrainer:
             recipe=recipe,
             seed=self.job.seed,
             purpose=TRAINING if train else VALIDATION,
+            skipped=skipped,
             positions=self.ranks.share(self.configuration.batch_size) if train else None,
             masked_channels=[index for index, spec in enumerate(self.plan.normalization) if spec.use_mask],
             looked_for={case: self.plan.labels.looked_for(names) for case, names in self.job.annotated.items()},
@@ -186,15 +196,17 @@ class FoldTrainer:
         self.course.begin()
         saving = 0.0
         first, losses = self.state.iteration, []
-        self.score_whole_images()  # what an interruption left undone
+        if self._epoch_ends():
+            self.score_whole_images()  # what an interruption left undone
         with contextlib.closing(self._batches(first)) as batches:
             while self._goes_on(stop):
                 losses.append(self.train_step(next(batches)))
+                self._skipped.exchange(self._training)
                 done, now = self.state.iteration, time.monotonic()
                 self.course.count()
                 detail = f"loss {losses[-1]:.3f}"
                 self.logger.event("progress", stage="train", done=done, total=self.course.total(), detail=detail)
-                end_of_epoch = done % self.spec.iterations_per_epoch == 0 or done == self.state.length.end
+                end_of_epoch = self._epoch_ends()
                 if now - last_log > LOG_SECONDS or end_of_epoch:
                     self._log(losses, (now - begin) / (done - first))
                     last_log, losses = now, []
@@ -208,108 +220,97 @@ class FoldTrainer:
                 if end_of_epoch:
                     self.score_whole_images((now - begin) / (done - first))
 
-    def _estimate_epoch(self) -> None:
-        if self.ranks.first and self.job.cases.val and self.spec.validation_iterations:
-            known = [dice for dice in self.estimate() if dice is not None]
-            self.state.curve.append((self.state.iteration, sum(known) / max(1, len(known))))
-
     def score_whole_images(self, seconds_per_iteration: float | None = None) -> None:
         """At the end of an epoch, the truth; it follows the checkpoint, so that an interruption of it loses nothing."""
-        done, length = self.state.iteration, min(self.spec.iterations_per_epoch, self.job.iterations)
-        if (
-            self.ranks.first
-            and self.truth is not None
-            and done
-            and (done % length == 0 or done == self.state.length.end)
-        ):
-            self.step.optimizer.zero_grad(set_to_none=True)  # room for the predictor
-            seconds = None if seconds_per_iteration is None else seconds_per_iteration * length
-            self.truth.after_epoch(-(-done // length), done, self.state.model_weights(), seconds)
+        if self.truth is None:
+            return
+        self.step.optimizer.zero_grad(set_to_none=True)  # room for the predictor
+        done, length = self.state.iteration, self.spec.iterations_per_epoch
+        seconds = None
+        if seconds_per_iteration is not None:
+            seconds = seconds_per_iteration * min(length, self.job.iterations)
+        weights, total = self.state.model_weights(), self.course.total()
+        try:
+            self.truth.after_epoch(-(-done // length), done, weights, seconds, total=total)
+        except InterruptedRunError as error:
+            if self.checkpoints.saved != done:
+                raise self.checkpoints.interrupted(self.state) from error
+            raise
+
+    def _epoch_ends(self) -> bool:
+        """Whether the iterations done end an epoch, or the training."""
+        done = self.state.iteration
+        return done > 0 and (done % self.spec.iterations_per_epoch == 0 or done == self.state.length.end)
+
+    def _estimate_epoch(self) -> None:
+        """Adds to the curve of estimates; where no label has a Dice, there is nothing to add."""
+        if not (self.ranks.first and self.job.cases.val and self.spec.validation_iterations):
+            return
+        known = [dice for dice in self.estimate() if dice is not None]
+        if not known:
+            return
+        self.state.curve.append((self.state.iteration, sum(known) / len(known)))
+        self.course.tell_unlearned(self.logger)
 
     def _batches(self, first: int) -> Generator[dict[str, Any]]:
         """As many as are wanted: the end may not be known yet, or be decided to be nearer."""
-        return self.step.fed(prefetched(self._training, first, self.state.length.end or sys.maxsize))
+        return self.step.supplied(self._training, first, self.state.length.end or sys.maxsize)
 
     def _goes_on(self, stop: Callable[[], bool]) -> bool:
         """Whether another iteration is to be done; decides, before it, whether the cooldown begins here.
 
         Raises:
-            InterruptedRunError: a process was asked to stop.
+            InterruptedRunError: this process was asked to stop, or another one.
         """
         done, before = self.state.iteration, self.state.length
         if self.ranks.first:
-            self._decide()
+            self.course.decide(self.logger)
         going = before.end is None or done < before.end
-        stopping = self._exchange(going and stop(), decided=self.state.length != before)
+        asked, decided = self.ranks.totals(going and stop(), self.state.length != before)
+        if decided:
+            self.state.length = decode(Length, self.ranks.told(lambda: encode(self.state.length).decode()))
         if self.ranks.first and done == kept_from(self.state.length):
-            self.state.seconds = self.course.seconds()
-            self.state.extra = dict(self.step.state_dict())
+            self._note_state()
             self.checkpoints.keep(self.state)
-        if stopping:
+        if asked:
             self._interrupt()
         return going
 
-    def _decide(self) -> None:
-        """How far the training goes from here; what is decided takes effect when it is written."""
-        length, done = self.course.decided(), self.state.iteration
-        if length == self.state.length:
-            return
-        try:
-            write_document(self.folder.length, length)
-        except OSError as error:
-            self._warn(f"{not_written(self.folder.length, error)}. The cooldown has to wait")
-        else:
-            self.state.length = length
-            text = f"the cooldown begins: {length.reason}; the training ends after {length.end} iterations"
-            self.logger.event("message", text=text, iteration=done, end=length.end)
-
-    def _exchange(self, stopping: bool, *, decided: bool) -> bool:
-        """What processes tell each other before an iteration; whether any of them was asked to stop.
-
-        The first one tells how far the training goes, and all which cases they could not read: those are drawn nowhere.
-        """
-        if self.ranks.count == 1:
-            return stopping
-        left_out = self._training.left_out
-        asked, told, news = self.ranks.totals(stopping, decided, len(left_out) > self._left_out)
-        if told:
-            self.state.length = decode(Length, self.ranks.told(lambda: encode(self.state.length).decode()))
-        if news:
-            for text in self.ranks.gathered(encode(left_out).decode()):
-                left_out |= decode(dict[str, str], text)
-            for case, reason in left_out.items():
-                self._training.leave_out(case, reason)
-            self._left_out = len(left_out)
-        return asked > 0
-
-    def save(self) -> None:
-        """The first process writes a checkpoint; never one whose weights are not numbers.
+    def save(self) -> bool:
+        """The first process writes a checkpoint, never of weights that are no numbers. False, with a warning, if it cannot.
 
         Raises:
             AutosegError: they are not; the last healthy checkpoint stays.
         """
         if not self.ranks.first:
-            return
+            return True
+        self._note_state()
+        return self.checkpoints.save(self.state)
+
+    def _note_state(self) -> None:
+        """Brings what a checkpoint holds beside weights and optimizer up to now.
+
+        Raises:
+            AutosegError: the weights are not numbers, so this is no state to go on from.
+        """
         if not self.state.is_healthy():
-            raise not_a_number(self.state, self._training, None, self.folder)
+            raise self._not_a_number()
         self.state.seconds = self.course.seconds()
         self.state.extra = dict(self.step.state_dict())
-        self.checkpoints.save(self.state)
+        self.state.skipped = self._training.skipped_before(self.state.iteration)
+
+    def _not_a_number(self) -> AutosegError:
+        """The error to end with; of several processes none has all of a batch, which is drawn again for it."""
+        if not self.ranks.first:
+            return FollowedError()
+        recent = self._recent if self.ranks.count == 1 else ()
+        return not_a_number(self.state, recent, self._training, self.folder)
 
     def _interrupt(self) -> None:
-        done, end = self.state.iteration, self.state.length.end
         self.save()
         self.ranks.wait()
-        self.logger.event("interrupted", iteration=done)
-        of = "" if end is None else f" of {end}"
-        raise InterruptedRunError(f"stopped after {done}{of} iterations; the same command goes on from here")
-
-    def _warn(self, text: str) -> None:
-        """Says it at most once a minute."""
-        now = time.monotonic()
-        if self._warned is None or now - self._warned > CHECKPOINT_SECONDS:
-            self._warned = now
-            self.logger.event("message", text=f"warning: {text}", iteration=self.state.iteration)
+        self.logger.event("interrupted", iteration=self.state.iteration)
+        raise self.checkpoints.interrupted(self.state)
 
     def learning_rate(self, iteration: int) -> float:
         """Of an iteration, counted from 0."""
@@ -318,6 +319,7 @@ class FoldTrainer:
     def train_step(self, batch: dict[str, Any]) -> float:
         """One iteration: gradients of the batch, a step of the optimizer, the average of the weights."""
         seed_iteration(self.job.seed, self.state.iteration, self.ranks.place.rank)
+        self._recent.append(batch["record"])
         try:
             value = self.step.gradients(batch)
         except ShortMemoryError:
@@ -325,9 +327,7 @@ class FoldTrainer:
                 self.save()
             raise
         if not np.isfinite(value):
-            if not self.ranks.first:
-                raise FollowedError
-            raise not_a_number(self.state, self._training, batch if self.ranks.count == 1 else None, self.folder)
+            raise self._not_a_number()
         self.step.update(self.learning_rate(self.state.iteration))
         if self.state.average is not None:
             self.state.average.update(self.step.network.state_dict(), self.state.iteration)
@@ -348,12 +348,17 @@ class FoldTrainer:
             seconds_left=None if total is None else (total - done) * seconds_per_iteration,
         )
 
+    @functools.cached_property
+    def _held_out(self) -> PatchLoader:
+        """One for the whole training: a case that cannot be read is told once."""
+        return self.loader(train=False)
+
     def estimate(self) -> list[float | None]:
         """Dice of the averaged weights on patches of held-out cases, per foreground label, from counts over all of them.
 
         A rough guide while training runs: the score that counts comes from whole images at the end.
         """
-        loader, weights = self.loader(train=False), self.state.model_weights()
+        loader, weights = self._held_out, self.state.model_weights()
         work = functools.partial(
             patch_counts, self.step, weights, loader, self.spec.validation_iterations, self.plan.labels
         )
@@ -375,17 +380,21 @@ class FoldTrainer:
         if length.end is None or self.state.iteration < length.end:
             raise InputError("the training has not ended", file=self.folder.path)
         if not self.state.is_healthy():
-            raise not_a_number(self.state, self._training, None, self.folder)
+            raise self._not_a_number()
         metadata: dict[str, Any] = {"plan": self.job.plan_id, "fold": self.job.fold}
         if self.job.parts:  # what prediction elsewhere needs besides autoseg
             metadata["parts"] = msgspec.to_builtins(self.job.parts)
+        skipped = sorted(self._training.skipped_before(self.state.iteration))
+        if skipped:
+            metadata["skipped"] = skipped
         try:
-            discard(self.folder.validation)
-            save_tensors(path, self.state.model_weights(), metadata)
+            discard_scores = functools.partial(discard, self.folder.validation)
+            save_tensors(path, self.state.model_weights(), metadata, discard_scores)
             write_document(self.folder.length, msgspec.structs.replace(length, trained=length.end))
         except OSError as error:
             raise DiskFullError(self.folder.path, not_written(path, error)) from error
         for used_up in (self.folder.stop_file, self.folder.previous_checkpoint):
             used_up.unlink(missing_ok=True)
-        self.logger.event("trained", iterations=self.state.iteration, file=str(path))
+        tell_skipped(skipped, len(self.job.cases.train), self.logger)
+        self.logger.event("trained", iterations=self.state.iteration, file=str(path), skipped=skipped)
         return path

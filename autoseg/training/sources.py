@@ -80,20 +80,34 @@ class Sources:
         boxes = {sample: box.moved(move) for sample, box in self.boxes.items()}
         return replace(self, images=move(self.images), labels=move(self.labels), boxes=boxes)
 
-    def sampled(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Images ``(batch, channels, *patch)`` and labels ``(batch, *patch)``, where the voxels are."""
+    def sampled(self, device: str | torch.device = "cpu", label_channels: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+        """Images ``(batch, channels, *patch)`` and labels ``(batch, *patch)`` on a device.
+
+        Boxes, which are much larger than patches, go there one after the other.
+
+        Args:
+            device: to sample on.
+            label_channels: how many channels at the end are those of labels, from label 1 on.
+        """
+
+        def move(tensor: torch.Tensor) -> torch.Tensor:
+            return tensor.to(device, non_blocking=True)
+
         if not self.boxes:
-            return self.images, self.labels
+            return move(self.images), move(self.labels)
         samples, size = self.record.samples, self.record.patch_size
         plain = [index for index in range(len(samples)) if index not in self.boxes]
-        images = self.images.new_empty((len(samples), *self.images.shape[1:]))
-        labels = self.labels.new_empty((len(samples), *size))
-        images[plain], labels[plain] = self.images, self.labels
+        images = self.images.new_empty((len(samples), *self.images.shape[1:]), device=device)
+        labels = self.labels.new_empty((len(samples), *size), device=device)
+        for place, index in enumerate(plain):
+            images[index].copy_(self.images[place], non_blocking=True)
+            labels[index].copy_(self.labels[place], non_blocking=True)
         for index, box in self.boxes.items():
-            matrix = np.array(samples[index].matrix)
+            image, its_labels, matrix = move(box.image), move(box.labels), np.array(samples[index].matrix)
             images[index], labels[index] = sample_affine(
-                box.image, box.labels, matrix, box.centre, size, present=box.present
+                *(image, its_labels, matrix, box.centre, size), present=box.present, label_channels=label_channels
             )
+            del image, its_labels  # before the next box comes
         return images, labels
 
 

@@ -40,6 +40,7 @@ class SavedState:
         seconds: that the training had taken.
         curve: iteration and mean Dice of every estimate.
         extra: name to number.
+        skipped: case that could not be read to the iteration in which that was found.
     """
 
     path: Path
@@ -50,6 +51,7 @@ class SavedState:
     seconds: float
     curve: list[tuple[int, float]]
     extra: dict[str, Any]
+    skipped: dict[str, int]
 
 
 def read_state(path: Path, job: TrainJob) -> SavedState:
@@ -74,9 +76,10 @@ def read_state(path: Path, job: TrainJob) -> SavedState:
             seconds=float(metadata["seconds"]),
             curve=[(int(at), float(dice)) for at, dice in metadata["curve"]],
             extra=dict(metadata["extra"]),
+            skipped={str(case): int(at) for case, at in metadata.get("skipped", {}).items()},  # older ones do not tell
         )
         stated = metadata["job"]
-    except (KeyError, TypeError, ValueError, msgspec.ValidationError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, msgspec.ValidationError) as error:
         raise UnreadableFileError(f"this is not a checkpoint of a training: {error}", file=path) from error
     if stated != digest(job):
         raise InputError(
@@ -102,6 +105,7 @@ class TrainState:
         seconds: that they took, over all starts.
         curve: iteration and mean Dice of every estimate on held-out cases.
         extra: tensors and numbers that a step keeps beside the optimizer, such as the scale of its gradients.
+        skipped: case that could not be read, in any of the starts, to the iteration in which that was found.
     """
 
     def __init__(
@@ -117,6 +121,12 @@ class TrainState:
         self.iteration, self.seconds = 0, 0.0
         self.curve: list[tuple[int, float]] = []
         self.extra: dict[str, torch.Tensor | float | int] = {}
+        self.skipped: dict[str, int] = {}
+
+    @property
+    def estimates(self) -> list[float]:
+        """Mean Dice of every estimate so far."""
+        return [dice for _, dice in self.curve]
 
     def model_weights(self) -> dict[str, torch.Tensor]:
         """The weights that make the model: the average if there is one."""
@@ -132,7 +142,7 @@ class TrainState:
 
         Args:
             path: of the file.
-            before: done when the new file is written, just before it takes its place.
+            before: done when the new file is safe on the disk, just before it takes its place.
 
         Raises:
             OSError: it cannot be written; what stood there still does.
@@ -157,12 +167,12 @@ class TrainState:
             "seconds": self.seconds,
             "curve": self.curve,
             "extra": {key: each for key, each in self.extra.items() if not isinstance(each, torch.Tensor)},
+            "skipped": self.skipped,
         }
         data = tensor_bytes(tensors, metadata)
         path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as beside:
+        with replacing(path, before) as beside:
             beside.write_bytes(data)
-            before()
 
     def load(self, path: Path) -> None:
         """Goes back to a checkpoint.
@@ -187,6 +197,7 @@ class TrainState:
         self._load_optimizer({**_without_prefix(OPTIMIZER, saved.tensors), **_without_prefix(OPTIMIZER, saved.numbers)})
         self.extra = {**saved.extra, **_without_prefix(EXTRA, saved.tensors)}
         self.iteration, self.seconds, self.curve = saved.iteration, saved.seconds, list(saved.curve)
+        self.skipped = dict(saved.skipped)
 
     def _load_optimizer(self, flat: Mapping[str, object]) -> None:
         state: dict[int, dict[str, object]] = {}

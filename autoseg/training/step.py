@@ -28,9 +28,13 @@ from autoseg.networks.execution import (
     training_memory,
     usable_here,
 )
-from autoseg.networks.optimizers import make_optimizer, state_copies
+from autoseg.networks.memory import making_bytes
+from autoseg.networks.optimizers import make_optimizer, set_learning_rate, state_copies
 from autoseg.planning import GIBIBYTE
 from autoseg.training.accumulation import backward_in_parts, fewest_parts
+from autoseg.training.augmenting import works_on
+from autoseg.training.batches import PatchLoader
+from autoseg.training.crew import Crew, most_threads, prefetched
 from autoseg.training.feed import Feed
 from autoseg.training.losses import Loss, takes_looked_for
 from autoseg.training.ranks import ALONE, Ranks
@@ -47,7 +51,7 @@ WITH_KEPT_MEMORY = 1.5
 
 def looked_for(batch: dict[str, Any], part: slice) -> torch.Tensor | None:
     """Which labels were looked for in some samples of a batch ``(part, foreground labels)``, on the CPU; None for all."""
-    return torch.as_tensor(batch["looked_for"])[part].cpu() if "looked_for" in batch else None
+    return torch.as_tensor(batch["looked_for"])[part] if "looked_for" in batch else None
 
 
 def keep_freed_memory_if_roomy(expected_bytes: int, budget_bytes: int, logger: Logger) -> None:
@@ -63,6 +67,14 @@ def keep_freed_memory_if_roomy(expected_bytes: int, budget_bytes: int, logger: L
     )
 
 
+def in_parts(path: ExecutionPath, parts: int) -> ExecutionPath:
+    """The path with a batch in so many parts; only whole batches are replayed as graphs.
+
+    The gradients that a graph computes lie in its own memory, which the next replay overwrites: nothing can be added.
+    """
+    return msgspec.structs.replace(path, parts=parts, graphs=path.graphs and parts == 1)
+
+
 class TrainingStep:
     """Network, loss and optimizer of one training, where and how they run.
 
@@ -72,22 +84,28 @@ class TrainingStep:
         folder: of this training, which keeps how it runs.
         logger: for events.
         device: cpu, cuda or mps.
+        making: gives the seconds that a thread takes to make a batch, if they are to be made beside the training.
         ranks: the processes that train together, each of them some samples of every batch.
     """
 
     def __init__(
-        self, job: TrainJob, plan: Plan, folder: FoldFolder, logger: Logger, device: str, ranks: Ranks = ALONE
+        self,
+        job: TrainJob,
+        plan: Plan,
+        folder: FoldFolder,
+        logger: Logger,
+        device: str,
+        making: Callable[[], float] | None = None,
+        ranks: Ranks = ALONE,
     ) -> None:
-        self.folder, self.logger, self.ranks = folder, logger, ranks
+        self.folder, self.logger, self._making, self.ranks = folder, logger, making, ranks
         self.configuration: Configuration = plan.configuration(job.configuration)
         self.spec = self.configuration.training
         network = build_network(self.configuration.network, seed=job.seed)
         self.samples = len(ranks.share(self.configuration.batch_size))
-        path = decode(
-            ExecutionPath, ranks.told(lambda: encode(self._execution(network, device, job.iterations)).decode())
-        )
-        self._threads = path.threads
-        self.execution = msgspec.structs.replace(path, threads=max(1, path.threads // ranks.place.local_count))
+        kept = ranks.told(lambda: encode(self._execution(network, device, job.iterations)).decode())
+        self._kept = decode(ExecutionPath, kept)
+        self.execution = self._shared(self._kept)
         self.network: nn.Module = place(network, self.execution, self.configuration.dimensions)
         self.forward = compiled(self.network, self.execution)
         self._exchanging = self.forward
@@ -107,6 +125,18 @@ class TrainingStep:
     def fed(self, batches: Iterator[dict[str, Any]]) -> Generator[dict[str, Any]]:
         """The batches, on the device one ahead where it is a GPU; tells once per epoch how busy the device was."""
         return self._feed.through(batches)
+
+    def supplied(self, loader: PatchLoader, first: int, last: int) -> Generator[dict[str, Any]]:
+        """The batches of iterations ``first`` to ``last - 1``, fed, and made where and as fast as this training needs."""
+        on_device = self.execution.augment_on == "device"
+        crew = Crew(
+            most_threads(self.configuration, self.execution, self.ranks.place.local_count),
+            self.spec.iterations_per_epoch,
+            self.logger,
+        )
+        make: Callable[[int], Any] = loader.prepare if on_device else loader.batch
+        made = loader.settled(prefetched(make, first, last, crew=crew), make)
+        return self._feed.through(made, loader.finish if on_device else None, crew.hear)
 
     def join(self) -> None:
         """From here on gradients are those of whole batches, of which every process has some samples.
@@ -147,7 +177,12 @@ class TrainingStep:
 
         def choose() -> ExecutionPath:
             self.logger.event("message", text=f"choosing the fastest way to run the network on {device}")
-            return choose_execution(network, self.configuration, device=device, iterations=iterations)
+            path = choose_execution(
+                network, self.configuration, device=device, iterations=iterations, making=self._making
+            )
+            on_device, why = works_on(device, self.configuration)
+            reason = f"{path.reason}; {why}" if why else path.reason
+            return msgspec.structs.replace(path, augment_on="device" if on_device else "cpu", reason=reason)
 
         def valid(kept: ExecutionPath) -> bool:
             usable = kept.device == device and usable_here(kept)
@@ -157,8 +192,19 @@ class TrainingStep:
             return usable
 
         path = keep(self.folder.execution, ExecutionPath, choose, valid=valid)
+        path = in_parts(path, path.parts)
         self.logger.event("execution", **{name: getattr(path, name) for name in path.__struct_fields__})
         return path
+
+    def _shared(self, path: ExecutionPath) -> ExecutionPath:
+        """The path for one of several processes: with its share of the threads, and without graphs.
+
+        The gradients that a graph computes lie in its own memory, where they cannot be exchanged.
+        """
+        if self.ranks.count == 1:
+            return path
+        threads = max(1, path.threads // self.ranks.place.local_count)
+        return msgspec.structs.replace(path, threads=threads, graphs=False)
 
     def gradients(self, batch: dict[str, Any]) -> float:
         """Loss of a batch, with its gradients in the network; when memory is short, once more in smaller parts.
@@ -177,8 +223,7 @@ class TrainingStep:
 
     def update(self, learning_rate: float) -> None:
         """Moves the weights along their gradients, clipped; not at all if scaled gradients are too large for fp16."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate
+        set_learning_rate(self.optimizer, learning_rate)
         self.scaler.unscale_(self.optimizer)
         nn.utils.clip_grad_norm_(self.network.parameters(), self.spec.gradient_clip_norm)
         self.scaler.step(self.optimizer)
@@ -264,6 +309,10 @@ class TrainingStep:
         with torch.random.fork_rng(devices=[torch.cuda.current_device()] if on_gpu else []):
             try:
                 _set_aside = [torch.empty_like(weight) for weight in weights for _ in range(state_copies(self.spec))]
+                if self.execution.augment_on == "device":  # where the next batch is made meanwhile
+                    spec, patch_size = self.configuration.network, self.configuration.patch_size
+                    making = making_bytes(spec, patch_size, self.configuration.batch_size)
+                    _set_aside.append(torch.empty(making, dtype=torch.uint8, device=self.execution.device))
                 self.forward_backward(batch)
             finally:
                 for buffer, old in zip(buffers, before, strict=True):
@@ -293,7 +342,9 @@ class TrainingStep:
             self._write_execution()
 
     def _write_execution(self) -> None:
-        write_document(self.folder.execution, msgspec.structs.replace(self.execution, threads=self._threads))
+        """As it would be for one process."""
+        whole = msgspec.structs.replace(self.execution, threads=self._kept.threads, graphs=self._kept.graphs)
+        write_document(self.folder.execution, in_parts(whole, whole.parts))
 
     def _in_more_parts_next_time(self, error: torch.OutOfMemoryError) -> ShortMemoryError:
         """The error to end with in this process; what it writes holds for all at the next start."""
@@ -308,7 +359,10 @@ class TrainingStep:
         )
 
     def _use_parts(self, parts: int) -> None:
-        self.execution = msgspec.structs.replace(self.execution, parts=parts)
+        before, self.execution = self.execution, in_parts(self.execution, parts)
+        if before.graphs != self.execution.graphs:
+            torch.compiler.reset()  # frees what the graphs hold
+            self.forward = compiled(self.network, self.execution)
 
     def _recover(self) -> None:
         """Frees what a step that ran out of memory left behind."""

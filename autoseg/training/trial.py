@@ -6,26 +6,32 @@ Each is told in one sentence what it gave and what was expected. What is built i
 from __future__ import annotations
 
 import contextlib
+import copy
 import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import torch
 from torch import nn
 
 from autoseg import plugins
-from autoseg.augmentation.contract import Recipe
+from autoseg.augmentation.contract import Recipe, Transform
 from autoseg.errors import AutosegError, InputError
 from autoseg.networks.build import build_network
-from autoseg.networks.optimizers import make_optimizer
+from autoseg.networks.optimizers import make_optimizer, set_learning_rate
 from autoseg.values import Configuration, Labels, TrainingSpec
 
-__all__ = ["try_parts"]
+__all__ = ["try_parts", "try_recipe"]
 
 #: Edge of the patches that losses and recipes are tried on, in voxels.
 EDGE = 8
+#: How often a recipe draws: most of its steps act now and then only.
+DRAWS = 16
+#: Steps of an optimizer after a checkpoint.
+STEPS = 9
 #: Folder of our own code.
 AUTOSEG = str(Path(__file__).parent.parent)
 
@@ -44,7 +50,7 @@ def try_parts(configuration: Configuration, labels: Labels, *, device: str) -> N
     trials = {
         "network": lambda: _try_network(configuration, device),
         "loss": lambda: _try_loss(configuration, labels),
-        "recipe": lambda: _try_recipe(configuration),
+        "recipe": lambda: try_recipe(configuration),
         "optimizer": lambda: _try_optimizer(configuration.training),
         "schedule": lambda: _try_schedule(configuration.training),
     }
@@ -140,42 +146,70 @@ def _try_loss(configuration: Configuration, labels: Labels) -> None:
     _expect(found, "a gradient that is missing, or holds NaN or infinity", "a finite gradient of the logits")
 
 
-def _try_recipe(configuration: Configuration) -> None:
-    """A batch of one tiny patch through all steps, drawn a few times."""
+def try_recipe(configuration: Configuration, device: str = "cpu") -> None:
+    """A batch of one tiny patch through all steps on a device, drawn a few times; whatever goes wrong is raised."""
     recipe: Any = plugins.load("recipe", configuration.augmentation.recipe)(configuration.augmentation)
     _expect(isinstance(recipe, Recipe), _kind_of(recipe), "an autoseg.augmentation.contract.Recipe")
     size, channels = (EDGE,) * configuration.dimensions, configuration.network.input_channels
-    for seed in range(4):
+    for seed in range(DRAWS):
         random = np.random.default_rng(seed)
-        images = torch.from_numpy(random.normal(size=(1, channels, *size)).astype(np.float32))
-        labels = torch.zeros((1, *size), dtype=torch.int16)
+        images = torch.from_numpy(random.normal(size=(1, channels, *size)).astype(np.float32)).to(device)
+        labels = torch.zeros((1, *size), dtype=torch.int16, device=device)
         labels[:, EDGE // 2 :] = 1
-        matrix = recipe.spatial.draw(random, size) if recipe.spatial else None
+        matrix: Any = recipe.spatial.draw(random, size) if recipe.spatial else None
         square = (len(size),) * 2
-        _expect(
-            matrix is None or np.shape(matrix) == square, f"{_kind_of(matrix)} as sampling", f"a matrix of {square}"
-        )
+        fits = matrix is None or (isinstance(matrix, np.ndarray) and matrix.shape == square)
+        _expect(fits, f"{_kind_of(matrix)} of shape {np.shape(matrix)} as sampling", f"an array of {square}")
         for step in recipe.steps():
-            parameters = step.draw(random, (channels, *size))
-            if parameters is None:
-                continue
-            images, labels = step.apply(images, labels, [parameters])
-            shapes, wanted = (tuple(np.shape(images)), tuple(np.shape(labels))), ((1, channels, *size), (1, *size))
-            name = type(getattr(step, "transform", step)).__name__
-            _expect(
-                shapes == wanted, f"tensors of {shapes[0]} and {shapes[1]} after {name}", f"{wanted[0]} and {wanted[1]}"
-            )
-            _expect(bool(torch.isfinite(images).all()), f"NaN or infinity in the image after {name}", "numbers")
+            images, labels = _stepped(step, random, images, labels)
+
+
+def _stepped(
+    step: Transform, random: np.random.Generator, images: torch.Tensor, labels: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Images and labels after one step of a recipe, which has to keep their shapes and number types."""
+    name = type(getattr(step, "transform", step)).__name__
+    parameters = step.draw(random, tuple(images.shape[1:]))
+    if parameters is None:
+        return images, labels
+    plain = "JSON's types, which read back are the same: dict, list, str, bool, int, float, None"
+    _expect(_survives_json(parameters), f"{parameters!r} drawn by {name}", plain)
+    before = {"image": images, "label map": labels}
+    after = dict(zip(before, step.apply(images, labels, [parameters]), strict=True))
+    wanted, shapes = tuple(images.shape), {key: tuple(np.shape(value)) for key, value in after.items()}
+    same = all(shapes[key] == tuple(value.shape) for key, value in before.items())
+    found = f"tensors of {shapes['image']} and {shapes['label map']} after {name}"
+    _expect(same, found, f"{wanted} and {tuple(labels.shape)}")
+    for key, value in after.items():
+        given = value.dtype if isinstance(value, torch.Tensor) else _kind_of(value)
+        expected = before[key].dtype
+        _expect(given == expected, f"{given} as {key} after {name}", f"a tensor of {expected}, as it was given")
+    _expect(bool(torch.isfinite(after["image"]).all()), f"NaN or infinity in the image after {name}", "numbers")
+    return after["image"], after["label map"]
+
+
+def _survives_json(parameters: Any) -> bool:
+    """Whether what was drawn is the same after it was written and read, so that the batch can be made again."""
+    try:
+        return bool(msgspec.json.decode(msgspec.json.encode(parameters)) == parameters)
+    except (TypeError, ValueError):  # what JSON cannot hold, a number of NumPy's for example
+        return False
 
 
 def _try_optimizer(spec: TrainingSpec) -> None:
-    """Two steps of a tiny weight, once in a row and once through a checkpoint: the same to the last bit."""
+    """Some steps of a tiny weight, once in a row and once through a checkpoint: the same to the last bit."""
     through, weight = nn.Parameter(torch.ones(3, 4)), nn.Parameter(torch.ones(3, 4))
     optimizer: Any = make_optimizer(spec, [weight])
     _expect(isinstance(optimizer, torch.optim.Optimizer), _kind_of(optimizer), "a torch.optim.Optimizer")
     _expect(bool(optimizer.param_groups), "no parameters in it", "an optimizer of the parameters that it is given")
-    gradients = torch.randn(2, 3, 4)
-    _step(optimizer, weight, gradients[0], spec)
+    groups = make_optimizer(spec, [nn.Parameter(torch.ones(3, 4)), nn.Parameter(torch.ones(4))]).param_groups
+    rates = sorted({float(group["lr"]) for group in groups if "lr_scale" not in group})
+    several = f"learning rates of {' and '.join(map(str, rates))} in different groups"
+    expected = "the schedule's rate in all, or a group's share of it as its lr_scale"
+    _expect(len(rates) <= 1, f"{several}, which the schedule would make one", expected)
+    first, *others = torch.randn(1 + STEPS, 3, 4)
+    settings = _settings(optimizer)
+    _step(optimizer, weight, first, spec)
     _expect(bool(torch.isfinite(weight).all()), "weights with NaN or infinity after a step", "numbers")
     _expect(not torch.equal(weight, torch.ones(3, 4)), "a step that changes nothing", "weights that move")
     state = optimizer.state_dict()["state"]
@@ -187,8 +221,16 @@ def _try_optimizer(spec: TrainingSpec) -> None:
         through.copy_(weight)
     copied = {key: {name: _copy(value) for name, value in kept.items()} for key, kept in state.items()}
     again.load_state_dict({"state": copied, "param_groups": again.state_dict()["param_groups"]})
-    _step(optimizer, weight, gradients[1], spec)
-    _step(again, through, gradients[1], spec)
+    for gradient in others:
+        _step(optimizer, weight, gradient, spec)
+        _step(again, through, gradient, spec)
+    after = _settings(optimizer)
+    for name in sorted(settings.keys() | after.keys()):
+        _expect(
+            settings.get(name) == after.get(name),
+            f"steps that change {name!r} in param_groups",
+            "an optimizer that keeps what changes per parameter, in its state, which is what a checkpoint holds",
+        )
     _expect(
         torch.equal(weight, through),
         "another step after a checkpoint than without",
@@ -196,10 +238,20 @@ def _try_optimizer(spec: TrainingSpec) -> None:
     )
 
 
+def _settings(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """What the groups hold beside the parameters and the learning rate, which training sets."""
+    groups = copy.deepcopy(optimizer.state_dict()["param_groups"])
+    return {
+        f"{index}/{name}" if index else name: value.tolist() if isinstance(value, torch.Tensor) else value
+        for index, group in enumerate(groups)
+        for name, value in group.items()
+        if name not in ("params", "lr")
+    }
+
+
 def _step(optimizer: torch.optim.Optimizer, weight: nn.Parameter, gradient: torch.Tensor, spec: TrainingSpec) -> None:
-    """As training does it: the learning rate comes from the schedule, into every group."""
-    for group in optimizer.param_groups:
-        group["lr"] = spec.learning_rate
+    """As training does it: the learning rate comes from the schedule."""
+    set_learning_rate(optimizer, spec.learning_rate)
     weight.grad = gradient.clone()
     optimizer.step()
 

@@ -11,13 +11,14 @@ import functools
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
 
 import msgspec
 import torch
 
 from autoseg.errors import InterruptedRunError
+from autoseg.estimates import SCORING_SHARE
 from autoseg.evaluation.overlap import label_keys
 from autoseg.logs import Logger, reported
 from autoseg.networks.execution import release_memory
@@ -28,8 +29,6 @@ from autoseg.workspace import FoldFolder
 
 __all__ = ["Scorer", "Truth", "TruthValue", "due_cases", "pace_for", "truth_of"]
 
-#: Share of a training's time that the truth may take, about.
-SHARE = 0.1
 #: Share of a training within which all cases should have had their turn.
 SOON = 0.1
 #: A score may be old by this share of what was trained; older ones tell of another network.
@@ -79,7 +78,7 @@ def pace_for(count: int, passes: int, case_seconds: float, epoch_seconds: float,
         epochs: of the training.
         device: that this was measured on.
     """
-    room = max(SHARE * epoch_seconds, 1e-9)
+    room = max(SCORING_SHARE * epoch_seconds, 1e-9)
     mirroring = case_seconds * passes * count <= room * max(1.0, SOON * epochs)
     seconds = max(case_seconds * (passes if mirroring else 1), 1e-9)
     reason = f"{case_seconds:.2g} s for a case without mirroring, {epoch_seconds:.3g} s for an epoch"
@@ -109,10 +108,14 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 @dataclass(frozen=True)
 class _Turn:
-    """The scoring after one epoch with or without mirroring; the network is made for the first case."""
+    """The scoring after one epoch with or without mirroring; the network is made for the first case.
+
+    ``total`` is the number of iterations that the training is told to have.
+    """
 
     epoch: int
     iteration: int
+    total: int
     mirroring: bool
     weights: Mapping[str, torch.Tensor]
     scorer: Scorer
@@ -158,8 +161,21 @@ class Truth:
         iterations = [score.iteration for score in self.record.scores if score.dice]
         return truth_of(self.record.scores, max(iterations), list(self.names.values())) if iterations else None
 
+    def forget_after(self, iteration: int) -> None:
+        """Drops the scores after later iterations: the training goes on from there, maybe on another way than before."""
+        try:
+            self.record.forget_after(iteration)
+        except OSError as error:
+            self._warn(error)
+
     def after_epoch(
-        self, epoch: int, iteration: int, weights: Mapping[str, torch.Tensor], epoch_seconds: float | None = None
+        self,
+        epoch: int,
+        iteration: int,
+        weights: Mapping[str, torch.Tensor],
+        epoch_seconds: float | None = None,
+        *,
+        total: int,
     ) -> None:
         """Scores the cases whose turn it is, as far as that was not done by an interrupted run, and tells the truth.
 
@@ -168,14 +184,14 @@ class Truth:
             iteration: that many are done, and saved: an interruption within here goes on here.
             weights: that would make the model now.
             epoch_seconds: of training an epoch; None if it is not known, as just after resuming.
+            total: iterations of the training, by what is known now.
 
         Raises:
             InterruptedRunError: asked to stop.
         """
         begin, threads = time.monotonic(), torch.get_num_threads()
-        self.record.forget_after(iteration)
         try:
-            self._score_due(epoch, iteration, weights, epoch_seconds)
+            self._score_due(_Turn(epoch, iteration, total, False, weights, self.scorer), epoch_seconds)
         except InterruptedRunError:
             self.logger.event("interrupted", iteration=iteration)
             raise
@@ -198,17 +214,15 @@ class Truth:
             seconds=time.monotonic() - begin,
         )
 
-    def _score_due(
-        self, epoch: int, iteration: int, weights: Mapping[str, torch.Tensor], epoch_seconds: float | None
-    ) -> None:
+    def _score_due(self, turn: _Turn, epoch_seconds: float | None) -> None:
         pace = self.record.pace(self.device)
-        turn = _Turn(epoch, iteration, pace is not None and pace.mirroring, weights, self.scorer)
+        turn = replace(turn, mirroring=pace is not None and pace.mirroring)
         if pace is None:
             pace = self._measure(turn, epoch_seconds)
         if pace.mirroring != turn.mirroring:  # the first network goes before the second comes
-            turn = _Turn(epoch, iteration, pace.mirroring, weights, self.scorer)
-        due = due_cases(self.job.cases.val, self.job.seed, epoch, pace)
-        done = {score.case for score in self.record.of(iteration)}
+            turn = replace(turn, mirroring=pace.mirroring)
+        due = due_cases(self.job.cases.val, self.job.seed, turn.epoch, pace)
+        done = {score.case for score in self.record.of(turn.iteration)}
         for case in due:
             if case not in done:
                 self._append(self._scored(turn, case))
@@ -222,7 +236,7 @@ class Truth:
         score = self._scored(turn, case)
         if score.dice and epoch_seconds is not None:
             seconds = score.seconds
-            if seconds < SHARE * epoch_seconds:  # short, so what only a first time takes may be most of it
+            if seconds < SCORING_SHARE * epoch_seconds:  # short, so what only a first time takes may be most of it
                 seconds = min(seconds, self._scored(turn, case).seconds)
             count, epochs = len(self.job.cases.val), self.job.iterations * turn.epoch / turn.iteration
             pace = pace_for(count, self.passes, seconds, epoch_seconds, epochs, self.device)
@@ -258,13 +272,16 @@ class Truth:
         )
 
     def _tell_tiles(self, turn: _Turn, case: str, done: int, total: int) -> None:
-        if turn.iteration < self.job.iterations:  # the bar of the training stays; at the end it is gone already
+        if turn.iteration < turn.total:  # the bar of the training stays; at the end it is gone already
             detail = f"scoring {case}, tile {done} of {total}"
-            self.logger.event("progress", stage="train", done=turn.iteration, total=self.job.iterations, detail=detail)
+            self.logger.event("progress", stage="train", done=turn.iteration, total=turn.total, detail=detail)
 
     def _append(self, line: TruthLine) -> None:
         try:
             self.record.append(line)
         except OSError as error:
-            text = f"warning: {self.folder.truth.name} cannot be written ({error.strerror or error}); training goes on"
-            self.logger.event("message", text=text)
+            self._warn(error)
+
+    def _warn(self, error: OSError) -> None:
+        text = f"warning: {self.folder.truth.name} cannot be written ({error.strerror or error}); training goes on"
+        self.logger.event("message", text=text)

@@ -70,6 +70,7 @@ class TruthRecord:
         self._path = path
         self.lines: list[TruthLine] = []
         self.unreadable = 0
+        self._outdated = False  # the file could not be written, and holds other lines
         self._read()
 
     def _read(self) -> None:
@@ -97,12 +98,20 @@ class TruthRecord:
         return next((line for line in self.lines if isinstance(line, Pace) and line.device == device), None)
 
     def append(self, line: TruthLine) -> None:
-        """Adds a line, to the file too.
+        """Adds a line, to the file too, and with it those that could not be written before.
 
         Raises:
             OSError: the file cannot be written; the line is known all the same.
         """
         self.lines.append(line)
+        if self._outdated:
+            self._rewrite()
+        else:
+            self._outdated = True
+            self._write_last(line)
+            self._outdated = False
+
+    def _write_last(self, line: TruthLine) -> None:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         with self._path.open("ab+") as file:
             size = file.tell()
@@ -127,8 +136,17 @@ class TruthRecord:
         return Path(path).read_bytes().rfind(b"\n") + 1
 
     def forget_after(self, iteration: int) -> None:
-        """Drops the scores of later iterations: a training that went back to an earlier checkpoint makes them again."""
+        """Drops the scores of later iterations: a training that went back to an earlier checkpoint makes them again.
+
+        Raises:
+            OSError: the file cannot be written; the scores are dropped all the same.
+        """
         kept = [line for line in self.lines if isinstance(line, Pace) or line.iteration <= iteration]
         if len(kept) < len(self.lines):
             self.lines = kept
-            write_atomically(self._path, b"".join(msgspec.json.encode(line) + b"\n" for line in kept))
+            self._rewrite()
+
+    def _rewrite(self) -> None:
+        self._outdated = True
+        write_atomically(self._path, b"".join(msgspec.json.encode(line) + b"\n" for line in self.lines))
+        self._outdated = False

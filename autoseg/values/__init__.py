@@ -11,10 +11,13 @@ from autoseg.values.network import NetworkSpec
 from autoseg.values.parts import PartRecord, Parts
 from autoseg.values.patients import Patients
 from autoseg.values.plan import Configuration, Plan, TrainingSpec
+from autoseg.values.postprocessing import CaseEffects, ComponentStep, Postprocessing, TriedStep
 from autoseg.values.prediction import PREDICTION_RECORD, CasePrediction, PredictionRecord
 from autoseg.values.preprocessing import PreprocessRecord
 from autoseg.values.processing import AugmentationSpec, NormalizationSpec, ResamplingSpec
 from autoseg.values.scores import CaseScore, LabelScore, MeanScore, Summary
+from autoseg.values.selection import Candidate, Cost, Evidence, Missing, Selection, SelectionRule, Standing, Verdict
+from autoseg.values.statistics import EffectSizes, Interval, IntervalMethod, PairedTest
 from autoseg.values.training import ExecutionPath, Fold, Length, Split, TrainJob, fold_folder, select_fold
 
 __all__ = [
@@ -23,44 +26,60 @@ __all__ = [
     "Adoption",
     "AugmentationSpec",
     "AxisMap",
+    "Candidate",
     "Case",
+    "CaseEffects",
     "CaseFingerprint",
     "CasePrediction",
     "CaseScore",
     "CheckReport",
+    "ComponentStep",
     "Configuration",
+    "Cost",
     "Curve",
     "CurvePoint",
     "Dataset",
+    "EffectSizes",
+    "Evidence",
     "ExecutionPath",
     "Finding",
     "Fingerprint",
     "Fold",
     "Geometry",
     "IntensityProperties",
+    "Interval",
+    "IntervalMethod",
     "Label",
     "LabelScore",
     "Labels",
     "Length",
     "MeanScore",
+    "Missing",
     "NetworkSpec",
     "NormalizationSpec",
     "Orientation",
+    "PairedTest",
     "PartRecord",
     "Parts",
     "Patients",
     "Plan",
+    "Postprocessing",
     "PredictionRecord",
     "PreprocessRecord",
     "ResamplingSpec",
+    "Selection",
+    "SelectionRule",
     "Severity",
     "Split",
+    "Standing",
     "Summary",
     "Template",
     "TemplateConfiguration",
     "TrainJob",
     "TrainingSpec",
+    "TriedStep",
     "Value",
+    "Verdict",
     "Volume",
     "decode",
     "digest",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 from autoseg.errors import UnknownNameError
@@ -39,6 +40,7 @@ class ExecutionPath(Value, frozen=True, kw_only=True, tag_field="schema", tag="a
         compiled: through torch.compile.
         graphs: of the compiled network, replayed as CUDA graphs.
         threads: of torch on the CPU.
+        augment_on: where patches are sampled and augmented: on the CPU by the threads that load them, or on the device.
         parts: that a batch is computed in, one after the other, where memory is short; at most the batch size counts.
         deterministic: only algorithms that give the same bits in every run; wished for, for the price of speed on a GPU.
         reason: what was measured.
@@ -50,6 +52,7 @@ class ExecutionPath(Value, frozen=True, kw_only=True, tag_field="schema", tag="a
     compiled: bool = False
     graphs: bool = False
     threads: int = 1
+    augment_on: Literal["cpu", "device"] = "cpu"
     parts: int = 1
     deterministic: bool = False
     reason: str = ""
@@ -123,7 +126,8 @@ class Length(Value, frozen=True, kw_only=True, tag_field="schema", tag="autoseg.
     trained: int = 0
 
     def __post_init__(self) -> None:
-        require(self.hours is None or self.hours > 0, "hours must be positive", field="hours", found=self.hours)
+        finite = self.hours is None or 0 < self.hours < math.inf
+        require(finite, "hours must be positive and have an end", field="hours", found=self.hours)
         require(
             self.end is not None or (self.iterations is None and self.cooldown_from is None),
             "a training of known length must have an end",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import configparser
 import re
 import subprocess
 import sys
@@ -99,3 +100,20 @@ def test_torch_unpickles_in_one_place_only_and_only_weights():
 def test_nothing_names_machine_paths():
     for path in SOURCES:
         assert not re.search(r"/(home|root|work|Users)/", path.read_text()), path
+
+
+def test_everything_that_is_asked_for_is_pinned():
+    """Two installations are equal: what setup.cfg names stands in constraints.txt, but for torch (the Makefile's)."""
+    settings = configparser.ConfigParser()
+    settings.read(PROJECT / "setup.cfg")
+    asked = "\n".join([settings["options"]["install_requires"], *settings["options.extras_require"].values()])
+    names = [
+        re.match(r"[\w.-]+", line) for line in asked.splitlines() if line and not line.startswith(("#", "autoseg["))
+    ]
+    pinned = {_same_name(line.partition("==")[0]) for line in (PROJECT / "constraints.txt").read_text().splitlines()}
+    assert {_same_name(name[0]) for name in names if name} - pinned == {"torch"}
+
+
+def _same_name(name: str) -> str:
+    """A package's name as package indexes compare it."""
+    return re.sub(r"[-_.]+", "-", name).lower()

@@ -91,6 +91,8 @@ def test_what_was_drawn_makes_the_same_patch_again_after_json(spec: Augmentation
 def test_after_an_earlier_stage_its_prediction_is_disturbed_and_its_values_stay() -> None:
     spec = msgspec.structs.replace(WITH_SIDES, predicted_channels=2)
     steps = default_recipe(spec).steps()
+    assert default_recipe(spec).label_channels == 2
+    assert default_recipe(WITH_SIDES).label_channels == 0
     assert [type(step) for step in steps] == [*[OnlyImages] * 7, Mirror, RandomMorphology, RemoveComponent]
     labels = np.random.default_rng(0).integers(0, 3, (8, 9, 7))
     image = np.stack([labels * 0.5, labels == 1, labels == 2]).astype(np.float32)

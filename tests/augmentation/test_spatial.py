@@ -11,7 +11,7 @@ import pytest
 import torch
 from scipy import ndimage
 
-from autoseg.augmentation.spatial import Mask, Mirror, RotateAndScale, reach, sample_affine
+from autoseg.augmentation.spatial import Mask, Mirror, RotateAndScale, WithinPatch, reach, sample_affine
 from tests.augmentation.applying import apply
 
 
@@ -95,6 +95,24 @@ def assert_largest_indicator(
     np.testing.assert_array_equal(sampled[clear], candidates[scores.argmax(0)][clear])
     own = np.take_along_axis(scores, (sampled.astype(int) + 1)[None], axis=0)[0]
     assert (own >= ordered[-1] - 1e-3).all()  # in a tie, one of the tied
+
+
+@cases
+@pytest.mark.parametrize("shift", [0.0, 0.25, -4.6], ids=["centred", "off the grid", "half outside"])
+def test_channels_of_labels_are_sampled_as_their_label_map(
+    matrix: np.ndarray, shape: tuple, patch: tuple, shift: float
+) -> None:
+    """So that they stay zeros and ones, and none of them ends where another begins (nnU-Net samples the map, too)."""
+    labels = generator(1).integers(0, 6, shape).astype(np.int16)
+    image = generator(2).normal(size=(2, *shape)).astype(np.float32)
+    both = np.concatenate([image, np.stack([labels == label for label in range(1, 6)])]).astype(np.float32)
+    other, centre = np.zeros(shape, np.int16), (np.array(shape) - 1) / 2 + shift
+    tensors = torch.from_numpy(both), torch.from_numpy(other)
+    sampled = sample_affine(*tensors, matrix, centre, patch, label_channels=5)[0].numpy()
+    alone, map_ = sample(image, labels, matrix, centre, patch)
+    np.testing.assert_array_equal(sampled[:2], alone)
+    for label in range(1, 6):
+        np.testing.assert_array_equal(sampled[1 + label], map_ == label)
 
 
 def test_what_lies_beyond_the_array_and_what_is_marked_minus_one_count_together() -> None:
@@ -244,6 +262,23 @@ def test_a_scale_above_one_shrinks_objects() -> None:
     for scale in (0.7, 1.0, 1.4):
         _, sampled = sample(image, labels, scale * np.eye(2), np.array([29.5, 29.5]), (40, 40))
         assert int((sampled == 1).sum()) == pytest.approx((20 / scale) ** 2, rel=0.1)
+
+
+@pytest.mark.parametrize("edge", [8, 9])
+def test_a_sampling_turns_a_patch_about_its_centre(edge: int) -> None:
+    """By a quarter turn exactly; what was beyond the patch, where objects shrink, is outside."""
+    image = generator().normal(size=(2, 3, edge, edge)).astype(np.float32)
+    labels = generator().integers(-1, 4, (3, edge, edge)).astype(np.int8)
+    transform = WithinPatch(RotateAndScale((30.0,)))
+    quarter = np.eye(3)
+    quarter[1:, 1:] = [[0, -1], [1, 0]]
+    turned, moved = apply(transform, image, labels, {"matrix": quarter.tolist()})
+    np.testing.assert_allclose(turned, np.rot90(image, -1, axes=(2, 3)), atol=1e-5)
+    np.testing.assert_array_equal(moved, np.rot90(labels, -1, axes=(1, 2)))
+    small, around = apply(transform, image, labels, {"matrix": np.diag([1.0, 2.0, 2.0]).tolist()})
+    assert not small[..., 0].any()
+    assert (around[..., 0] == -1).all()
+    assert (around[:, edge // 2, edge // 2] != -1).any()
 
 
 def test_mirroring_is_an_involution_and_flips_image_and_labels_alike() -> None:

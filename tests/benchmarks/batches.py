@@ -15,7 +15,8 @@ import torch
 
 from autoseg.augmentation.recipe import default_recipe
 from autoseg.io.case_store import CaseStore
-from autoseg.training.batches import PatchLoader, prefetched
+from autoseg.training.batches import PatchLoader
+from autoseg.training.crew import prefetched
 from autoseg.values import AugmentationSpec
 from autoseg.volume.normalize import zscore
 from tests.benchmarks.cache import hounsfield_units, save
@@ -71,7 +72,7 @@ def one_by_one(made: PatchLoader) -> None:
 
 def drained(made: PatchLoader, workers: int) -> None:
     """The same batches through loading threads."""
-    for _ in prefetched(made, 0, BATCHES, ahead=2 * workers, workers=workers):
+    for _ in prefetched(made.batch, 0, BATCHES, ahead=2 * workers, workers=workers):
         pass
 
 

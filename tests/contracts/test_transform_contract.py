@@ -16,7 +16,7 @@ from batchgenerators.transforms.spatial_transforms import MirrorTransform
 from autoseg.augmentation.cascade import OnlyImages, RandomMorphology, RemoveComponent
 from autoseg.augmentation.contract import AsBatchgenerators, FromBatchgenerators, Parameters, Transform
 from autoseg.augmentation.intensity import Brightness, Contrast, Gamma, GaussianBlur, GaussianNoise, LowResolution
-from autoseg.augmentation.spatial import Mask, Mirror
+from autoseg.augmentation.spatial import Mask, Mirror, RotateAndScale, WithinPatch
 
 #: Each acts on most of the samples, but not on all of them.
 TRANSFORMS: dict[str, Callable[[], Transform]] = {
@@ -30,6 +30,9 @@ TRANSFORMS: dict[str, Callable[[], Transform]] = {
     "inverted gamma": lambda: Gamma(0.8, invert=True),
     "mirror": lambda: Mirror((0, 1)),
     "mirror with sides": lambda: Mirror((0, 1), swap_axis=1, swapped_labels=((1, 2),), label_channels=2),
+    "rotation and scaling": lambda: WithinPatch(
+        RotateAndScale((30.0,), rotation_probability=0.5, scaling_probability=0.5)
+    ),
     "mask": lambda: Mask([0, 1]),
     "images alone": lambda: OnlyImages(Gamma(0.8, invert=False), 2),
     "morphology": lambda: RandomMorphology((-2, -1), 0.8, radius=(1.0, 3.0)),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from pathlib import Path
+from typing import ClassVar
 
 import msgspec
 import pytest
@@ -17,7 +18,7 @@ from autoseg.networks.build import build_network
 from autoseg.networks.choosing import Trial, candidates, choose_execution, decide
 from autoseg.networks.execution import default_execution, usable_here
 from autoseg.values import ExecutionPath
-from tests.small_plans import small_configuration
+from tests.small_plans import small_configuration, small_network
 
 HOURS = 10**12  # so many iterations that compiling would be worth its time
 CONFIGURATION = small_configuration(patch=(8, 8, 8))
@@ -50,6 +51,45 @@ class WrongUnderAutocast(nn.Module):
     def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
         logits = self.conv(x)
         return [logits + self.wrong if torch.is_autocast_enabled("cpu") else logits]
+
+
+class Backwards(torch.autograd.Function):
+    """Gives what it is given; under autocast the gradient is multiplied."""
+
+    @staticmethod
+    def forward(context, x: torch.Tensor, factor: float) -> torch.Tensor:
+        context.factor = factor if torch.is_autocast_enabled("cpu") else 1.0
+        return x.clone()
+
+    @staticmethod
+    def backward(context, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
+        return context.factor * gradient, None
+
+
+class WrongGradientsUnderAutocast(nn.Module):
+    """Logits that are right, beside gradients of the first layer that are not."""
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv3d(1, 4, 3, padding=1), nn.Conv3d(4, 2, 3, padding=1)
+        self.factor = factor
+
+    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+        return [self.second(Backwards.apply(self.first(x), self.factor).relu())]
+
+
+class Noticing(nn.Module):
+    """A convolution that notices whether gradients of an earlier pass are still there."""
+
+    found: ClassVar[list[bool]] = []
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv3d(1, 2, 3, padding=1)
+
+    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+        self.found.append(self.conv.weight.grad is not None)
+        return [self.conv(x)]
 
 
 class Shifted(nn.Module):
@@ -85,6 +125,12 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> None:
         ([Trial(path=PLAIN, seconds=1), Trial(path=HALF, seconds=0.75)], HALF, "fp32 channels-last in 1 threads 1 s"),
         ([Trial(path=PLAIN, seconds=1), Trial(path=HALF, seconds=0.1, difference=0.2)], PLAIN, "disagrees with fp32"),
         ([Trial(path=PLAIN, seconds=1), Trial(path=HALF, seconds=0.1, difference=math.nan)], PLAIN, "by nan"),
+        (
+            [Trial(path=PLAIN, seconds=1), Trial(path=HALF, seconds=0.1, cosine=0.8)],
+            PLAIN,
+            "has gradients that disagree with fp32 (cosine 0.8)",
+        ),
+        ([Trial(path=PLAIN, seconds=1), Trial(path=HALF, seconds=0.1, cosine=math.nan)], PLAIN, "cosine nan"),
         (
             [Trial(path=ON_GPU, seconds=1, peak_bytes=100), Trial(path=COMPILED, seconds=0.9, peak_bytes=101)],
             COMPILED,
@@ -176,6 +222,14 @@ def test_choosing_leaves_the_network_as_it_was(measured) -> None:
     assert network.training
 
 
+def test_every_timed_pass_begins_without_gradients_as_in_training(measured) -> None:
+    """CUDA graphs fail where a pass adds to the gradients of the one before."""
+    Noticing.found.clear()
+    choose(Noticing())
+    assert len(Noticing.found) > choosing.TIMED_RUNS
+    assert not any(Noticing.found)
+
+
 @pytest.mark.parametrize("wrong", [1e4, float("nan"), float("inf")])
 def test_bf16_that_disagrees_is_refused_with_the_reason(
     measured, monkeypatch: pytest.MonkeyPatch, wrong: float
@@ -185,6 +239,28 @@ def test_bf16_that_disagrees_is_refused_with_the_reason(
     assert path.precision == "fp32"
     assert "bf16 channels-last" in path.reason
     assert "disagrees with fp32" in path.reason
+
+
+@pytest.mark.parametrize("factor", [-1.0, 0.0, math.nan, math.inf])
+def test_bf16_with_right_logits_and_wrong_gradients_is_refused_with_the_reason(
+    measured, monkeypatch: pytest.MonkeyPatch, factor: float
+) -> None:
+    monkeypatch.setattr(choosing, "has_fast_bf16", lambda: True)
+    monkeypatch.setattr(choosing, "CLEAR_GAIN", math.inf)  # the clock shall not decide
+    path = choose(WrongGradientsUnderAutocast(factor))
+    assert path.precision == "fp32"
+    assert "has gradients that disagree with fp32" in path.reason
+
+
+@pytest.mark.parametrize("architecture", ["plain_unet", "residual_encoder_unet"])
+def test_the_rounding_of_bf16_is_no_wrong_gradient(monkeypatch: pytest.MonkeyPatch, architecture: str) -> None:
+    """Whose biases before a norm have gradients that are nothing but rounding."""
+    spec = msgspec.structs.replace(small_network(3, features=(4, 8, 16, 16)), architecture=architecture)
+    run = choosing._runner(build_network(spec, seed=0), torch.randn(1, 1, 16, 16, 16), 3)
+    _, reference = run(PLAIN, None)
+    trial, _ = run(HALF, reference)
+    assert choosing.GRADIENT_AGREEMENT < trial.cosine < 1
+    assert trial.agrees
 
 
 def test_bf16_that_agrees_is_a_candidate(measured, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -191,3 +191,13 @@ def test_freed_memory_stays_with_the_process() -> None:
     without, with_it = map(float, done.stdout.split())
     assert without < 16
     assert with_it > 48
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda", "mps"])
+def test_a_device_that_is_given_work_ahead_is_waited_for(monkeypatch: pytest.MonkeyPatch, device: str) -> None:
+    """Or its time would be that of giving it the work."""
+    waited = []
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: waited.append("cuda"))
+    monkeypatch.setattr(torch.mps, "synchronize", lambda: waited.append("mps"))
+    execution.synchronize(device)
+    assert waited == ([] if device == "cpu" else [device])

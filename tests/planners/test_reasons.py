@@ -50,12 +50,29 @@ def test_the_share_that_a_patch_covers_is_in_millimetres_and_at_most_everything(
 
 
 def test_patch_and_batch_say_what_bounds_them():
-    small, large = plan_of(SMALL).configuration("3d_fullres"), plan_of(LARGE).configuration("3d_fullres")
+    small = plan_of(SMALL, device="cuda").configuration("3d_fullres")
+    large = plan_of(LARGE, device="cuda").configuration("3d_fullres")
     assert small.reasons["patch size"] == "covers the median image, padded to the network's poolings"
     assert "5% of the data set's voxels (memory would allow" in small.reasons["batch size"]
     assert "fits the memory" in large.reasons["patch size"]
-    slices = plan_of(LARGE).configuration("2d")
+    slices = plan_of(LARGE, device="cuda").configuration("2d")
     assert slices.reasons["batch size"] == f"as many as fit the memory ({slices.batch_size})"
+
+
+def test_on_a_cpu_batches_are_small_and_say_so():
+    plan = plan_of(SMALL, device="cpu")
+    assert [each.batch_size for each in plan.configurations] == [16, 2]
+    assert all("on a CPU" in each.reasons["batch size"] for each in plan.configurations)
+    wished = plan_of(SMALL, device="cpu", wishes=Wishes(batch_sizes=(("", 5),)))
+    assert [each.batch_size for each in wished.configurations] == [5, 5]
+    tight = plan_of(LARGE, device="cpu", memory_bytes=2 * GIBIBYTE).configuration("2d")
+    assert tight.batch_size < 16
+    assert tight.reasons["batch size"] == f"as many as fit the memory ({tight.batch_size})"
+    batches = [
+        [each.batch_size for each in plan_of(SMALL, NnunetPlanner, device=device).configurations]
+        for device in ("cpu", "cuda")
+    ]
+    assert batches[0] == batches[1]
 
 
 def test_wishes_are_named_as_such():
@@ -75,7 +92,9 @@ def test_memory_and_length_are_those_of_the_budget(planner, device):
     for each in plan_of(THICK, planner, memory_bytes=6 * GIBIBYTE, device=device).configurations:
         assert "planned for 6 GiB" in each.reasons["memory"]
         assert ("nnU-Net's count" in each.reasons["memory"]) == (planner is NnunetPlanner)
-        told = "nnU-Net's length" if planner is NnunetPlanner else "CPU" if device == "cpu" else "most data sets"
+        told = (
+            "nnU-Net's length" if planner is NnunetPlanner else "for a CPU" if device == "cpu" else "50,000 iterations"
+        )
         assert told in each.reasons["length"]
 
 

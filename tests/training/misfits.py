@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -117,6 +118,87 @@ def recipe_that_cuts(spec):
     return Recipe(transforms=(Cuts(),))
 
 
+class Keeps:
+    """A transform that fits; the others are made from it."""
+
+    def draw(self, random, shape):
+        return {"by": random.uniform(-0.2, 0.2)}
+
+    def apply(self, images, labels, parameters):
+        return images + parameters[0]["by"], labels
+
+
+class FloatLabels(Keeps):
+    """As a linear resize gives them: cut to integers, every label becomes the one before it."""
+
+    def apply(self, images, labels, parameters):
+        return images, labels.float() * 0.999
+
+
+class DoubleImages(Keeps):
+    def apply(self, images, labels, parameters):
+        return images.double(), labels
+
+
+class Arrays(Keeps):
+    def apply(self, images, labels, parameters):
+        return images.numpy(), labels
+
+
+class DrawsNumPy(Keeps):
+    def draw(self, random, shape):
+        return {"by": np.float32(0.5)}
+
+
+class DrawsNotANumber(Keeps):
+    def draw(self, random, shape):
+        return {"by": float("nan")}
+
+
+class Seldom(FloatLabels):
+    """Acts in less than half of the draws."""
+
+    def draw(self, random, shape):
+        return {"by": 0.0} if random.random() < 0.3 else None
+
+
+class ListSampling:
+    def draw(self, random, patch_size):
+        return np.eye(len(patch_size)).tolist()
+
+
+def recipe_of_lists(spec):
+    return Recipe(spatial=ListSampling())
+
+
+def recipe_that_fits(spec):
+    return Recipe(transforms=(Keeps(),))
+
+
+def recipe_with_float_labels(spec):
+    return Recipe(transforms=(FloatLabels(),))
+
+
+def recipe_with_double_images(spec):
+    return Recipe(transforms=(DoubleImages(),))
+
+
+def recipe_with_arrays(spec):
+    return Recipe(transforms=(Arrays(),))
+
+
+def recipe_that_draws_numpy(spec):
+    return Recipe(transforms=(DrawsNumPy(),))
+
+
+def recipe_that_draws_nan(spec):
+    return Recipe(transforms=(DrawsNotANumber(),))
+
+
+def recipe_that_seldom_acts(spec):
+    return Recipe(transforms=(Seldom(),))
+
+
 def optimizer_of_nothing(spec, parameters):
     return None
 
@@ -139,6 +221,35 @@ class Forgets(torch.optim.SGD):
         super().step(closure)
 
 
+class CountsInGroups(torch.optim.SGD):
+    """Every fifth step is twice as long; its count lies in the group, which a checkpoint does not hold."""
+
+    def __init__(self, spec, parameters):
+        super().__init__(parameters, lr=spec.learning_rate, momentum=0.9)
+        for group in self.param_groups:
+            group["count"] = 0
+
+    def step(self, closure=None):
+        for group in self.param_groups:
+            group["count"] += 1
+            group["lr"] *= 2 if group["count"] % 5 == 0 else 1
+        super().step(closure)
+
+
+class CountsInItself(torch.optim.SGD):
+    """Every fifth step is twice as long; its count lies where no checkpoint looks."""
+
+    def __init__(self, spec, parameters):
+        super().__init__(parameters, lr=spec.learning_rate, momentum=0.9)
+        self.count = 0
+
+    def step(self, closure=None):
+        self.count += 1
+        for group in self.param_groups:
+            group["lr"] *= 2 if self.count % 5 == 0 else 1
+        super().step(closure)
+
+
 class KeepsLists(torch.optim.SGD):
     def __init__(self, spec, parameters):
         super().__init__(parameters, lr=spec.learning_rate)
@@ -153,6 +264,24 @@ class KeepsLists(torch.optim.SGD):
 class Fitting(torch.optim.SGD):
     def __init__(self, spec, parameters):
         super().__init__(parameters, lr=spec.learning_rate, momentum=0.9)
+
+
+def _groups(spec, parameters, **vectors):
+    weights = list(parameters)
+    return [
+        {"params": [weight for weight in weights if weight.ndim > 1]},
+        {"params": [weight for weight in weights if weight.ndim == 1], **vectors},
+    ]
+
+
+def optimizer_with_rates(spec, parameters):
+    groups = _groups(spec, parameters, lr=spec.learning_rate / 10)
+    return torch.optim.SGD(groups, lr=spec.learning_rate)
+
+
+def optimizer_with_scales(spec, parameters):
+    """A tenth of the learning rate for biases and norms."""
+    return torch.optim.SGD(_groups(spec, parameters, lr_scale=0.1), lr=spec.learning_rate)
 
 
 def schedule_of_words(spec, iteration, iterations):

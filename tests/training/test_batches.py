@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import threading
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +26,18 @@ from autoseg.augmentation.intensity import Brightness, GaussianNoise
 from autoseg.augmentation.recipe import default_recipe
 from autoseg.augmentation.spatial import RotateAndScale
 from autoseg.augmentation.streams import TRAINING, VALIDATION
-from autoseg.errors import DocumentError, InputError, UnreadableFileError
+from autoseg.errors import DamagedCaseError, DocumentError, InputError, UnreadableFileError
 from autoseg.io.case_store import CaseStore, StoredCase
 from autoseg.logs import SilentLogger
-from autoseg.training.batches import PatchLoader, prefetched
+from autoseg.networks.memory import BOX, making_bytes
+from autoseg.training.batches import PatchLoader
+from autoseg.training.crew import prefetched
 from autoseg.training.places import forced_samples
-from autoseg.training.records import BatchRecord
+from autoseg.training.records import BatchRecord, SampleRecord
 from autoseg.training.sources import crop_padded
 from autoseg.values import AugmentationSpec, AxisMap, Geometry, PreprocessRecord, decode, digest, encode
+from tests.allocator import peak_of
+from tests.small_plans import small_network
 
 Shape = tuple[int, int, int]
 SHAPE: Shape = (10, 14, 12)
@@ -110,7 +116,7 @@ def make_loader(
 
 
 def assert_same_batch(one: Mapping[str, Any], other: Mapping[str, Any]) -> None:
-    assert one.keys() == other.keys() == {"data", "seg", "keys"}
+    assert one.keys() == other.keys() == {"data", "seg", "keys", "record"}
     np.testing.assert_array_equal(one["data"], other["data"])
     np.testing.assert_array_equal(one["seg"], other["seg"])
     assert one["keys"] == other["keys"]
@@ -424,14 +430,14 @@ def test_the_loader_feeds_a_pipeline_of_batchgenerators(tmp_path: Path) -> None:
 
 def test_prefetched_batches_are_those_of_the_loader_in_order(tmp_path: Path) -> None:
     loader = make_loader(tmp_path / "a", recipe=AUGMENTED)
-    ahead = list(prefetched(make_loader(tmp_path / "b", recipe=AUGMENTED), 2, 8))
+    ahead = list(prefetched(make_loader(tmp_path / "b", recipe=AUGMENTED).batch, 2, 8))
     assert len(ahead) == 6
     for iteration, batch in enumerate(ahead, start=2):
         assert_same_batch(batch, loader.batch(iteration))
 
 
 def test_prefetching_nothing_gives_nothing(tmp_path: Path) -> None:
-    assert list(prefetched(make_loader(tmp_path), 5, 5)) == []
+    assert list(prefetched(make_loader(tmp_path).batch, 5, 5)) == []
 
 
 class Counting(PatchLoader):
@@ -460,7 +466,7 @@ def batch_threads() -> list[threading.Thread]:
 
 def test_stopping_early_ends_the_thread_and_wastes_few_batches(tmp_path: Path) -> None:
     loader = counting(tmp_path)
-    batches = prefetched(loader, 0, 1000, ahead=3)
+    batches = prefetched(loader.batch, 0, 1000, ahead=3)
     next(batches)
     next(batches)
     batches.close()
@@ -471,7 +477,7 @@ def test_stopping_early_ends_the_thread_and_wastes_few_batches(tmp_path: Path) -
 def test_an_error_is_raised_where_its_batch_is_wanted_and_not_before(tmp_path: Path) -> None:
     loader = counting(tmp_path)
     loader.fails_at = 2
-    batches = prefetched(loader, 0, 9)
+    batches = prefetched(loader.batch, 0, 9)
     assert [len(next(batches)["data"]) for _ in range(2)] == [1, 1]
     with pytest.raises(RuntimeError, match="making a training batch failed") as caught:
         next(batches)
@@ -484,7 +490,7 @@ def test_an_error_for_the_user_comes_as_it_is(tmp_path: Path) -> None:
     (file,) = (tmp_path / f"one-{digest(['one'])[:16]}").glob("image.*")
     file.write_bytes(b"damaged")
     with pytest.raises(InputError, match="case one: the preprocessed case is missing or damaged"):
-        list(prefetched(loader, 0, 3))
+        list(prefetched(loader.batch, 0, 3))
 
 
 @pytest.mark.skipif(os.name != "posix", reason="a limit of open files is POSIX")
@@ -659,15 +665,68 @@ def test_any_number_of_threads_gives_the_same_batches_in_order(tmp_path: Path, w
     recipe = Recipe(spatial=AUGMENTED.spatial, transforms=(*AUGMENTED.transforms, GaussianNoiseTransform()))
     loader = make_loader(tmp_path, cases, patch=(16, 16, 16), recipe=recipe)
     before = torch.get_num_threads()
-    batches = list(prefetched(loader, 3, 15, workers=workers))
+    batches = list(prefetched(loader.batch, 3, 15, workers=workers))
     assert torch.get_num_threads() == before
     assert len(batches) == 12
     for iteration, batch in enumerate(batches, start=3):
         assert_same_batch(batch, loader.batch(iteration))
-    prepared = list(prefetched(loader, 3, 6, workers=workers, make=loader.prepare))
+    prepared = list(prefetched(loader.prepare, 3, 6, workers=workers))
     for batch, source in zip(batches, prepared, strict=False):
         finished = loader.finish(source)
         assert_same_batch({**batch}, {**finished, "data": finished["data"].numpy(), "seg": finished["seg"].numpy()})
+
+
+@pytest.mark.parametrize("patch", [(16, 16, 16), (16, 16)], ids=str)
+def test_nothing_is_read_back_while_a_batch_is_made_on_a_device(tmp_path: Path, patch: tuple[int, ...]) -> None:
+    """On the device "meta" tensors have no numbers: whoever looks at one, or mixes it with the CPU's, fails."""
+    degrees = (30.0,) * 3 if len(patch) == 3 else (180.0,)
+    spec = AugmentationSpec(rotation_degrees=degrees, mirror_axes=(0, 1), swap_axis=1, swapped_labels=((1, 2),))
+    recipe = default_recipe(spec)
+    quiet = [step for step in recipe.transforms if not isinstance(step, GaussianNoise)]  # meta has no generator
+    for step in (recipe.spatial, *quiet):
+        for name in ("probability", "channel_probability", "scaling_probability"):
+            if hasattr(step, name):
+                setattr(step, name, 1.0)
+    cases = {"a": blocks((20, 24, 22)), "b": blocks((9, 16, 8))}
+    recipe = Recipe(spatial=recipe.spatial, transforms=quiet)
+    loader = make_loader(tmp_path, cases, patch=patch, recipe=recipe, masked_channels=(1,))
+    batch = loader.finish(loader.prepare(0), "meta")
+    assert batch["data"].is_meta
+    assert batch["seg"].is_meta
+    assert batch["data"].shape == (3, 3, *patch)
+    assert batch["seg"].shape == (3, 1, *patch)
+
+
+@pytest.mark.parametrize(
+    ("patch", "batch", "channels"),
+    [((24, 24, 24), 2, 1), ((16, 20, 24), 2, 4), ((40, 40), 12, 1), ((48, 40), 1, 3)],
+    ids=str,
+)
+def test_a_batch_takes_no_more_memory_on_a_gpu_than_is_planned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, patch: tuple[int, ...], batch: int, channels: int
+) -> None:
+    """All that can happen to it does. What torch really takes here, and the largest box, which is here already."""
+    monkeypatch.setattr("autoseg.augmentation.spatial.TOGETHER", 1)  # as on a GPU
+    dimensions = len(patch)
+    recipe = default_recipe(
+        AugmentationSpec(rotation_degrees=(30.0,) * 3 if dimensions == 3 else (180.0,), mirror_axes=(0, 1))
+    )
+    for step in (recipe.spatial, *recipe.transforms):
+        for name in ("probability", "channel_probability", "rotation_probability", "scaling_probability"):
+            if hasattr(step, name):
+                setattr(step, name, 1.0)
+    image = np.random.default_rng(0).normal(size=(channels, 60, 60, 60))
+    loader = make_loader(
+        tmp_path, {"one": blocks((60, 60, 60))}, patch=patch, batch=batch, recipe=recipe, one={"image": image}
+    )
+    spec = small_network(dimensions, inputs=channels)
+    planned, most, voxels = making_bytes(spec, patch, batch), 0, np.prod(patch)
+    for iteration in range(6):
+        sources = loader.prepare(iteration)
+        boxes = [box.image.nbytes + box.labels.nbytes for box in sources.boxes.values()]
+        if max(box.labels.numel() for box in sources.boxes.values()) <= BOX[dimensions] * voxels:
+            most = max(most, peak_of(sources.sampled) + max(boxes), peak_of(functools.partial(loader.finish, sources)))
+    assert 0.5 * planned < most < planned
 
 
 class Kept(SilentLogger):
@@ -711,7 +770,7 @@ def test_a_bad_case_costs_one_case(tmp_path: Path, when: str) -> None:
         stream.write(bytes(len(whole) if when != "before" else 16))
     if when == "before":
         file.write_bytes(b"short")
-    batches = list(prefetched(running, 0, 10, workers=2))
+    batches = list(prefetched(running.batch, 0, 10, workers=2))
     assert running.skipped == ("d",)
     assert asked == ["d"]
     assert [fields["case"] for kind, fields in logger.events if kind == "case_skipped"] == ["d"]
@@ -732,6 +791,50 @@ def test_a_bad_case_costs_one_case(tmp_path: Path, when: str) -> None:
         assert_same_batch(batch, again)
 
 
+class PartlyDamaged(PatchLoader):
+    """Of one case, what begins in its first half cannot be read; of all, some batches take long to make."""
+
+    sick = "d"
+    slow: Collection[int] = ()
+
+    def batch(self, iteration: int) -> dict[str, Any]:
+        time.sleep(0.05 if iteration in self.slow else 0)
+        return super().batch(iteration)
+
+    def _crop(self, sample: SampleRecord, patch_size: tuple[int, ...]) -> Any:
+        if sample.case == self.sick and sample.corner[0] < 4:
+            raise DamagedCaseError(self.sick, "its first chunk is not as it was written", file=self._store.folder)
+        return super()._crop(sample, patch_size)
+
+
+@pytest.mark.parametrize("begin", [0, 3, 8])
+@pytest.mark.parametrize("workers", [1, 4])
+def test_what_is_left_out_follows_from_what_could_not_be_read_before_and_not_from_threads_or_stops(
+    tmp_path: Path, begin: int, workers: int
+) -> None:
+    """A case is found damaged in part of it only; from the next batch on it is not drawn at all."""
+    store = CaseStore(tmp_path)
+    keys = {name: add_case(store, name, blocks((14, 14, 14))) for name in "abcdefg"}
+
+    def loader(**options: Any) -> PartlyDamaged:
+        options |= {"foreground_share": 0.33, "recipe": Recipe(), "seed": 6, "purpose": TRAINING}
+        return PartlyDamaged(store, keys, (8, 8, 8), 4, **options)
+
+    calm = loader()
+    expected = [calm.batch(iteration) for iteration in range(16)]
+    (found,) = calm.skipped_before(16).values()
+    used = [index for index, batch in enumerate(expected) if "d" in batch["keys"]]
+    assert used
+    assert max(used) <= found < 14
+    hasty = loader(skipped=calm.skipped_before(begin))
+    hasty.slow = range(found + 1) if workers > 1 else ()
+    batches = hasty.settled(prefetched(hasty.batch, begin, 16, ahead=8, workers=workers), hasty.batch)
+    for iteration, batch in enumerate(batches, start=begin):
+        assert_same_batch(batch, expected[iteration])
+    assert hasty.skipped_before(16) == calm.skipped_before(16)
+    assert hasty.skipped_before(found) == {}
+
+
 def test_more_bad_cases_than_a_fifth_end_the_training(tmp_path: Path) -> None:
     store = CaseStore(tmp_path, compressed=False)
     keys = {name: add_case(store, name, blocks()) for name in "abcdefgh"}
@@ -740,6 +843,24 @@ def test_more_bad_cases_than_a_fifth_end_the_training(tmp_path: Path) -> None:
         file.write_bytes(b"damaged")
     loader = PatchLoader(store, keys, (8, 8, 8), 4, foreground_share=0.33, recipe=Recipe(), seed=1, purpose=TRAINING)
     with pytest.raises(InputError, match="too many of the preprocessed cases cannot be read; found 2 of 8: d, f"):
-        list(prefetched(loader, 0, 20, workers=2))
+        list(prefetched(loader.batch, 0, 20, workers=2))
     with pytest.raises(InputError, match="found 2 of 8: d, f"):
         loader.batch(100)
+
+
+@pytest.mark.parametrize("patch", [(8, 8, 8), (9, 8)], ids=str)
+def test_what_an_earlier_stage_predicted_is_turned_as_the_labels_are(tmp_path: Path, patch: Sequence[int]) -> None:
+    """Channels that say what the labels say still do after rotation and scaling; linear ones would be numbers between."""
+    labels = np.zeros(SHAPE, np.int8)
+    labels[2:6, 2:9, 2:7], labels[6:8, 9:12, 5:10] = 1, 2  # not at the border, where a label map ends and an image is 0
+    image = np.stack([np.indices(SHAPE)[0], labels == 1, labels == 2])
+    turning = RotateAndScale((30.0,), rotation_probability=1.0, scaling_probability=1.0)
+    recipe = Recipe(spatial=turning, label_channels=2)
+    loader = make_loader(tmp_path, {"one": labels}, one={"image": image}, patch=patch, recipe=recipe)
+    seen = 0
+    for iteration in range(4):
+        batch = loader.batch(iteration)
+        for label in (1, 2):
+            np.testing.assert_array_equal(batch["data"][:, label], batch["seg"][:, 0] == label)
+            seen += int((batch["seg"] == label).sum())
+    assert seen > 100

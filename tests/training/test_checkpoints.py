@@ -163,6 +163,21 @@ def test_a_save_that_finds_no_room_loses_nothing_and_says_where_and_how_much(fol
     assert checkpoints.save(after(4))
 
 
+def test_a_disk_that_fails_when_all_is_written_costs_no_generation(
+    folder: FoldFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoints = saved_twice(folder)
+    before = {path.name: path.read_bytes() for path in folder.path.iterdir()}
+
+    def failing(handle: int) -> None:
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", failing)
+        assert not checkpoints.save(after(4))
+    assert {path.name: path.read_bytes() for path in folder.path.iterdir()} == before
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
 def test_a_full_disk_is_told_by_its_name(folder: FoldFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     """The bytes go to a device that the system says is full."""

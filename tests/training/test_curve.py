@@ -73,6 +73,20 @@ def test_an_interrupted_training_goes_on_with_its_curve(tmp_path: Path) -> None:
     assert again.folder.curve.read_bytes() == whole.folder.curve.read_bytes()
 
 
+def test_an_extension_forgets_the_points_of_the_first_end(tmp_path: Path) -> None:
+    curve = logger(tmp_path)
+    for iteration in (10, 20, 30):
+        tell_epoch(curve, iteration, {iteration: 1.0}, 0.5)
+    curve.event("validated", dice=0.81)
+    before = curve.curve
+    curve.event("resumed", iteration=30)
+    assert read_document(Curve, curve.folder.curve) == before
+    curve.event("resumed", iteration=24)
+    there = read_document(Curve, curve.folder.curve)
+    assert there.points == before.points[:2]
+    assert there.final is None
+
+
 def test_a_damaged_curve_is_told_and_begun_anew(tmp_path: Path) -> None:
     curve = logger(tmp_path)
     tell_epoch(curve, 10, {10: 1.0}, 0.7)

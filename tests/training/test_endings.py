@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 from collections.abc import Callable
@@ -13,17 +14,21 @@ import pytest
 import torch
 from torch import nn
 
-from autoseg.errors import AutosegError, DiskFullError, InterruptedRunError
+from autoseg.augmentation.intensity import Brightness
+from autoseg.errors import AutosegError, DamagedCaseError, DiskFullError, InterruptedRunError
 from autoseg.files import read_document, write_document
 from autoseg.io.case_store import CaseStore
 from autoseg.logs import SilentLogger
-from autoseg.networks.weights import load_tensors
+from autoseg.networks.weights import load_metadata, load_tensors
+from autoseg.training.batches import PatchLoader
 from autoseg.training.determinism import deterministic_algorithms, seed_iteration
 from autoseg.training.job import has_ended
 from autoseg.training.length import extended, fixed_length
 from autoseg.training.loop import FoldTrainer, train_fold
 from autoseg.training.optimization import warmup_polynomial
-from autoseg.values import ExecutionPath, Length, Plan
+from autoseg.training.records import BatchRecord, SampleRecord
+from autoseg.training.sources import Crop
+from autoseg.values import ExecutionPath, Fold, Length, Plan, digest
 from autoseg.workspace import FoldFolder
 from tests.training.test_loop import (
     TRAINING,
@@ -33,6 +38,7 @@ from tests.training.test_loop import (
     make_job,
     make_plan,
     make_store,
+    stop_at,
     train,
 )
 
@@ -89,6 +95,7 @@ def test_a_stop_file_leads_through_a_cooldown_to_a_model(tmp_path: Path, store: 
     length = read_document(Length, folder.length)
     assert (length.cooldown_from, length.end, length.trained) == (5, 30, 30)
     assert has_ended(folder, length)
+    assert load_tensors(folder.kept_checkpoint)[1]["iteration"] == 5  # from which it can be extended
     assert not folder.stop_file.exists()
     rates = {entry["iteration"] - 1: entry["learning_rate"] for entry in logger.all("iterations")}
     assert rates[2] == warmup_polynomial(TRAINING, 2, 200)
@@ -190,6 +197,33 @@ def test_a_plateau_ends_a_training_and_is_found_again_after_a_kill(tmp_path: Pat
     assert_same_weights(*models)
 
 
+class Blind(FoldTrainer):
+    """One that sees the same Dice on held-out cases ever again."""
+
+    seen: tuple[float | None, ...]
+
+    def estimate(self) -> list[float | None]:
+        return list(self.seen)
+
+
+@pytest.mark.parametrize(("seen", "told"), [((0.0, None), 1), ((None, None), 0)], ids=["zero", "undefined"])
+def test_a_training_that_has_learned_nothing_is_no_plateau_but_ends_after_the_planned_length(
+    tmp_path: Path, store: CaseStore, seen: tuple[float | None, ...], told: int
+) -> None:
+    training = msgspec.structs.replace(TRAINING, iterations_per_epoch=1)
+    plan, folder, logger = make_plan(patch=(8, 8), training=training), fold_folder(tmp_path, "fold"), Listening()
+    write_document(folder.length, Length(until_plateau=True))
+    trainer = Blind(make_job(plan, 14), plan, store, folder, logger, "cpu")
+    trainer.seen = seen
+    trainer.run(lambda: False)
+    length = read_document(Length, folder.length)
+    assert (length.cooldown_from, length.end) == (14, 39)
+    assert length.reason == "nothing was learned in the planned 14 iterations"
+    texts = [str(each["text"]) for each in logger.all("message")]
+    assert sum("nothing was learned yet" in text and "planned 14 iterations" in text for text in texts) == told
+    assert len(trainer.state.curve) == (39 if told else 0)
+
+
 def test_time_is_counted_over_all_starts(tmp_path: Path, store: CaseStore) -> None:
     folder, seconds = fold_folder(tmp_path, "fold"), iter(range(0, 10**8, 100))
 
@@ -208,15 +242,199 @@ def test_time_is_counted_over_all_starts(tmp_path: Path, store: CaseStore) -> No
     assert second.state.seconds > first.state.seconds
 
 
+@pytest.mark.parametrize("count", [5, 9])
+def test_a_case_that_could_be_read_in_part_makes_no_difference_to_resuming(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    """One slice of it cannot be read: it is left out from there on, after a stop, too, and not before."""
+    crop = PatchLoader._crop
+
+    def broken(loader: PatchLoader, sample: SampleRecord, patch_size: tuple[int, ...]) -> Crop:
+        if sample.case == "b" and sample.corner[0] == 5:
+            raise DamagedCaseError("b", "a chunk is not as it was written", file=tmp_path)
+        return crop(loader, sample, patch_size)
+
+    monkeypatch.setattr(PatchLoader, "_crop", broken)
+    names = "abcdefgh"
+    store, keys = make_store(tmp_path, names=names), {name: digest([name]) for name in names}
+    job = make_job(PLAN, 14, cases=Fold(train=tuple("abcdef"), val=("h",)), case_keys=keys)
+    whole, parts, logger = fold_folder(tmp_path, "whole"), fold_folder(tmp_path, "parts"), Listening()
+    train_fold(job, PLAN, store, whole, logger, device="cpu")
+    for stop in (stop_at(count), lambda: False):
+        with contextlib.suppress(InterruptedRunError):
+            train_fold(job, PLAN, store, parts, logger, device="cpu", stop=stop)
+    assert_same_weights(parts.model, whole.model)
+    assert [each["skipped"] for each in logger.all("trained")] == [["b"], ["b"]]
+    assert load_metadata(parts.model)["skipped"] == ["b"]
+    assert load_tensors(parts.checkpoint)[1]["skipped"] == {"b": 7}
+
+
+def test_cases_that_could_not_be_read_are_counted_at_the_end_over_all_starts(tmp_path: Path) -> None:
+    """One is found damaged before a stop, and whole again after it; another after that; held-out ones are told once."""
+    names = "abcdefghijklmnop"
+    store, keys = make_store(tmp_path, names=names), {name: digest([name]) for name in names}
+    training = msgspec.structs.replace(TRAINING, iterations_per_epoch=6, validation_iterations=3)
+    plan = make_plan(patch=(8, 8), training=training)
+    cases = Fold(train=tuple("abcdefghij"), val=tuple("klmnop"))
+    job, folder, logger = make_job(plan, 24, cases=cases, case_keys=keys), fold_folder(tmp_path, "fold"), Listening()
+
+    def damaged(name: str) -> tuple[Path, bytes]:
+        (file,) = store.folder.glob(f"{name}-*/image.*")
+        whole = file.read_bytes()
+        file.write_bytes(b"damaged")
+        return file, whole
+
+    damaged("k")
+    file, whole = damaged("b")
+    with pytest.raises(InterruptedRunError):
+        train_fold(job, plan, store, folder, logger, device="cpu", stop=stop_at(12))
+    file.write_bytes(whole)
+    damaged("d")
+    train_fold(job, plan, store, folder, logger, device="cpu")
+    (end,) = logger.all("trained")
+    assert end["skipped"] == ["b", "d"]
+    texts = [str(entry["text"]) for entry in logger.all("message")]
+    assert any("2 of 10 training cases could not be read" in text and text.endswith(": b, d") for text in texts)
+    assert [entry["case"] for entry in logger.all("case_skipped")].count("k") == 2  # once in each start
+
+
 def test_a_bad_batch_is_written_down_and_can_be_made_again(tmp_path: Path, store: CaseStore) -> None:
+    folder, plan = fold_folder(tmp_path, "fold"), make_plan(patch=(8, 8), training=PLAN.configurations[0].training)
+    trainer = FoldTrainer(make_job(plan), plan, store, folder, SilentLogger(), "cpu")
+    trainer.state.iteration = 3
+    batch = trainer.loader(train=True).batch(3)
+    with pytest.raises(
+        AutosegError, match=r"not a number at iteration 3.*No checkpoint was saved before.*bad_batch\.json"
+    ):
+        trainer.train_step({**batch, "data": batch["data"] * np.nan})
+    again = FoldTrainer(make_job(plan), plan, store, folder, SilentLogger(), "cpu").loader(train=True)
+    made = again.make(read_document(BatchRecord, folder.bad_batch))
+    assert made["keys"] == batch["keys"]
+    np.testing.assert_array_equal(made["data"], batch["data"])
+    np.testing.assert_array_equal(made["seg"], batch["seg"])
+
+
+def test_a_full_disk_does_not_hide_which_batch_was_bad(
+    tmp_path: Path, store: CaseStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = FoldTrainer(make_job(PLAN), PLAN, store, fold_folder(tmp_path, "fold"), SilentLogger(), "cpu")
+    batch = trainer.loader(train=True).batch(0)
+    monkeypatch.setattr(os, "replace", full_for("bad_batch.json"))
+    cases = ", ".join(sorted(set(batch["keys"])))
+    expected = rf"not a number at iteration 0; the batch held {cases}\..*bad_batch\.json could not be written: No space"
+    with pytest.raises(AutosegError, match=expected):
+        trainer.train_step({**batch, "data": batch["data"] * np.nan})
+
+
+def full_for(*names: str) -> Callable[[Path, Path], None]:
+    """What stands for ``os.replace`` where the disk is full for files of these names."""
+    replace = os.replace
+
+    def replace_if_there_is_room(source: Path, target: Path) -> None:
+        if Path(target).name in names:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        replace(source, target)
+
+    return replace_if_there_is_room
+
+
+@pytest.mark.parametrize(
+    ("room_until", "again"), [(0, "the same command begins anew"), (4, "the same command goes on from iteration 3$")]
+)
+def test_stopped_with_a_full_disk_it_says_where_the_same_command_goes_on(
+    tmp_path: Path, store: CaseStore, monkeypatch: pytest.MonkeyPatch, room_until: int, again: str
+) -> None:
+    folder = fold_folder(tmp_path, "fold")
+    fill = when(room_until, lambda: monkeypatch.setattr(os, "replace", full_for("checkpoint.safetensors")))
+    stop = stop_at(5)
+    with pytest.raises(InterruptedRunError, match=f"stopped after 5 of 50 iterations, and this state.*{again}"):
+        train(PLAN, store, folder, lambda: fill() or stop(), iterations=50)
+    trainer = FoldTrainer(make_job(PLAN, 50), PLAN, store, folder, SilentLogger(), "cpu")
+    trainer.resume()
+    assert trainer.state.iteration == (3 if room_until else 0)
+
+
+def test_the_scores_of_the_old_model_stay_if_the_new_one_cannot_be_written(
+    tmp_path: Path, store: CaseStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = fold_folder(tmp_path, "fold")
+    train(PLAN, store, folder, iterations=5)
+    old = folder.model.read_bytes()
+    write_document(folder.summary, {"of": "the first model"})
+    write_document(folder.length, extended(read_document(Length, folder.length), 3))
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", full_disk)
+        with pytest.raises(DiskFullError):
+            train(PLAN, store, folder, iterations=5)
+    assert folder.model.read_bytes() == old
+    assert folder.summary.is_file()
+    train(PLAN, store, folder, iterations=5)
+    assert not folder.validation.exists()
+
+
+def full_disk(handle: int) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_weights_that_are_no_numbers_are_not_kept_to_be_extended(tmp_path: Path, store: CaseStore) -> None:
+    """The state at iteration 16 of 20 is; the weights go bad in the step before, and none is saved there otherwise."""
+    folder = fold_folder(tmp_path, "fold")
+    trainer = FoldTrainer(make_job(PLAN, 20), PLAN, store, folder, SilentLogger(), "cpu")
+    update = trainer.step.update
+
+    def spoiling(rate: float) -> None:
+        update(rate)
+        if trainer.state.iteration == 15:
+            with torch.no_grad():
+                next(trainer.step.network.parameters()).fill_(torch.nan)
+
+    trainer.step.update = spoiling  # type: ignore[method-assign]
+    with pytest.raises(AutosegError, match=r"weights are no longer numbers.*at iteration 15"):
+        trainer.run(lambda: False)
+    assert not folder.kept_checkpoint.exists()
+
+
+def test_what_a_step_keeps_beside_the_optimizer_is_handed_back(tmp_path: Path, store: CaseStore) -> None:
+    """The scale of gradients, as on a GPU with fp16."""
+    folder = fold_folder(tmp_path, "fold")
+
+    def trainer(scale: float) -> FoldTrainer:
+        made = FoldTrainer(make_job(PLAN, 50), PLAN, store, folder, SilentLogger(), "cpu")
+        made.step.scaler = torch.amp.GradScaler("cpu", init_scale=scale)
+        return made
+
+    first = trainer(256.0)
+    with pytest.raises(InterruptedRunError):
+        first.run(lambda: first.state.iteration == 2)
+    second = trainer(4096.0)
+    second.resume()
+    assert second.step.scaler.get_scale() == 256.0
+
+
+def test_a_network_with_dropout_goes_on_bit_for_bit(tmp_path: Path, store: CaseStore) -> None:
+    (tiny,) = PLAN.configurations
+    network = msgspec.structs.replace(tiny.network, architecture="tests.training.dropping:Dropping")
+    plan = msgspec.structs.replace(PLAN, configurations=(msgspec.structs.replace(tiny, network=network),))
+    whole = train(plan, store, fold_folder(tmp_path, "whole"), iterations=9)
+    folder = fold_folder(tmp_path, "parts")
+    with pytest.raises(InterruptedRunError):
+        train(plan, store, folder, stop_at(4), iterations=9)
+    assert_same_weights(train(plan, store, folder, iterations=9), whole)
+
+
+def test_the_cases_of_a_bad_batch_are_named_even_if_it_cannot_be_written_down(
+    tmp_path: Path, store: CaseStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A transform of somebody's own may draw a number that is not JSON's when nobody tries it."""
+    monkeypatch.setattr(Brightness, "draw", lambda self, random, shape: {"factors": [np.float32(1)] * shape[0]})
     folder = fold_folder(tmp_path, "fold")
     trainer = FoldTrainer(make_job(PLAN), PLAN, store, folder, SilentLogger(), "cpu")
     batch = trainer.loader(train=True).batch(0)
-    with pytest.raises(
-        AutosegError, match=r"not a number at iteration 0.*No checkpoint was saved before.*bad_batch\.json"
-    ):
+    cases = ", ".join(sorted(set(batch["keys"])))
+    said = rf"at iteration 0; the batch held {cases}\..*could not be written \(TypeError.*numpy\.float32"
+    with pytest.raises(AutosegError, match=said):
         trainer.train_step({**batch, "data": batch["data"] * np.nan})
-    assert folder.bad_batch.is_file()
+    assert not folder.bad_batch.exists()
 
 
 def test_a_gradient_that_is_no_number_is_found_before_anything_is_saved_and_its_own_batch_is_named(
@@ -305,16 +523,17 @@ def test_training_leaves_the_users_random_state_as_it_was(tmp_path: Path, store:
 def test_deterministic_is_kept_for_resuming_and_changes_nothing_on_a_cpu(tmp_path: Path, store: CaseStore) -> None:
     plain, folder = fold_folder(tmp_path, "plain"), fold_folder(tmp_path, "fold")
     seen = []
-    stop = when(1, lambda: seen.append(torch.are_deterministic_algorithms_enabled()))
+    stop = when(1, note := lambda: seen.append(torch.are_deterministic_algorithms_enabled()))
     for deterministic in (True, False):
         with pytest.raises(InterruptedRunError) if deterministic else deterministic_algorithms(False):
             train_fold(
                 *(make_job(PLAN), PLAN, store, folder, SilentLogger()),
                 device="cpu",
-                stop=(lambda: stop() or len(seen) > 0) if deterministic else lambda: seen.append(True) or False,
+                stop=(lambda: stop() or len(seen) > 0) if deterministic else note,
                 deterministic=deterministic,
             )
     assert read_document(ExecutionPath, folder.execution).deterministic
+    assert len(seen) > 2
     assert all(seen)
     assert not torch.are_deterministic_algorithms_enabled()
     assert_same_weights(folder.model, train(PLAN, store, plain))

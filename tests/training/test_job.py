@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import msgspec
@@ -11,7 +12,7 @@ from filelock import FileLock
 from autoseg.errors import DocumentError, InputError
 from autoseg.files import read_document, write_document
 from autoseg.training.job import Wish, ask_to_end, has_ended, job_to_do, length_to_do, stored_length
-from autoseg.training.length import fixed_length
+from autoseg.training.length import asked_to_end, fixed_length
 from autoseg.values import Fold, Length, TrainJob
 from autoseg.workspace import FoldFolder
 from tests.small_plans import small_configuration, small_plan
@@ -155,6 +156,28 @@ def test_a_training_of_known_length_can_be_limited_in_hours_later_and_the_limit_
     assert length(folder, hours=2.0) == msgspec.structs.replace(fixed_length(100), hours=2.0)
     stand(folder, Length(hours=2.0))
     assert length(folder, hours=3.0) == Length(hours=3.0)
+
+
+def test_a_length_is_not_changed_any_more_once_the_cooldown_was_decided(folder: FoldFolder) -> None:
+    decided = asked_to_end(Length(hours=2.0), 300, "somebody asked for it")
+    stand(folder, decided)
+    assert length(folder) == length(folder, hours=2.0) == decided
+    for wish in ({"hours": 8.0}, {"until_plateau": True}):
+        with pytest.raises(InputError, match=r"cooldown .* has begun.*end after 325 iterations: somebody.*--extend"):
+            length(folder, **wish)
+
+
+@pytest.mark.parametrize(
+    "wish", [{"iterations": 0}, {"hours": math.inf}, {"hours": math.nan}, {"hours": -1.0}, {"extend": 0}], ids=str
+)
+def test_wishes_that_are_no_length_are_refused(wish: dict) -> None:
+    with pytest.raises(InputError, match=f"no length of a training: {next(iter(wish))}; found .*a number over 0"):
+        Wish(**wish)
+
+
+def test_two_wishes_are_refused() -> None:
+    with pytest.raises(InputError, match="one length; found hours and until_plateau"):
+        Wish(hours=2.0, until_plateau=True)
 
 
 def test_an_open_training_has_no_number_of_iterations(folder: FoldFolder) -> None:

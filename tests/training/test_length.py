@@ -12,8 +12,10 @@ import pytest
 from autoseg.errors import DocumentError
 from autoseg.training.length import (
     asked_to_end,
+    begins_unlearned,
     extended,
     fixed_length,
+    has_learned,
     is_plateau,
     kept_from,
     learning_rate,
@@ -23,6 +25,7 @@ from autoseg.training.length import (
 )
 from autoseg.training.optimization import polynomial_per_epoch, warmup_polynomial
 from autoseg.values import Length, TrainingSpec, decode, encode
+from autoseg.values.json_form import BrokenRuleError
 
 SPEC = TrainingSpec(
     iterations_per_epoch=50,
@@ -145,6 +148,25 @@ def test_rates_do_not_depend_on_when_the_end_was_decided() -> None:
             assert not same_past(before, after, done + 2)
 
 
+@pytest.mark.parametrize("nothing", [0.0, 0.02, 0.04])
+def test_what_has_not_begun_to_learn_is_no_plateau_and_that_is_known_once(nothing: float) -> None:
+    flat = [nothing] * 30
+    assert not any(is_plateau(flat[:length]) for length in range(31))
+    assert not has_learned(flat)
+    assert [length for length in range(31) if begins_unlearned(flat[:length])] == [9]
+    late = flat + [0.1 * epoch for epoch in range(9)] + [0.8] * 20
+    assert has_learned(late)
+    assert not is_plateau(late[:45])
+    assert is_plateau(late)
+    assert not begins_unlearned(late)
+
+
+def test_one_lucky_estimate_is_nothing_learned() -> None:
+    assert not has_learned([0.0] * 5 + [0.14] + [0.0] * 5)
+    assert not has_learned([])
+    assert has_learned([0.2] * 3)
+
+
 RISING = [1 - 0.8**epoch for epoch in range(40)]
 
 
@@ -170,12 +192,19 @@ def test_late_gains_count_within_a_quarter_of_the_training() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"hours": -1.0}, {"iterations": 5}, {"cooldown_from": 5, "end": 5}, {"cooldown_from": 3}]
+    "wrong", [{"hours": -1.0}, {"hours": 0}, {"iterations": 5}, {"cooldown_from": 5, "end": 5}, {"cooldown_from": 3}]
 )
 def test_a_document_that_cannot_be_is_refused(wrong: dict) -> None:
     document = {"schema": "autoseg.length/1", **wrong}
     with pytest.raises(DocumentError):
         decode(Length, msgspec.json.encode(document))
+
+
+def test_hours_without_an_end_are_refused() -> None:
+    """JSON has no infinity: it would be read back as no limit at all."""
+    for hours in (math.inf, math.nan):
+        with pytest.raises(BrokenRuleError, match="hours must be positive and have an end"):
+            Length(hours=hours)
 
 
 def test_the_document_is_read_as_it_was_written() -> None:

@@ -217,6 +217,21 @@ def test_any_kind_of_training_can_be_stopped_twice(
     assert_same_weights(train(plan, store, folder), whole)
 
 
+@pytest.mark.parametrize("patch", [(8, 8, 8), (8, 8)], ids=["3d", "2d"])
+def test_where_patches_are_augmented_is_kept_and_changes_nothing_on_the_same_device(
+    tmp_path: Path, patch: tuple[int, ...]
+) -> None:
+    plan, store, models = make_plan(patch=patch), make_store(tmp_path), []
+    for where in ("cpu", "device"):
+        folder = FoldFolder(tmp_path / where)
+        write_document(folder.execution, ExecutionPath(device="cpu", threads=1, augment_on=where))
+        with pytest.raises(InterruptedRunError):
+            train(plan, store, folder, stop_at(2))
+        models.append(train(plan, store, folder))
+        assert read_document(ExecutionPath, folder.execution).augment_on == where
+    assert_same_weights(*models)
+
+
 def test_another_seed_gives_another_model(tmp_path: Path) -> None:
     plan, store = make_plan(), make_store(tmp_path)
     models = [train(plan, store, fold_folder(tmp_path, str(seed)), iterations=1, seed=seed) for seed in (1, 2)]
@@ -396,6 +411,18 @@ def test_every_step_has_the_learning_rate_of_its_iteration(tmp_path: Path) -> No
         expected = warmup_polynomial(plan.configuration("tiny").training, iteration, 6)
         assert [group["lr"] for group in trainer.state.optimizer.param_groups] == [expected]
         assert trainer.state.iteration == iteration + 1
+
+
+def test_a_group_of_parameters_keeps_its_share_of_the_learning_rate_also_on_resuming(tmp_path: Path) -> None:
+    training = msgspec.structs.replace(TRAINING, optimizer="tests.training.misfits:optimizer_with_scales")
+    plan, store, folder = make_plan(training=training), make_store(tmp_path), fold_folder(tmp_path, "fold")
+    for iteration in range(3):
+        trainer = FoldTrainer(make_job(plan), plan, store, folder, SilentLogger(), "cpu")
+        trainer.resume()
+        trainer.train_step(trainer.loader(train=True).batch(iteration))
+        trainer.save()
+        rate = warmup_polynomial(training, iteration, 6)
+        assert [group["lr"] for group in trainer.state.optimizer.param_groups] == [rate, rate * 0.1]
 
 
 @pytest.mark.parametrize("limit", [1e-3, 1e-2])

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from autoseg.errors import AutosegError
-from autoseg.files import read_document
+from autoseg.files import read_document, write_document
 from autoseg.networks.weights import load_tensors
 from autoseg.training import estimate, step
 from autoseg.training.loop import FoldTrainer, train_fold
@@ -229,3 +229,28 @@ def test_the_parts_of_the_first_start_are_used_on_resuming(tmp_path: Path) -> No
     again.step.network.register_forward_pre_hook(lambda module, inputs: sizes.append(len(inputs[0])))
     assert np.isfinite(again.train_step(again.loader(train=True).batch(0)))
     assert sizes == [2, 2, 2, 2]
+
+
+@pytest.mark.parametrize("kept", [1, 2])
+def test_a_batch_in_parts_is_not_replayed_as_graphs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: int) -> None:
+    """The gradients of a graph are its own: those of the next part cannot be added. Real graphs are in ``tests/gpu``."""
+    plan, logger, forwards = plan_of(), Listening(), []
+
+    def compiled(network: nn.Module, path: ExecutionPath) -> nn.Module:
+        forwards.append(path)
+        return network
+
+    monkeypatch.setattr(step, "usable_here", lambda path: True)
+    monkeypatch.setattr(step, "compiled", compiled)
+    folder = fold_folder(tmp_path, "graphs")
+    write_document(folder.execution, ExecutionPath(device="cpu", compiled=True, graphs=True, parts=kept))
+    one = step.TrainingStep(make_job(plan), plan, folder, logger, "cpu")
+    assert [path.graphs for path in forwards] == [kept == 1]
+    if kept == 1:
+        short_of_memory(monkeypatch, 2)
+        one = step.TrainingStep(make_job(plan), plan, folder, logger, "cpu")
+        one.probe_memory()
+    kept_path = read_document(ExecutionPath, folder.execution)
+    assert (one.execution.parts, one.execution.graphs, one.execution.compiled) == (2, False, True)
+    assert not forwards[-1].graphs
+    assert kept == 2 or kept_path == one.execution

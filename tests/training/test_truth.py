@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 import tracemalloc
 from collections.abc import Callable
@@ -13,15 +15,17 @@ import torch
 
 from autoseg.errors import InterruptedRunError
 from autoseg.evaluation.summarize import summarize
-from autoseg.files import write_document
+from autoseg.files import read_document, write_document
 from autoseg.inference.cases import validate_cases
 from autoseg.inference.held_out import prediction_bytes, running_scorer
 from autoseg.inference.model import Choice, load_predictor
 from autoseg.networks.build import build_network
+from autoseg.networks.weights import load_tensors
+from autoseg.training.length import extended
 from autoseg.training.loop import train_fold
 from autoseg.training.truth import Truth, due_cases, pace_for, truth_of
 from autoseg.training.truth_record import Pace, TruthRecord, TruthScore
-from autoseg.values import CaseScore, ExecutionPath, Fold, LabelScore, Plan, TrainJob, digest
+from autoseg.values import CaseScore, ExecutionPath, Fold, LabelScore, Length, Plan, TrainingSpec, TrainJob, digest
 from autoseg.workspace import ModelFolder
 from tests.training.test_loop import (
     PLAIN,
@@ -244,6 +248,99 @@ def test_interrupted_anywhere_no_score_is_lost_or_repeated(tmp_path: Path, count
     assert len(parts.scores()) == 9
 
 
+def asked_for(truth: Truth) -> list[str]:
+    """The cases that the truth will have scored."""
+    asked: list[str] = []
+    opened = truth.scorer
+
+    def scorer(weights, mirroring):
+        score = opened(weights, mirroring)
+
+        def asking(case, tell):
+            asked.append(case)
+            return score(case, tell)
+
+        return asking
+
+    truth.scorer = scorer
+    return asked
+
+
+def extend(training: Training, by: int) -> None:
+    write_document(training.folder.length, extended(read_document(Length, training.folder.length), by))
+
+
+def epochs_of(iterations: int) -> TrainingSpec:
+    return msgspec.structs.replace(TRAINING, iterations_per_epoch=iterations)
+
+
+def test_an_extension_scores_its_own_weights_where_the_first_end_was_scored(tmp_path: Path) -> None:
+    """It goes back to iteration 10, and comes to iteration 12 on another way."""
+    training = Training(tmp_path, "model", make_plan(training=epochs_of(6)), pace=ALL, iterations=12)
+    training.run(training.truth())
+    extend(training, 6)
+    truth = training.truth()
+    asked = asked_for(truth)
+    training.run(truth)
+    assert load_tensors(training.folder.kept_checkpoint)[1]["iteration"] == 10
+    assert sorted(asked) == sorted(2 * HELD_OUT.val)
+    assert [line.iteration for line in training.scores()] == [6] * 3 + [12] * 3 + [18] * 3
+
+
+def test_epochs_are_the_loops_and_the_bar_has_the_trainings_length_after_an_extension(tmp_path: Path) -> None:
+    """The job is shorter than an epoch."""
+    training = Training(tmp_path, "model", make_plan(training=epochs_of(4)), iterations=3)
+    training.run(training.truth())
+    extend(training, 6)
+    training.logger.heard.clear()
+    training.run(training.truth())
+    told = training.logger.all("truth")
+    assert [(each["epoch"], each["iteration"]) for each in told] == [(1, 4), (2, 8), (3, 9)]
+    assert [each["iteration"] for each in training.logger.all("estimate")] == [4, 8, 9]
+    due = [due_cases(HELD_OUT.val, training.job.seed, epoch, EACH) for epoch in (1, 2, 3)]
+    assert [list(each["scored"]) for each in told] == due
+    tiles = [each for each in training.logger.all("progress") if "tile" in str(each["detail"])]
+    assert {(each["done"], each["total"]) for each in tiles} == {(4, 9), (8, 9)}
+
+
+def test_a_full_disk_does_not_end_a_training_that_goes_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scores that could not be taken out of the file are, as soon as it can be written again."""
+    training = Training(tmp_path, "model", make_plan())
+    truth, later = training.truth(), score("d", 9, ball=0.9)
+    for line in (score("c", 3, ball=0.5), later):
+        truth.record.append(line)
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "replace", full_disk)
+        truth.forget_after(3)
+        assert "truth.jsonl cannot be written (No space left" in training.logger.all("message")[-1]["text"]
+        assert later not in truth.record.lines
+        assert later in TruthRecord(training.folder.truth).lines
+    truth.record.append(score("e", 6, ball=0.7))
+    assert TruthRecord(training.folder.truth).lines == truth.record.lines
+    assert [line.case for line in truth.record.scores] == ["c", "e"]
+
+
+def full_disk(source: object, target: object) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_score_that_could_not_be_written_is_with_the_next_one(tmp_path: Path, monkeypatch) -> None:
+    path = tmp_path / "truth.jsonl"
+    record = TruthRecord(path)
+    record.append(EACH)
+
+    def failing(handle: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", failing)
+        with pytest.raises(OSError, match="No space"):
+            record.append(score("c", 3, ball=0.5))
+    assert TruthRecord(path).lines == [EACH]
+    record.append(score("d", 6, ball=0.5))
+    assert [line.case for line in TruthRecord(path).scores] == ["c", "d"]
+
+
 def test_a_damaged_case_costs_its_score_only_and_is_named(tmp_path: Path) -> None:
     plan = make_plan(training=msgspec.structs.replace(TRAINING, validation_iterations=0))  # patches would meet it, too
     training = Training(tmp_path, "model", plan, pace=Pace(device="cpu", cases=3))
@@ -265,7 +362,7 @@ def test_a_case_that_takes_more_memory_than_there_is_is_left_to_the_end(tmp_path
         monkeypatch.setattr("autoseg.inference.held_out.available_memory", lambda room=room: room)
         monkeypatch.setattr("autoseg.inference.held_out.training_memory", lambda *_: 0)
         truth = training.truth()
-        truth.after_epoch(1, 3 + expected, fresh_weights(training.plan))
+        truth.after_epoch(1, 3 + expected, fresh_weights(training.plan), total=9)
         lines = truth.record.of(3 + expected)
         assert sum(not line.error for line in lines) == expected
         assert all("left to the final validation" in line.error for line in lines if line.error)
