@@ -266,7 +266,7 @@ class FoldTrainer:
         if self.ranks.first:
             self.course.decide(self.logger)
         going = before.end is None or done < before.end
-        asked, decided = self.ranks.totals(going and stop(), self.state.length != before)
+        asked, decided = self.ranks.totals(going and bool(stop()), self.state.length != before)
         if decided:
             self.state.length = decode(Length, self.ranks.told(lambda: encode(self.state.length).decode()))
         if self.ranks.first and done == kept_from(self.state.length):
