@@ -129,6 +129,11 @@ class PatchLoader(SlimDataLoaderBase):
         with self._lock:
             return {case: found for case, found in self._skipped.items() if found < iteration}
 
+    def reports(self) -> dict[str, tuple[int, str]]:
+        """The cases that could not be read, with the iteration in which that was found, and why if it was by this loader."""
+        with self._lock:
+            return {case: (found, self._reasons.get(case, "")) for case, found in self._skipped.items()}
+
     def settled(self, made: Generator[B], make: Callable[[int], B]) -> Generator[B]:
         """The same batches, or their voxels, in order; made again where another thread was ahead of what was found since.
 
@@ -142,12 +147,6 @@ class PatchLoader(SlimDataLoaderBase):
                 skipped = self.skipped_before(record.iteration)
                 outdated = any(sample.case in skipped for sample in record.samples)
                 yield make(record.iteration) if outdated else each
-
-    @property
-    def left_out(self) -> dict[str, tuple[int, str]]:
-        """The iteration in which each of these cases could not be read, and why."""
-        with self._lock:
-            return {case: (found, self._reasons.get(case, "")) for case, found in self._skipped.items()}
 
     def generate_train_batch(self) -> dict[str, Any]:
         """The batch of the current iteration; moves on to the next."""
@@ -312,20 +311,17 @@ class PatchLoader(SlimDataLoaderBase):
                 return self._mending(work)
             except DamagedCaseError as damage:
                 without.add(str(damage.case))
-                self._skip(damage, iteration)
+                self.leave_out(str(damage.case), iteration, str(damage), damage)
         raise self._too_many
-
-    def _skip(self, damage: DamagedCaseError, iteration: int) -> None:
-        self.leave_out(str(damage.case), iteration, str(damage), damage)
 
     def leave_out(self, case: str, iteration: int, reason: str, damage: InputError | None = None) -> None:
         """Goes on without a case, and says so once, unless there are too many of them.
 
         Args:
             case: its id.
-            iteration: in which it could not be read, here or in another process.
-            reason: why.
-            damage: what this process found.
+            iteration: in which it could not be read.
+            reason: why, here or in another process.
+            damage: what this one found.
         """
         with self._lock:
             known = case in self._skipped

@@ -11,7 +11,7 @@ import os
 from pathlib import Path
 
 from autoseg.disk import GIBIBYTE, free_bytes
-from autoseg.errors import InputError, UnreadableFileError
+from autoseg.errors import InputError, InterruptedRunError, UnreadableFileError
 from autoseg.logs import Logger
 from autoseg.training.length import same_past
 from autoseg.training.state import SavedState, TrainState, read_state
@@ -113,6 +113,17 @@ class Checkpoints:
         self._damaged.discard(newest)
         self.saved = state.iteration
         return True
+
+    def interrupted(self, state: TrainState) -> InterruptedRunError:
+        """Tells where the same command goes on: here, or where the newest checkpoint is that could be written."""
+        done, end, saved = state.iteration, state.length.end, self.saved
+        of = "" if end is None else f" of {end}"
+        if saved == done:
+            return InterruptedRunError(f"stopped after {done}{of} iterations; the same command goes on from here")
+        again = "begins anew" if saved is None else f"goes on from iteration {saved}"
+        return InterruptedRunError(
+            f"stopped after {done}{of} iterations, and this state could not be saved; the same command {again}"
+        )
 
     def keep(self, state: TrainState) -> None:
         """Writes the state from which the training can be extended; a warning if it cannot be written."""

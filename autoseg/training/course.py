@@ -5,7 +5,18 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from autoseg.training.length import asked_to_end, has_learned, is_plateau, out_of_time, with_plateau
+from autoseg.files import write_document
+from autoseg.logs import Logger
+from autoseg.training.checkpoints import not_written
+from autoseg.training.length import (
+    LEARNED,
+    asked_to_end,
+    begins_unlearned,
+    has_learned,
+    is_plateau,
+    out_of_time,
+    with_plateau,
+)
 from autoseg.training.state import TrainState
 from autoseg.values import Length
 from autoseg.workspace import FoldFolder
@@ -14,6 +25,8 @@ __all__ = ["Course"]
 
 #: A pass of a batch without gradients takes a third of an iteration; a case also has to be read, resampled and scored.
 PASS_OF_SCORING = 1.5 / 3
+#: What is tried before every iteration, and cannot be written, is told so often.
+SECONDS_OF_SILENCE = 60.0
 #: The first iterations after a start are slow (memory is taken, code compiled): the pace is that of so many later ones.
 FIRST_ITERATIONS, LEAST_TIMED = 2, 8
 
@@ -40,6 +53,7 @@ class Course:
         self._scoring_batches, self._clock = scoring_batches, clock
         self._began, self._seconds_before, self._first = clock(), 0.0, 0
         self._timed_from: float | None = None
+        self._warned: float | None = None
 
     def begin(self) -> None:
         """From here on time counts, beside what the state tells of earlier starts."""
@@ -71,6 +85,31 @@ class Course:
                 length, done, seconds=self.seconds(), seconds_per_iteration=each, scoring_seconds=scoring
             )
         return length
+
+    def decide(self, logger: Logger) -> None:
+        """Takes what is decided now as the length of the training, if it can be written; else that has to wait."""
+        length, done = self.decided(), self.state.iteration
+        if length == self.state.length:
+            return
+        try:
+            write_document(self.folder.length, length)
+        except OSError as error:
+            now = time.monotonic()
+            if self._warned is None or now - self._warned > SECONDS_OF_SILENCE:
+                self._warned = now
+                text = f"warning: {not_written(self.folder.length, error)}. The cooldown has to wait"
+                logger.event("message", text=text, iteration=done)
+        else:
+            self.state.length = length
+            text = f"the cooldown begins: {length.reason}; the training ends after {length.end} iterations"
+            logger.event("message", text=text, iteration=done, end=length.end)
+
+    def tell_unlearned(self, logger: Logger) -> None:
+        """Tells, where a plateau is waited for, that this is none: nothing was learned yet."""
+        if self.state.length.until_plateau and begins_unlearned(self.state.estimates):
+            text = "nothing was learned yet: Dice on held-out cases neither rises nor is above "
+            text += f"{LEARNED}; the training goes on, at least to the planned {self.state.job.iterations} iterations"
+            logger.event("message", text=text, iteration=self.state.iteration)
 
     def total(self) -> int:
         """Iterations in total; while that is open, a guess from the hours, or the planned length, but more than are done."""

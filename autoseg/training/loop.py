@@ -11,34 +11,35 @@ from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import torch
 
 from autoseg import plugins
-from autoseg.errors import FollowedError, InputError, InterruptedRunError, ShortMemoryError
-from autoseg.files import read_document, write_document
+from autoseg.augmentation.contract import Recipe
+from autoseg.augmentation.streams import TRAINING, VALIDATION
+from autoseg.errors import AutosegError, DiskFullError, FollowedError, InputError, InterruptedRunError, ShortMemoryError
+from autoseg.files import discard, read_document, write_document
 from autoseg.io.case_store import CaseStore
 from autoseg.logs import Logger
 from autoseg.networks.execution import training_memory
-from autoseg.networks.weights import load_weights
-from autoseg.training.agreement import Agreement
+from autoseg.networks.weights import load_weights, save_tensors
 from autoseg.training.batches import PatchLoader
 from autoseg.training.checkpoints import Checkpoints, not_written
 from autoseg.training.course import Course
 from autoseg.training.crew import seconds_to_make
 from autoseg.training.determinism import deterministic_algorithms, make_deterministic, seed_iteration
 from autoseg.training.estimate import dice_of_counts, patch_counts
-from autoseg.training.length import LEARNED, begins_unlearned, kept_from, learning_rate
-from autoseg.training.loading import loader_of
-from autoseg.training.model_file import write_model
+from autoseg.training.length import kept_from, learning_rate
 from autoseg.training.optimization import WeightAverage
 from autoseg.training.ranks import ALONE, Ranks
 from autoseg.training.records import BatchRecord
+from autoseg.training.skips import SharedSkips
 from autoseg.training.state import TrainState
 from autoseg.training.step import TrainingStep, keep_freed_memory_if_roomy
 from autoseg.training.trouble import not_a_number, tell_skipped
 from autoseg.training.truth import Truth
-from autoseg.values import Configuration, Length, Plan, TrainJob
+from autoseg.values import Configuration, Length, Plan, TrainJob, decode, encode
 from autoseg.workspace import FoldFolder
 
 __all__ = ["FoldTrainer", "train_fold"]
@@ -140,8 +141,7 @@ class FoldTrainer:
         self.checkpoints = Checkpoints(folder, logger)
         self.course = Course(self.state, folder, scoring_batches=scoring_batches, clock=clock)
         self._recent: deque[BatchRecord] = deque(maxlen=2)
-        self._agreement = Agreement(ranks, self.state)
-        self._warned: float | None = None
+        self._skipped = SharedSkips(ranks)
         if deterministic and not self.step.execution.deterministic:
             make_deterministic(self.step, self.logger)
 
@@ -160,14 +160,31 @@ class FoldTrainer:
             self.logger.event("resumed", iteration=self.state.iteration)
         if self.truth is not None:
             self.truth.forget_after(self.state.iteration)
+        self._skipped = SharedSkips(self.ranks, self.state.skipped)
         self.ranks.require_equal("checkpoints", lambda: f"iteration {self.state.iteration}")
         self.step.join()
 
     def loader(self, *, train: bool, skipped: Mapping[str, int] | None = None) -> PatchLoader:
         """Patches of the training cases, augmented, or of the held-out cases as they are; see ``PatchLoader.skipped``."""
-        positions = self.ranks.share(self.configuration.batch_size) if train else None
-        return loader_of(
-            self.job, self.plan, self.store, self.logger, train=train, skipped=skipped, positions=positions
+        recipe: Recipe = Recipe()
+        if train:
+            recipe = plugins.load("recipe", self.configuration.augmentation.recipe)(self.configuration.augmentation)
+        cases = self.job.cases.train if train else self.job.cases.val
+        return PatchLoader(
+            self.store,
+            {case: self.job.case_keys[case] for case in cases},
+            self.configuration.patch_size,
+            self.configuration.batch_size,
+            foreground_share=self.spec.foreground_share,
+            foreground_place=self.spec.foreground_place,
+            recipe=recipe,
+            seed=self.job.seed,
+            purpose=TRAINING if train else VALIDATION,
+            skipped=skipped,
+            positions=self.ranks.share(self.configuration.batch_size) if train else None,
+            masked_channels=[index for index, spec in enumerate(self.plan.normalization) if spec.use_mask],
+            looked_for={case: self.plan.labels.looked_for(names) for case, names in self.job.annotated.items()},
+            logger=self.logger,
         )
 
     def run(self, stop: Callable[[], bool]) -> None:
@@ -184,6 +201,7 @@ class FoldTrainer:
         with contextlib.closing(self._batches(first)) as batches:
             while self._goes_on(stop):
                 losses.append(self.train_step(next(batches)))
+                self._skipped.exchange(self._training)
                 done, now = self.state.iteration, time.monotonic()
                 self.course.count()
                 detail = f"loss {losses[-1]:.3f}"
@@ -204,18 +222,19 @@ class FoldTrainer:
 
     def score_whole_images(self, seconds_per_iteration: float | None = None) -> None:
         """At the end of an epoch, the truth; it follows the checkpoint, so that an interruption of it loses nothing."""
-        if self.truth is None or not self.ranks.first:
+        if self.truth is None:
             return
         self.step.optimizer.zero_grad(set_to_none=True)  # room for the predictor
         done, length = self.state.iteration, self.spec.iterations_per_epoch
-        per_epoch = min(length, self.job.iterations)
-        seconds = None if seconds_per_iteration is None else seconds_per_iteration * per_epoch
+        seconds = None
+        if seconds_per_iteration is not None:
+            seconds = seconds_per_iteration * min(length, self.job.iterations)
         weights, total = self.state.model_weights(), self.course.total()
         try:
             self.truth.after_epoch(-(-done // length), done, weights, seconds, total=total)
         except InterruptedRunError as error:
             if self.checkpoints.saved != done:
-                raise self._interrupted() from error
+                raise self.checkpoints.interrupted(self.state) from error
             raise
 
     def _epoch_ends(self) -> bool:
@@ -231,11 +250,7 @@ class FoldTrainer:
         if not known:
             return
         self.state.curve.append((self.state.iteration, sum(known) / len(known)))
-        dice = self.state.estimates
-        if self.state.length.until_plateau and begins_unlearned(dice):
-            text = "nothing was learned yet: Dice on held-out cases neither rises nor is above "
-            text += f"{LEARNED}; the training goes on, at least to the planned {self.job.iterations} iterations"
-            self.logger.event("message", text=text, iteration=self.state.iteration)
+        self.course.tell_unlearned(self.logger)
 
     def _batches(self, first: int) -> Generator[dict[str, Any]]:
         """As many as are wanted: the end may not be known yet, or be decided to be nearer."""
@@ -245,36 +260,24 @@ class FoldTrainer:
         """Whether another iteration is to be done; decides, before it, whether the cooldown begins here.
 
         Raises:
-            InterruptedRunError: a process was asked to stop.
+            InterruptedRunError: this process was asked to stop, or another one.
         """
         done, before = self.state.iteration, self.state.length
         if self.ranks.first:
-            self._decide()
+            self.course.decide(self.logger)
         going = before.end is None or done < before.end
-        stopping = self._agreement.reach(self._training, going and stop(), decided=self.state.length != before)
+        asked, decided = self.ranks.totals(going and bool(stop()), self.state.length != before)
+        if decided:
+            self.state.length = decode(Length, self.ranks.told(lambda: encode(self.state.length).decode()))
         if self.ranks.first and done == kept_from(self.state.length):
             self._note_state()
             self.checkpoints.keep(self.state)
-        if stopping:
+        if asked:
             self._interrupt()
         return going
 
-    def _decide(self) -> None:
-        """How far the training goes from here; what is decided takes effect when it is written."""
-        length, done = self.course.decided(), self.state.iteration
-        if length == self.state.length:
-            return
-        try:
-            write_document(self.folder.length, length)
-        except OSError as error:
-            self._warn(f"{not_written(self.folder.length, error)}. The cooldown has to wait")
-        else:
-            self.state.length = length
-            text = f"the cooldown begins: {length.reason}; the training ends after {length.end} iterations"
-            self.logger.event("message", text=text, iteration=done, end=length.end)
-
     def save(self) -> bool:
-        """The first process writes a checkpoint, if all weights are numbers; False, with a warning, if it cannot.
+        """The first process writes a checkpoint, never of weights that are no numbers. False, with a warning, if it cannot.
 
         Raises:
             AutosegError: they are not; the last healthy checkpoint stays.
@@ -291,34 +294,23 @@ class FoldTrainer:
             AutosegError: the weights are not numbers, so this is no state to go on from.
         """
         if not self.state.is_healthy():
-            raise not_a_number(self.state, self._recent, self._training, self.folder)
+            raise self._not_a_number()
         self.state.seconds = self.course.seconds()
         self.state.extra = dict(self.step.state_dict())
         self.state.skipped = self._training.skipped_before(self.state.iteration)
+
+    def _not_a_number(self) -> AutosegError:
+        """The error to end with; of several processes none has all of a batch, which is drawn again for it."""
+        if not self.ranks.first:
+            return FollowedError()
+        recent = self._recent if self.ranks.count == 1 else ()
+        return not_a_number(self.state, recent, self._training, self.folder)
 
     def _interrupt(self) -> None:
         self.save()
         self.ranks.wait()
         self.logger.event("interrupted", iteration=self.state.iteration)
-        raise self._interrupted()
-
-    def _interrupted(self) -> InterruptedRunError:
-        """Tells where the same command goes on: here, or where the newest checkpoint is that could be written."""
-        done, end, saved = self.state.iteration, self.state.length.end, self.checkpoints.saved
-        of = "" if end is None else f" of {end}"
-        if saved == done or not self.ranks.first:
-            return InterruptedRunError(f"stopped after {done}{of} iterations; the same command goes on from here")
-        again = "begins anew" if saved is None else f"goes on from iteration {saved}"
-        return InterruptedRunError(
-            f"stopped after {done}{of} iterations, and this state could not be saved; the same command {again}"
-        )
-
-    def _warn(self, text: str) -> None:
-        """Says it at most once a minute."""
-        now = time.monotonic()
-        if self._warned is None or now - self._warned > CHECKPOINT_SECONDS:
-            self._warned = now
-            self.logger.event("message", text=f"warning: {text}", iteration=self.state.iteration)
+        raise self.checkpoints.interrupted(self.state)
 
     def learning_rate(self, iteration: int) -> float:
         """Of an iteration, counted from 0."""
@@ -327,8 +319,7 @@ class FoldTrainer:
     def train_step(self, batch: dict[str, Any]) -> float:
         """One iteration: gradients of the batch, a step of the optimizer, the average of the weights."""
         seed_iteration(self.job.seed, self.state.iteration, self.ranks.place.rank)
-        if self.ranks.count == 1:  # else it is a part of the batch, which is drawn as a whole when it is asked for
-            self._recent.append(batch["record"])
+        self._recent.append(batch["record"])
         try:
             value = self.step.gradients(batch)
         except ShortMemoryError:
@@ -336,9 +327,7 @@ class FoldTrainer:
                 self.save()
             raise
         if not np.isfinite(value):
-            if not self.ranks.first:
-                raise FollowedError
-            raise not_a_number(self.state, self._recent, self._training, self.folder)
+            raise self._not_a_number()
         self.step.update(self.learning_rate(self.state.iteration))
         if self.state.average is not None:
             self.state.average.update(self.step.network.state_dict(), self.state.iteration)
@@ -391,9 +380,21 @@ class FoldTrainer:
         if length.end is None or self.state.iteration < length.end:
             raise InputError("the training has not ended", file=self.folder.path)
         if not self.state.is_healthy():
-            raise not_a_number(self.state, self._recent, self._training, self.folder)
+            raise self._not_a_number()
+        metadata: dict[str, Any] = {"plan": self.job.plan_id, "fold": self.job.fold}
+        if self.job.parts:  # what prediction elsewhere needs besides autoseg
+            metadata["parts"] = msgspec.to_builtins(self.job.parts)
         skipped = sorted(self._training.skipped_before(self.state.iteration))
-        write_model(self.folder, self.job, self.state, skipped)
+        if skipped:
+            metadata["skipped"] = skipped
+        try:
+            discard_scores = functools.partial(discard, self.folder.validation)
+            save_tensors(path, self.state.model_weights(), metadata, discard_scores)
+            write_document(self.folder.length, msgspec.structs.replace(length, trained=length.end))
+        except OSError as error:
+            raise DiskFullError(self.folder.path, not_written(path, error)) from error
+        for used_up in (self.folder.stop_file, self.folder.previous_checkpoint):
+            used_up.unlink(missing_ok=True)
         tell_skipped(skipped, len(self.job.cases.train), self.logger)
         self.logger.event("trained", iterations=self.state.iteration, file=str(path), skipped=skipped)
         return path

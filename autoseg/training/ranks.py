@@ -83,9 +83,10 @@ class Ranks:
 
     def totals(self, *numbers: int) -> list[int]:
         """Sums of whole numbers over all processes."""
+        if self.count == 1:
+            return list(map(int, numbers))
         total = torch.tensor(numbers)
-        if self.count > 1:
-            distributed.all_reduce(total, group=self._control)
+        distributed.all_reduce(total, group=self._control)
         return [int(each) for each in total]
 
     def wait(self) -> None:

@@ -103,13 +103,9 @@ class TrainingStep:
         self.spec = self.configuration.training
         network = build_network(self.configuration.network, seed=job.seed)
         self.samples = len(ranks.share(self.configuration.batch_size))
-        path = decode(
-            ExecutionPath, ranks.told(lambda: encode(self._execution(network, device, job.iterations)).decode())
-        )
-        self._threads = path.threads
-        alone = ranks.count == 1  # gradients that are exchanged cannot lie in a graph's own memory
-        threads = max(1, path.threads // ranks.place.local_count)
-        self.execution = msgspec.structs.replace(path, threads=threads, graphs=path.graphs and alone)
+        kept = ranks.told(lambda: encode(self._execution(network, device, job.iterations)).decode())
+        self._kept = decode(ExecutionPath, kept)
+        self.execution = self._shared(self._kept)
         self.network: nn.Module = place(network, self.execution, self.configuration.dimensions)
         self.forward = compiled(self.network, self.execution)
         self._exchanging = self.forward
@@ -133,8 +129,11 @@ class TrainingStep:
     def supplied(self, loader: PatchLoader, first: int, last: int) -> Generator[dict[str, Any]]:
         """The batches of iterations ``first`` to ``last - 1``, fed, and made where and as fast as this training needs."""
         on_device = self.execution.augment_on == "device"
-        most = most_threads(self.configuration, self.execution, self.ranks.place.local_count)
-        crew = Crew(most, self.spec.iterations_per_epoch, self.logger)
+        crew = Crew(
+            most_threads(self.configuration, self.execution, self.ranks.place.local_count),
+            self.spec.iterations_per_epoch,
+            self.logger,
+        )
         make: Callable[[int], Any] = loader.prepare if on_device else loader.batch
         made = loader.settled(prefetched(make, first, last, crew=crew), make)
         return self._feed.through(made, loader.finish if on_device else None, crew.hear)
@@ -196,6 +195,16 @@ class TrainingStep:
         path = in_parts(path, path.parts)
         self.logger.event("execution", **{name: getattr(path, name) for name in path.__struct_fields__})
         return path
+
+    def _shared(self, path: ExecutionPath) -> ExecutionPath:
+        """The path for one of several processes: with its share of the threads, and without graphs.
+
+        The gradients that a graph computes lie in its own memory, where they cannot be exchanged.
+        """
+        if self.ranks.count == 1:
+            return path
+        threads = max(1, path.threads // self.ranks.place.local_count)
+        return msgspec.structs.replace(path, threads=threads, graphs=False)
 
     def gradients(self, batch: dict[str, Any]) -> float:
         """Loss of a batch, with its gradients in the network; when memory is short, once more in smaller parts.
@@ -302,7 +311,7 @@ class TrainingStep:
                 _set_aside = [torch.empty_like(weight) for weight in weights for _ in range(state_copies(self.spec))]
                 if self.execution.augment_on == "device":  # where the next batch is made meanwhile
                     spec, patch_size = self.configuration.network, self.configuration.patch_size
-                    making = making_bytes(spec, patch_size, self.samples)
+                    making = making_bytes(spec, patch_size, self.configuration.batch_size)
                     _set_aside.append(torch.empty(making, dtype=torch.uint8, device=self.execution.device))
                 self.forward_backward(batch)
             finally:
@@ -333,7 +342,9 @@ class TrainingStep:
             self._write_execution()
 
     def _write_execution(self) -> None:
-        write_document(self.folder.execution, msgspec.structs.replace(self.execution, threads=self._threads))
+        """As it would be for one process."""
+        whole = msgspec.structs.replace(self.execution, threads=self._kept.threads, graphs=self._kept.graphs)
+        write_document(self.folder.execution, in_parts(whole, whole.parts))
 
     def _in_more_parts_next_time(self, error: torch.OutOfMemoryError) -> ShortMemoryError:
         """The error to end with in this process; what it writes holds for all at the next start."""

@@ -221,7 +221,7 @@ def test_processes_share_the_threads_that_were_chosen_and_what_is_kept_is_the_wh
         def told(self, text: Callable[[], str], *, by: int = 0) -> str:
             return text()
 
-    step = TrainingStep(make_job(plan), plan, fold, Listening(), "cpu", Sharing(Place(0, 2, 0, 2)))
+    step = TrainingStep(make_job(plan), plan, fold, Listening(), "cpu", ranks=Sharing(Place(0, 2, 0, 2)))
     assert step.execution.threads == 2
     step.keep_execution()
     assert read_document(ExecutionPath, fold.execution).threads == 5
