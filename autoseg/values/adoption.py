@@ -117,6 +117,14 @@ class Template(Value, frozen=True, kw_only=True):
         require(len(self.normalization) == len(self.channels), "normalization and channels differ in number")
         require(len(self.configurations) > 0, "the model has no configuration that stands on its own")
 
+    @property
+    def code_paths(self) -> tuple[str, ...]:
+        """Names that are no entry points but ``module:name``: code that comes with somebody's files."""
+        names = {spec.scheme for spec in self.normalization}
+        for each in self.configurations:
+            names |= {each.network.architecture, each.resampling.resampler}
+        return tuple(sorted(name for name in names if ":" in name))
+
     def configuration(self, name: str) -> TemplateConfiguration | None:
         """The configuration of that name, if there is one."""
         return next((each for each in self.configurations if each.name == name), None)

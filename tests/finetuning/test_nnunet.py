@@ -54,8 +54,8 @@ def test_adopted_weights_give_the_logits_of_nnunets_own_network(kind: str, confi
 
 def test_what_the_documents_tell_is_kept(tmp_path: Path) -> None:
     folder, _ = made(tmp_path)
-    template, code = find_template(folder)
-    assert code == ()
+    template = find_template(folder)
+    assert template.code_paths == ()
     assert (template.orientation, template.axis_order, template.channels) == ("as_stored", (0, 1, 2), ("CT", "PET"))
     assert template.labels.output_names == ("background", "liver", "spleen")
     assert [spec.scheme for spec in template.normalization] == ["ct", "zscore"]
@@ -65,7 +65,7 @@ def test_what_the_documents_tell_is_kept(tmp_path: Path) -> None:
     assert each.network.encoder_blocks == (1, 2, 2)
     assert each.resampling.separate_axis_order == 0
     flat, _ = made(tmp_path / "flat", configuration="2d")
-    assert find_template(flat)[0].configurations[0].spacing == (None, 1.5, 1.25)
+    assert find_template(flat).configurations[0].spacing == (None, 1.5, 1.25)
 
 
 def test_every_way_to_name_the_model_leads_to_the_same_weights(tmp_path: Path) -> None:
@@ -81,13 +81,13 @@ def test_every_way_to_name_the_model_leads_to_the_same_weights(tmp_path: Path) -
 
 def test_plans_in_the_older_form_say_the_same(tmp_path: Path) -> None:
     new, _ = made(tmp_path)
-    expected = find_template(new)[0]
+    expected = find_template(new)
     old = old_form(plans(), "3d_fullres")
     (new / "plans.json").write_text(json.dumps(old))
     stated = dataset()
     stated["modality"] = stated.pop("channel_names")
     (new / "dataset.json").write_text(json.dumps(stated))
-    assert find_template(new)[0] == expected
+    assert find_template(new) == expected
 
 
 def test_configurations_that_inherit_are_completed_and_circles_are_refused(tmp_path: Path) -> None:
@@ -96,7 +96,7 @@ def test_configurations_that_inherit_are_completed_and_circles_are_refused(tmp_p
     base = plan["configurations"].pop("3d_fullres")
     plan["configurations"] = {"base": base, "3d_fullres": {"inherits_from": "base", "batch_size": 5}}
     (folder / "plans.json").write_text(json.dumps(plan))
-    assert find_template(folder)[0].configurations[0].patch_size == (8, 16, 16)
+    assert find_template(folder).configurations[0].patch_size == (8, 16, 16)
     base["inherits_from"] = "3d_fullres"
     (folder / "plans.json").write_text(json.dumps(plan))
     with pytest.raises(InputError, match="no configuration"):
@@ -109,7 +109,7 @@ def test_regions_and_ignore_are_understood(tmp_path: Path) -> None:
     folder = results_folder(
         tmp_path, plans(), stated, their_network(plans(), 2, 2, "3d_fullres").state_dict(), "3d_fullres"
     )
-    labels = find_template(folder)[0].labels
+    labels = find_template(folder).labels
     assert (labels.output_names, labels.ignore, labels.has_regions) == (("whole", "core"), 3, True)
 
 
