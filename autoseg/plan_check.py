@@ -54,9 +54,7 @@ def foreign_parts(plan: Plan, configuration: str) -> tuple[PartRecord, ...]:
     return tuple(dict.fromkeys(filter(None, found)))
 
 
-def changed_parts(
-    plan: Plan, configuration: str, records: Sequence[PartRecord], *, kinds: Sequence[str]
-) -> list[str]:
+def changed_parts(plan: Plan, configuration: str, records: Sequence[PartRecord], *, kinds: Sequence[str]) -> list[str]:
     """A sentence for every part whose code is not that which the model was trained with.
 
     Args:

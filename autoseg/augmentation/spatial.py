@@ -195,13 +195,18 @@ class Mirror:
                 groups.setdefault(tuple(drawn["axes"]), []).append(sample)
         new_images, new_labels = images.clone(), labels.clone()
         for axes, samples in groups.items():
+            pairs = self.labels_exchanged({"axes": axes})
             flipped_images = images[samples].flip([axis + 2 for axis in axes])
             flipped_labels = labels[samples].flip([axis + 1 for axis in axes])
-            if self.swap_axis in axes:
-                flipped_labels = _exchanged(flipped_labels, self.swapped_labels)
+            if pairs:
+                flipped_labels = _exchanged(flipped_labels, pairs)
                 flipped_images = flipped_images[:, self._exchanged_channels(images.shape[1])]
             new_images[samples], new_labels[samples] = flipped_images, flipped_labels
         return new_images, new_labels
+
+    def labels_exchanged(self, drawn: Mapping[str, Any]) -> tuple[tuple[int, int], ...]:
+        """The pairs of labels that change places where these axes are flipped."""
+        return self.swapped_labels if self.swap_axis in drawn["axes"] else ()
 
     def _exchanged_channels(self, count: int) -> list[int]:
         order = list(range(count))

@@ -14,7 +14,7 @@ import itertools
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar, overload
@@ -29,6 +29,7 @@ from autoseg.augmentation.streams import stream
 from autoseg.errors import AutosegError, DamagedCaseError, InputError, TooLargeError, WorkerLostError
 from autoseg.io.case_store import CaseStore
 from autoseg.logs import Logger, SilentLogger
+from autoseg.training.looked_for import LookedFor
 from autoseg.training.places import box_of, draw_corner, forced_samples
 from autoseg.training.records import BatchRecord, SampleRecord
 from autoseg.training.sources import Crop, Sources, crop_padded, gathered
@@ -75,7 +76,7 @@ class PatchLoader(SlimDataLoaderBase):
         seed: of the plan.
         purpose: first part of every stream's key.
         masked_channels: channels that are 0 outside the non-zero region and stay so.
-        looked_for: which of the foreground labels were looked for, of the cases in which not all were.
+        looked_for: which of the foreground labels were looked for, where these are not all in some case.
         logger: for events.
     """
 
@@ -92,7 +93,7 @@ class PatchLoader(SlimDataLoaderBase):
         seed: int,
         purpose: int,
         masked_channels: Sequence[int] = (),
-        looked_for: Mapping[str, Sequence[bool]] | None = None,
+        looked_for: LookedFor | None = None,
         logger: Logger | None = None,
     ) -> None:
         super().__init__(keys, batch_size)
@@ -102,7 +103,7 @@ class PatchLoader(SlimDataLoaderBase):
         self._spatial = recipe.spatial
         self._steps = (*recipe.steps(), *([Mask(masked_channels)] if masked_channels else []))
         self._seed, self._purpose = seed, purpose
-        self._looked_for = {case: row for case, row in (looked_for or {}).items() if case in keys}
+        self._looked_for = looked_for if looked_for and looked_for.concerns(keys) else None
         self._opened = functools.lru_cache(most_open_cases())(lambda case: store.open(case, keys[case]))
         self._logger = logger or SilentLogger()
         self._lock = threading.Lock()
@@ -125,7 +126,8 @@ class PatchLoader(SlimDataLoaderBase):
     def batch(self, iteration: int) -> dict[str, Any]:
         """The batch of an iteration: ``data``, ``seg`` and ``keys`` (the case ids); arrays are NumPy's.
 
-        If any case of the loader is partly annotated, also ``looked_for`` ``(batch, foreground labels)``, bool.
+        If any case of the loader is partly annotated, also ``looked_for`` ``(batch, foreground labels)``, bool: of the
+        samples as they are now, in which mirroring may have exchanged labels.
         """
         return _as_arrays(self.finish(self.prepare(iteration)))
 
@@ -170,12 +172,14 @@ class PatchLoader(SlimDataLoaderBase):
         for index, step in enumerate(self._steps):
             parameters = [sample.parameters[index] for sample in record.samples]
             if any(drawn is not None for drawn in parameters):
+                before = labels
                 images, labels = step.apply(images, labels, parameters)
+                if self._looked_for:
+                    self._looked_for.require_told(record.samples, step, before, labels)
         keys = [sample.case for sample in record.samples]
         batch = {"data": images, "seg": labels.clamp_min(0)[:, None], "keys": keys}
         if self._looked_for:
-            every = np.ones_like(next(iter(self._looked_for.values())), bool)
-            batch["looked_for"] = np.stack([self._looked_for.get(case, every) for case in keys])
+            batch["looked_for"] = self._looked_for.rows(record.samples, self._steps)
         return batch
 
     def _healthy(self, iteration: int, work: Callable[[int, int], T]) -> list[T]:

@@ -35,6 +35,7 @@ from autoseg.training.length import (
     out_of_time,
     with_plateau,
 )
+from autoseg.training.looked_for import LookedFor
 from autoseg.training.optimization import WeightAverage
 from autoseg.training.state import TrainState
 from autoseg.training.step import TrainingStep, keep_freed_memory_if_roomy
@@ -175,7 +176,7 @@ class FoldTrainer:
             seed=self.job.seed,
             purpose=TRAINING if train else VALIDATION,
             masked_channels=[index for index, spec in enumerate(self.plan.normalization) if spec.use_mask],
-            looked_for={case: self.plan.labels.looked_for(names) for case, names in self.job.annotated.items()},
+            looked_for=LookedFor(self.plan.labels, self.job.annotated),
             logger=self.logger,
         )
 

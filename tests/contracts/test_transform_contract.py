@@ -14,7 +14,13 @@ from batchgenerators.transforms.resample_transforms import SimulateLowResolution
 from batchgenerators.transforms.spatial_transforms import MirrorTransform
 
 from autoseg.augmentation.cascade import OnlyImages, RandomMorphology, RemoveComponent
-from autoseg.augmentation.contract import AsBatchgenerators, FromBatchgenerators, Parameters, Transform
+from autoseg.augmentation.contract import (
+    AsBatchgenerators,
+    FromBatchgenerators,
+    Parameters,
+    Transform,
+    labels_exchanged,
+)
 from autoseg.augmentation.intensity import Brightness, Contrast, Gamma, GaussianBlur, GaussianNoise, LowResolution
 from autoseg.augmentation.spatial import Mask, Mirror
 
@@ -31,6 +37,7 @@ TRANSFORMS: dict[str, Callable[[], Transform]] = {
     "mirror": lambda: Mirror((0, 1)),
     "mirror with sides": lambda: Mirror((0, 1), swap_axis=1, swapped_labels=((1, 2),), label_channels=2),
     "mask": lambda: Mask([0, 1]),
+    "mirror with sides, in another": lambda: OnlyImages(Mirror((0, 1), swap_axis=1, swapped_labels=((1, 2),)), 2),
     "images alone": lambda: OnlyImages(Gamma(0.8, invert=False), 2),
     "morphology": lambda: RandomMorphology((-2, -1), 0.8, radius=(1.0, 3.0)),
     "component": lambda: RemoveComponent((-2, -1), 0.9),
@@ -125,6 +132,17 @@ def test_samples_for_which_nothing_was_drawn_stay_as_they_are(transform: Transfo
     nothing = transform.apply(images, labels, [None] * BATCH)
     assert torch.equal(nothing[0], images)
     assert torch.equal(nothing[1], labels)
+
+
+def test_a_label_that_appears_is_one_that_the_transform_says_it_exchanges(transform: Transform, shape) -> None:
+    """So that of a case in which one label was looked for it is known which one that is afterwards."""
+    images, labels = batch(shape)
+    labels[labels == 2] = 0
+    parameters = drawn(transform, shape)
+    after = transform.apply(images, labels, parameters)[1]
+    for sample, each in zip(after, parameters, strict=True):
+        other = {one: two for pair in labels_exchanged(transform, each) for one, two in (pair, pair[::-1])}
+        assert {label for label in sample.unique().tolist() if label > 0} == {other.get(1, 1)}
 
 
 @pytest.fixture(params=[1, 3], ids=["one thread", "three threads"])
