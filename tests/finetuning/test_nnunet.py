@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from autoseg.errors import AutosegError, InputError, UnreadableFileError
+from autoseg.finetuning.nnunet import template_of
 from autoseg.finetuning.source import Source, find_source, find_template
 from autoseg.networks.adoption import adopt
 from autoseg.networks.build import build_network
@@ -120,6 +121,19 @@ def test_regions_and_ignore_are_understood(tmp_path: Path) -> None:
         (("architecture", "arch_kwargs", "norm_op"), "torch.nn.BatchNorm3d", "norm_op; found BatchNorm3d"),
         (("architecture", "arch_kwargs", "nonlin"), "torch.nn.GELU", "nonlin; found GELU"),
         (("architecture", "arch_kwargs", "conv_bias"), False, "conv_bias; found False"),
+        (("architecture", "arch_kwargs", "conv_op"), "mine.Conv3dSame", "conv_op; found Conv3dSame"),
+        (("architecture", "arch_kwargs", "nonlin_kwargs"), {"negative_slope": 0.2}, "negative_slope; found 0.2"),
+        (("architecture", "arch_kwargs", "norm_op_kwargs"), {"eps": 1e-3, "affine": True}, "eps; found 0.001"),
+        (("architecture", "arch_kwargs", "norm_op_kwargs"), {"eps": 1e-5}, "affine; found False, expected True"),
+        (("architecture", "arch_kwargs", "norm_op_kwargs"), {"affine": True, "track_running_stats": True}, "track_run"),
+        (("architecture", "arch_kwargs", "norm_op_kwargs"), None, "affine; found False"),
+        (("architecture", "arch_kwargs", "norm_op_kwargs"), [1], "can be followed"),
+        (("architecture", "arch_kwargs", "nonlin_first"), True, "nonlin_first; found True, expected False"),
+        (("architecture", "arch_kwargs", "block"), "mine.BottleneckD", "block; found BottleneckD"),
+        (("architecture", "arch_kwargs", "bottleneck_channels"), [4, 4, 4], "bottleneck_channels; .*expected none"),
+        (("architecture", "arch_kwargs", "squeeze_excitation"), True, "squeeze_excitation; found True"),
+        (("architecture", "arch_kwargs", "stem_channels"), 4, "stem_channels; found 4"),
+        (("architecture", "arch_kwargs", "pool_type"), "avg", "pool_type; found avg, expected conv"),
         (("architecture", "arch_kwargs", "n_stages"), "three", "cannot|can be followed"),
         (("architecture", "arch_kwargs", "features_per_stage"), [10**9, 1, 1], "feature maps out of range"),
         (("architecture", "arch_kwargs", "n_conv_per_stage"), 10**9, "blocks per stage out of range"),
@@ -140,6 +154,25 @@ def test_documents_that_cannot_be_followed_are_refused_in_a_sentence(place, valu
     (folder / "plans.json").write_text(json.dumps(plan))
     with pytest.raises(InputError, match=said):
         find_template(folder)
+
+
+def test_arguments_that_state_what_holds_anyway_are_no_hindrance(tmp_path: Path) -> None:
+    folder, _ = made(tmp_path)
+    expected, plan = find_template(folder), plans()
+    told = plan["configurations"]["3d_fullres"]["architecture"]["arch_kwargs"]
+    told |= {"nonlin_first": False, "stem_channels": None, "squeeze_excitation": False, "deep_supervision": True}
+    told["nonlin_kwargs"] = {"negative_slope": 0.01, "inplace": False}
+    told["norm_op_kwargs"] |= {"track_running_stats": False, "momentum": 0.3}
+    (folder / "plans.json").write_text(json.dumps(plan))
+    assert find_template(folder) == expected
+
+
+def test_tensors_in_place_of_constants_are_refused_in_a_sentence(tmp_path: Path) -> None:
+    plan = plans()
+    plan["configurations"]["3d_fullres"]["architecture"]["arch_kwargs"]["nonlin_first"] = torch.zeros(2)
+    made_with = {"plans": plan, "dataset_json": dataset(), "configuration": "3d_fullres"}
+    with pytest.raises(InputError, match="nonlin_first; found tensor"):
+        template_of(made_with, tmp_path)
 
 
 class Evil:
