@@ -16,7 +16,7 @@ from autoseg.networks.build import build_network
 from autoseg.values import NetworkSpec
 from autoseg.values.adoption import AdoptedLayer, Adoption, Outcome
 
-__all__ = ["Names", "adopt"]
+__all__ = ["Names", "adopt", "channel_places"]
 
 #: With less than this share of its numbers taken over, a network is rather new than fine-tuned.
 LEAST_SHARE = 0.5
@@ -139,6 +139,14 @@ def _with_channels(
     if added:
         told += f", {added} new from the mean of the old; all times {scale:.3g}, so that their sum stays"
     return torch.cat(parts, axis) * scale, "mapped", told
+
+
+def channel_places(own: Sequence[str], source: Sequence[str]) -> list[int | None]:
+    """For every channel the one of the source whose kernels it takes over: by name, or in order if no name agrees."""
+    places = _by_name(own, source)
+    if all(place is None for place in places) and len(own) == len(source):
+        return list(range(len(own)))
+    return places
 
 
 def _with_outputs(

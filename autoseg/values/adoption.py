@@ -40,11 +40,13 @@ class Adoption(Value, frozen=True, kw_only=True, tag_field="schema", tag="autose
         source: in words.
         sha256: of the source's weight file.
         layers: every tensor of the network, in order, then those of the source that are not used.
+        differences: sentences: what the network will see otherwise than the source did.
     """
 
     source: str
     sha256: str
     layers: tuple[AdoptedLayer, ...]
+    differences: tuple[str, ...] = ()
 
     def count(self, outcome: str) -> int:
         """Numbers of the tensors with that outcome."""
@@ -58,7 +60,7 @@ class Adoption(Value, frozen=True, kw_only=True, tag_field="schema", tag="autose
 
     @property
     def text(self) -> str:
-        """A table for people; tensors in a row with the same fate and reason stand on one line."""
+        """A table for people; tensors in a row with the same fate and reason stand on one line, differences at the end."""
         rows = []
         for (outcome, reason), group in itertools.groupby(self.layers, lambda layer: (layer.outcome, layer.reason)):
             layers = list(group)
@@ -67,6 +69,11 @@ class Adoption(Value, frozen=True, kw_only=True, tag_field="schema", tag="autose
         width = max(len(name) for _, name, _ in rows)
         lines = [f"  {outcome:<8}  {name.ljust(width)}  {reason}" for outcome, name, reason in rows]
         head = f"beginning with {self.source}: {self.share:.1%} of the network's numbers come from it"
+        if self.differences:
+            lines += [
+                "it will see something else than the model was trained on:",
+                *map("  {}".format, self.differences),
+            ]
         return "\n".join([head, *lines])
 
 
