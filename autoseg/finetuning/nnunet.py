@@ -257,15 +257,16 @@ def _check_layers(told: Mapping[str, Any], file: Path) -> None:
         if found not in allowed:
             raise _not_built(f"network with {field}", found, allowed, file)
     for group, known in ARGUMENTS.items():
-        stated = msgspec.convert(told.get(group) or {}, dict[str, Any]) if group else told
+        inner = told if group == "" else told.get(group)
+        stated = {} if inner is None else msgspec.convert(inner, dict[str, Any])
         for name in sorted(known.keys() | stated.keys() - HARMLESS[group]):
             wanted, absent = known.get(name, (None, None))
-            found = stated.get(name, absent)
-            if not isinstance(found, bool | int | float | str | None):
-                found = str(found)  # a checkpoint may hold a tensor here
-            if found != wanted and (name in known or found not in (None, False)):
+            value = stated.get(name, absent)
+            if not isinstance(value, bool | int | float | str | None):
+                value = str(value)  # a checkpoint may hold a tensor here
+            if value != wanted and (name in known or value not in (None, False)):
                 what = f"network with {f'{group}: ' if group else ''}{name}"
-                raise _not_built(what, str(found)[:40], ["none" if wanted is None else str(wanted)], file)
+                raise _not_built(what, str(value)[:40], ["none" if wanted is None else str(wanted)], file)
 
 
 def _not_built(what: str, found: str, known: Any, file: Path) -> InputError:
