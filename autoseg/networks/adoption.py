@@ -21,6 +21,10 @@ __all__ = ["Names", "adopt", "channel_places"]
 #: With less than this share of its numbers taken over, a network is rather new than fine-tuned.
 LEAST_SHARE = 0.5
 
+#: Number types that weights, and counters beside them, may have in a file.
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+
 Tensors = Mapping[str, torch.Tensor]
 #: For every place of ours the place of the source that fills it, or None.
 Places = Sequence[int | None]
@@ -56,7 +60,7 @@ def adopt(
         sha256: of its file.
 
     Raises:
-        InputError: fewer than half of the weights fit, or the source holds NaN.
+        InputError: fewer than half of the weights fit, or the source holds NaN, infinity or no real numbers.
     """
     fresh = build_network(spec, seed=seed).state_dict()
     inputs, outputs = _depends_on(spec, "input_channels"), _depends_on(spec, "output_channels")
@@ -65,7 +69,7 @@ def adopt(
     made: torch.Tensor
     outcome: Outcome
     for name, tensor in fresh.items():
-        old = tensors.get(name)
+        old = _usable(name, tensors[name], tensor.dtype, title) if name in tensors else None
         if old is None:
             made, outcome, reason = tensor, "renewed", "the source has none of this name"
         elif name in inputs:
@@ -76,9 +80,7 @@ def adopt(
             made, outcome, reason = tensor, "renewed", _shapes(old, tensor)
         else:
             made, outcome, reason = old, "adopted", "same name and shape"
-        if not bool(torch.isfinite(made).all()):
-            raise InputError(f"the weights {name!r} of the model hold NaN or infinity", file=title)
-        result[name] = made.to(tensor.dtype, memory_format=torch.contiguous_format).clone()
+        result[name] = made.clone(memory_format=torch.contiguous_format)
         layers.append(AdoptedLayer(name=name, numbers=tensor.numel(), outcome=outcome, reason=reason))
     for name in [name for name in tensors if name not in fresh]:
         reason = "the network has none of this name"
@@ -86,6 +88,26 @@ def adopt(
     adoption = Adoption(source=title, sha256=sha256, layers=tuple(layers))
     _check_share(adoption)
     return result, adoption
+
+
+def _usable(name: str, old: torch.Tensor, dtype: torch.dtype, title: str) -> torch.Tensor:
+    """A tensor of the source in the number type that the network has; whole numbers stay whole.
+
+    Raises:
+        InputError: it is of another kind of number, or holds NaN or infinity: if need be, only in the network's type.
+    """
+    kinds = FLOATS if dtype.is_floating_point else INTEGERS
+    if old.dtype not in kinds:
+        raise InputError(
+            f"the weights {name!r} of the model are of an odd number type",
+            file=title,
+            found=str(old.dtype).removeprefix("torch."),
+            expected=" or ".join(str(kind).removeprefix("torch.") for kind in kinds),
+        )
+    converted = old.detach().to(dtype)
+    if not bool(torch.isfinite(converted).all()):
+        raise InputError(f"the weights {name!r} of the model hold NaN or infinity, as {dtype}", file=title)
+    return converted
 
 
 def _depends_on(spec: NetworkSpec, field: str) -> dict[str, int]:

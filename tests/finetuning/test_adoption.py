@@ -148,6 +148,38 @@ def test_a_model_that_hardly_fits_is_refused_with_what_to_do() -> None:
         adopt(network(), names, other, names, seed=1, title="a model", sha256="0" * 64)
 
 
+ODD = {
+    "whole numbers": lambda tensor: tensor.to(torch.int32),
+    "truth values": lambda tensor: tensor > 0,
+    "complex": lambda tensor: tensor.to(torch.complex64),
+    "8 bits": lambda tensor: tensor.to(torch.float8_e4m3fn),
+    "too large for the network": lambda tensor: tensor.double() * 1e300,
+}
+
+
+@pytest.mark.parametrize(
+    "place", [FIRST, "encoder.stages.1.0.convs.0.conv.weight", HEAD], ids=["first", "inner", "head"]
+)
+@pytest.mark.parametrize("change", ODD.values(), ids=ODD)
+def test_weights_of_odd_number_types_are_refused_in_a_sentence(change, place: str) -> None:
+    source = weights(network())
+    source[place] = change(source[place])
+    own, theirs = Names(channels=("T1", "T2"), outputs=LABELS[:2]), Names(channels=("T1",), outputs=LABELS)
+    with pytest.raises(InputError, match=f"the weights '{place}' of the model"):
+        adopt(network(2, 2), own, source, theirs, seed=1, title="a model", sha256="0" * 64)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64], ids=str)
+def test_weights_of_other_widths_are_taken_in_the_networks_own(dtype: torch.dtype) -> None:
+    source = {name: tensor.to(dtype) for name, tensor in weights(network()).items()}
+    names = Names(channels=("T1",), outputs=LABELS)
+    made, adoption = adopt(network(), names, source, names, seed=1, title="a model", sha256="0" * 64)
+    assert adoption.share == 1
+    assert all(
+        tensor.dtype == torch.float32 and torch.equal(tensor, source[name].float()) for name, tensor in made.items()
+    )
+
+
 def test_weights_that_are_no_numbers_are_refused() -> None:
     source = weights(network())
     source[HEAD][0] = float("nan")
