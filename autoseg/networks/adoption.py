@@ -141,7 +141,11 @@ def _fits_but_for(axis: int, old: torch.Tensor, new: torch.Tensor) -> bool:
 def _with_channels(
     new: torch.Tensor, old: torch.Tensor, axis: int, own: Sequence[str] | None, source: Sequence[str] | None
 ) -> tuple[torch.Tensor, Outcome, str]:
-    """Kernels of the inputs: those of the channels of the same names; a new channel gets the mean of the old ones."""
+    """Kernels of the inputs: those of the channels of the same names.
+
+    New channels share the sum of those that are gone; where none is, they get the mean, and all are scaled. Either way the
+    sum over the channels stays, and with it the size of what the next layer gets.
+    """
     if not _fits_but_for(axis, old, new):
         return new, "renewed", _shapes(old, new)
     count, before = new.shape[axis], old.shape[axis]
@@ -153,13 +157,15 @@ def _with_channels(
         return old, "adopted", "same name and shape" if count == 1 else reason
     if list(places) == list(range(before)):
         return old, "adopted", "same name, shape and channels"
-    mean = old.mean(axis, keepdim=True)
-    added = sum(place is None for place in places)
-    scale = before / count if added else 1.0  # then the sum over channels stays what it was
-    parts = [mean if place is None else old.narrow(axis, place, 1) for place in places]
-    told = f"{count - added} of {before} channels by name"
-    if added:
+    told, scale = f"{count - places.count(None)} of {before} channels by name", 1.0
+    begun, added, gone = old.mean(axis, keepdim=True), places.count(None), sorted({*range(before)} - {*places})
+    if added and gone:
+        begun = old.index_select(axis, torch.tensor(gone)).sum(axis, keepdim=True) / added
+        told += f", {added} new with the sum of the {len(gone)} that are gone shared out, so that the sum of all stays"
+    elif added:
+        scale = before / count
         told += f", {added} new from the mean of the old; all times {scale:.3g}, so that their sum stays"
+    parts = [begun if place is None else old.narrow(axis, place, 1) for place in places]
     return torch.cat(parts, axis) * scale, "mapped", told
 
 

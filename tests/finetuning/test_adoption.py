@@ -84,6 +84,27 @@ def test_a_new_channel_begins_with_the_mean_and_the_sum_stays() -> None:
     assert "1 new from the mean of the old" in fate(adoption, FIRST)[1]
 
 
+@pytest.mark.parametrize(
+    ("channels", "source_channels", "alike"),
+    [
+        (("T1", "FLAIR"), ("T1", "T2"), {0: 0}),
+        (("FLAIR", "T2", "PD"), ("T1", "T2"), {1: 1}),
+        (("T1", "FLAIR"), ("T1", "T2", "PD"), {0: 0}),
+        (("FLAIR",), ("T1", "T2", "PD"), {}),
+    ],
+    ids=str,
+)
+def test_channels_that_are_replaced_hand_their_sum_on(channels, source_channels, alike: dict[int, int]) -> None:
+    """Those that are kept stay as they are to the bit; the new ones are equal to each other."""
+    made, source, adoption = taken(channels, source_channels)
+    torch.testing.assert_close(made[FIRST].sum(1), source[FIRST].sum(1))
+    for here, there in alike.items():
+        assert torch.equal(made[FIRST][:, here], source[FIRST][:, there])
+    new = [made[FIRST][:, place] for place in range(len(channels)) if place not in alike]
+    assert all(torch.equal(each, new[0]) for each in new)
+    assert "so that the sum of all stays" in fate(adoption, FIRST)[1]
+
+
 def test_without_names_channels_are_taken_in_order_or_from_the_mean() -> None:
     made, source, adoption = taken(("A", "B"), None, counts=(2, 3, 2, 3))
     assert torch.equal(made[FIRST], source[FIRST])
