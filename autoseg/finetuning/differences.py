@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from autoseg.networks.adoption import channel_places
-from autoseg.values import IntensityProperties, NormalizationSpec, Plan
+from autoseg.values import IntensityProperties, NormalizationSpec, Plan, ResamplingSpec
 from autoseg.values.adoption import Template, TemplateConfiguration
 
 __all__ = ["differences"]
@@ -28,7 +28,12 @@ def differences(template: Template, plan: Plan, configuration: str) -> tuple[str
         configuration: of the plan; where the model has several, the one of that name is compared, else the first.
     """
     model = template.configuration(configuration) or template.configurations[0]
-    return (*_of_arrays(template, plan), *_of_grid(model, plan, configuration), *_of_channels(template, plan))
+    return (
+        *_of_arrays(template, plan),
+        *_of_grid(model, plan, configuration),
+        *_of_channels(template, plan),
+        *template.unlike,
+    )
 
 
 def _of_arrays(template: Template, plan: Plan) -> Iterator[str]:
@@ -44,6 +49,8 @@ def _of_grid(model: TemplateConfiguration, plan: Plan, name: str) -> Iterator[st
     steps = [(one, other) for one, other in zip(here.spacing, model.spacing, strict=True) if one and other]
     if any(max(pair) > (1 + TOLD_FROM) * min(pair) for pair in steps):
         yield f"spacing: {_millimetres(here.spacing)}, the model's was {_millimetres(model.spacing)}"
+    if (now := _resampling(here.resampling)) != (before := _resampling(model.resampling)):
+        yield f"resampling: {now}, the model's was {before}"
     if here.network.architecture != model.network.architecture:
         yield f"network: {here.network.architecture!r}, the model's was {model.network.architecture!r}"
     if here.network.strides != model.network.strides:
@@ -75,6 +82,12 @@ def _moved(now: IntensityProperties, before: IntensityProperties) -> bool:
 
 def _numbers(properties: IntensityProperties) -> str:
     return ", ".join(f"{name} {getattr(properties, name):.4g}" for name in STATISTICS)
+
+
+def _resampling(spec: ResamplingSpec) -> str:
+    """As far as it makes the images: along a coarse axis, both interpolating and taking the nearest slice."""
+    along = ("the nearest slice", "interpolated")[spec.separate_axis_order]
+    return f"order {spec.image_order}, along an axis {spec.anisotropy_threshold:.4g} times coarser {along}"
 
 
 def _millimetres(spacing: tuple[float | None, ...]) -> str:

@@ -14,7 +14,8 @@ from typing import Any
 import msgspec
 
 from autoseg.errors import DocumentError, InputError, UnreadableFileError
-from autoseg.values import IntensityProperties, Label, Labels, NetworkSpec, NormalizationSpec, ResamplingSpec
+from autoseg.finetuning.nnunet_resampling import StatedResampling, read_resampling
+from autoseg.values import IntensityProperties, Label, Labels, NetworkSpec, NormalizationSpec
 from autoseg.values.adoption import Template, TemplateConfiguration
 from autoseg.values.json_form import decode
 
@@ -92,7 +93,7 @@ class _Architecture(msgspec.Struct):
     arch_kwargs: dict[str, Any]
 
 
-class _Configuration(msgspec.Struct):
+class _Configuration(StatedResampling, kw_only=True):
     patch_size: Numbers
     spacing: list[float]
     normalization_schemes: list[str]
@@ -154,6 +155,7 @@ def _template(plans: _Plans, dataset: _Dataset, name: str, file: Path) -> Templa
         if stated.previous_stage:
             raise InputError(f"{name!r} is the second stage of a cascade, and has inputs that no image has", file=file)
         network = _network(stated, len(channels), labels.output_count, file)
+        resampling, unlike = read_resampling(stated)
         first, second, third = plans.transpose_forward
         return Template(
             source=f"nnU-Net's {name}",
@@ -168,9 +170,10 @@ def _template(plans: _Plans, dataset: _Dataset, name: str, file: Path) -> Templa
                     spacing=_spacing(stated.spacing),
                     patch_size=tuple(stated.patch_size),
                     network=network,
-                    resampling=ResamplingSpec(separate_axis_order=0),
+                    resampling=resampling,
                 ),
             ),
+            unlike=unlike,
         )
     except (InputError, DocumentError):
         raise

@@ -109,6 +109,7 @@ class Template(Value, frozen=True, kw_only=True):
         axis_order: of these arrays.
         normalization: one entry per channel.
         configurations: those that stand on their own.
+        unlike: sentences: what of the model a plan cannot say, and does otherwise.
     """
 
     source: str
@@ -118,6 +119,7 @@ class Template(Value, frozen=True, kw_only=True):
     axis_order: tuple[int, int, int]
     normalization: tuple[NormalizationSpec, ...]
     configurations: tuple[TemplateConfiguration, ...]
+    unlike: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         require(sorted(self.axis_order) == [0, 1, 2], "axis_order must name each axis once", found=self.axis_order)

@@ -7,7 +7,7 @@ import pytest
 
 from autoseg.finetuning.differences import differences
 from autoseg.finetuning.source import find_template
-from autoseg.values import IntensityProperties, NormalizationSpec, Plan
+from autoseg.values import IntensityProperties, NormalizationSpec, Plan, ResamplingSpec
 from autoseg.values.adoption import Template
 from tests.small_plans import small_configuration, small_network, small_plan
 
@@ -52,6 +52,11 @@ def test_nothing_is_told_where_nothing_differs(model: Template) -> None:
         (
             {"orientation": "as_stored"},
             "orientation: arrays are as their files store them, the model's were turned to one orientation",
+        ),
+        (
+            {"changes": {"resampling": ResamplingSpec(separate_axis_order=0)}},
+            "resampling: order 3, along an axis 3 times coarser the nearest slice, the model's was order 3, along an axis "
+            "3 times coarser interpolated",
         ),
         ({"axis_order": (1, 0, 2)}, "axis order: 1 x 0 x 2, the model's was 0 x 1 x 2"),
         (

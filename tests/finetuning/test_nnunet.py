@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 import torch
+from msgspec.structs import replace
 
 from autoseg.errors import AutosegError, InputError, UnreadableFileError
 from autoseg.finetuning.nnunet import template_of
@@ -17,6 +18,8 @@ from autoseg.finetuning.source import Source, find_source, find_template
 from autoseg.networks.adoption import adopt
 from autoseg.networks.build import build_network
 from autoseg.networks.foreign import load_checkpoint
+from autoseg.values import ResamplingSpec
+from autoseg.volume.resample import separate_axis
 from tests.conftest import PROJECT
 from tests.finetuning.nnunet_models import dataset, old_form, plans, results_folder, their_network
 
@@ -138,6 +141,7 @@ def test_regions_and_ignore_are_understood(tmp_path: Path) -> None:
         (("architecture", "arch_kwargs", "features_per_stage"), [10**9, 1, 1], "feature maps out of range"),
         (("architecture", "arch_kwargs", "n_conv_per_stage"), 10**9, "blocks per stage out of range"),
         (("patch_size",), [8, 16, 10**9], "patch"),
+        (("resampling_fn_data_kwargs", "order"), "three", "can be followed"),
         (("patch_size",), [8, 16], "patch size and network differ"),
         (("spacing",), [1.0], "can be followed"),
         (("normalization_schemes",), ["Odd", "Odd"], "normalization; found Odd"),
@@ -154,6 +158,68 @@ def test_documents_that_cannot_be_followed_are_refused_in_a_sentence(place, valu
     (folder / "plans.json").write_text(json.dumps(plan))
     with pytest.raises(InputError, match=said):
         find_template(folder)
+
+
+USUAL = ResamplingSpec(separate_axis_order=0)
+EVERY = ("data", "seg", "probabilities")
+
+
+@pytest.mark.parametrize(
+    ("stated", "expected"),
+    [
+        ({}, USUAL),
+        ({f"resampling_fn_{what}_kwargs": {} for what in EVERY}, USUAL),
+        ({"resampling_fn_data_kwargs": {"order": 1, "force_separate_z": None}}, replace(USUAL, image_order=1)),
+        (
+            {f"resampling_fn_{what}_kwargs": {"order": 1, "order_z": 1, "force_separate_z": None} for what in EVERY},
+            replace(USUAL, image_order=1, separate_axis_order=1),
+        ),
+        (
+            {f"resampling_fn_{what}_kwargs": {"order": 1, "force_separate_z": True} for what in EVERY},
+            replace(USUAL, image_order=1, anisotropy_threshold=0.0),
+        ),
+        (
+            {f"resampling_fn_{what}_kwargs": {"order": 1} for what in EVERY},
+            replace(USUAL, image_order=1, anisotropy_threshold=1e12),
+        ),
+        ({f"resampling_fn_{what}": "resample_torch_fornnunet" for what in EVERY}, replace(USUAL, image_order=1)),
+    ],
+    ids=["usual", "not stated", "order", "along", "always apart", "never apart", "linear"],
+)
+def test_resampling_is_the_models(stated, expected: ResamplingSpec, tmp_path: Path) -> None:
+    plan = plans()
+    plan["configurations"]["3d_fullres"] |= stated
+    template = find_template(results_folder(tmp_path, plan, dataset(), {"a": torch.zeros(1)}, "3d_fullres"))
+    assert template.configurations[0].resampling == expected
+    assert template.unlike == ()
+
+
+def test_a_coarse_axis_is_apart_always_or_never() -> None:
+    """The thresholds that stand for it do what is meant, whatever the spacings."""
+    for steps in ((1.001, 1.0, 1.0), (500.0, 0.01, 0.01)):
+        assert separate_axis(steps, (1.0, 1.0, 1.0), 0.0) == 0
+        assert separate_axis(steps, (1.0, 1.0, 1.0), 1e12) is None
+
+
+@pytest.mark.parametrize(
+    ("stated", "told"),
+    [
+        ({"resampling_fn_data": "no_resampling_hack"}, ["data by no_resampling_hack"]),
+        (
+            {"resampling_fn_seg_kwargs": {"order": 3, "force_separate_z": None}},
+            ["seg of order 3 in the model, of order 1"],
+        ),
+        ({"resampling_fn_seg_kwargs": {"order": 1}}, ["images, labels and probabilities differ"]),
+    ],
+    ids=["function", "order", "unequal"],
+)
+def test_resampling_that_cannot_be_followed_is_told(stated, told: list[str], tmp_path: Path) -> None:
+    plan = plans()
+    plan["configurations"]["3d_fullres"] |= stated
+    template = find_template(results_folder(tmp_path, plan, dataset(), {"a": torch.zeros(1)}, "3d_fullres"))
+    assert template.configurations[0].resampling == USUAL
+    assert len(template.unlike) == len(told)
+    assert all(phrase in sentence for phrase, sentence in zip(told, template.unlike, strict=True))
 
 
 def test_arguments_that_state_what_holds_anyway_are_no_hindrance(tmp_path: Path) -> None:
