@@ -139,7 +139,7 @@ class AsBatchgenerators(AbstractTransform):
         random = [np.random.default_rng(np.random.randint(2**31)) for _ in data]
         images, labels = self.transform.apply(
             torch.from_numpy(np.ascontiguousarray(data, np.float32)),
-            torch.from_numpy(np.ascontiguousarray(segmentation[:, 0]).astype(np.int32)),
+            torch.from_numpy(np.rint(segmentation[:, 0]).astype(np.int32)),  # 0.9999 of an interpolation is 1
             [self.transform.draw(generator, data.shape[1:]) for generator in random],
         )
         changed = labels.numpy()[:, None].astype(segmentation.dtype)

@@ -184,6 +184,19 @@ def test_large_patches_do_not_depend_on_the_number_of_threads(name: str) -> None
     assert torch.equal(results[0], results[2])
 
 
+@pytest.mark.parametrize("both_ways", [False, True])
+def test_labels_that_are_not_quite_whole_are_rounded_in_both_directions(both_ways: bool) -> None:
+    """Interpolation in 32 bits leaves 0.9999."""
+    step = AsBatchgenerators(
+        FromBatchgenerators(AsBatchgenerators(GaussianNoise(1.0))) if both_ways else GaussianNoise(1.0)
+    )
+    labels = np.array([-1, 0, 1, 2, 300], np.float32)
+    nearly = (labels + np.float32([1e-4, -1e-4, -1e-4, 1e-4, -1e-3])).reshape(1, 1, 1, 5)
+    found = step(data=np.zeros((1, 1, 1, 5), np.float32), seg=nearly)["seg"]
+    np.testing.assert_array_equal(found.ravel(), labels)
+    assert found.dtype == np.float32
+
+
 def test_it_runs_as_a_transform_of_batchgenerators(transform: Transform, shape) -> None:
     images, labels = (tensor.numpy() for tensor in batch(shape))
     step, results = AsBatchgenerators(transform), []
