@@ -353,7 +353,7 @@ def predict(
     model, choice = choose_model(models, configuration, folds)
     records = parts_trained_with(model, choice)
     plan = usable_plan(model, configurations=[choice.configuration], kinds=USED_IN_PREDICTION, records=records)
-    for text in changed_parts(records, kinds=USED_IN_PREDICTION):
+    for text in changed_parts(plan, choice.configuration, records, kinds=USED_IN_PREDICTION):
         logger.event("message", text=text)
     cases: tuple[Case, ...] = read_inputs(source, plan.channels)
     folder = source if source.is_dir() else source.parent

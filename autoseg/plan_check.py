@@ -55,15 +55,19 @@ def foreign_parts(plan: Plan, configuration: str) -> tuple[PartRecord, ...]:
     return tuple(dict.fromkeys(filter(None, found)))
 
 
-def changed_parts(records: Sequence[PartRecord], *, kinds: Sequence[str]) -> list[str]:
+def changed_parts(plan: Plan, configuration: str, records: Sequence[PartRecord], *, kinds: Sequence[str]) -> list[str]:
     """A sentence for every part whose code is not that which the model was trained with.
 
     Args:
-        records: of the parts when the model was trained.
+        plan: of the model, which ``check_trusted`` has seen if it may come from elsewhere.
+        configuration: to be used.
+        records: of the parts when the model was trained. They stand in the weights: one whose part the plan does not name
+            is passed over, for looking at a part imports it.
         kinds: of parts that will be used.
     """
+    named = {(kind, name) for kind, name, _ in _named(plan, [configuration]) if kind in kinds}
     told = []
-    for before in (each for each in records if each.kind in kinds):
+    for before in (each for each in records if (each.kind, each.name) in named):
         now = plugins.record(before.kind, before.name)
         if now != before:
             found = now.origin if now else "autoseg itself"

@@ -202,9 +202,9 @@ def _template(model: Path, *, trust_code: bool) -> Template:
     from autoseg.finetuning.source import find_template
     from autoseg.plan_check import check_trusted
 
-    template, code = find_template(model)
+    template = find_template(model)
     if not trust_code:
-        check_trusted(code, model)
+        check_trusted(template.code_paths, model)
     return template
 
 

@@ -67,7 +67,7 @@ def plan_around(
         device=budget.device,
         configurations=configurations,
         reasons=reasons,
-        warnings=(*planning.sides.warnings, *over_budget(preset, budget, configurations)),
+        warnings=(*template.unlike, *planning.sides.warnings, *over_budget(preset, budget, configurations)),
     )
 
 

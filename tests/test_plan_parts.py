@@ -103,13 +103,21 @@ def test_where_code_comes_from_is_recorded_and_a_change_is_told(own_files: Path)
     assert plugins.record("loss", "dice_cross_entropy") is None
     record = plugins.record("loss", "own_loss:Focal")
     assert (record.file, record.package) == ("own_loss.py", "")
-    assert changed_parts([record], kinds=["loss"]) == []
+    plan = Parts(loss="own_loss:Focal").in_plan(small_plan())
+    assert changed_parts(plan, "tiny", [record], kinds=["loss"]) == []
     with (own_files / "own_loss.py").open("a") as file:
         file.write("# changed\n")
     assert plugins.record("loss", "own_loss:Focal") != record
-    (told,) = changed_parts([record], kinds=["loss"])
+    (told,) = changed_parts(plan, "tiny", [record], kinds=["loss"])
     assert "'own_loss:Focal' is not the code that the model was trained with" in told
-    assert changed_parts([record], kinds=["network"]) == []
+    assert changed_parts(plan, "tiny", [record], kinds=["network"]) == []
+
+
+def test_a_record_of_a_part_that_the_plan_does_not_name_is_not_looked_at() -> None:
+    """To look at a part is to import it, and the records come with the weights."""
+    record = PartRecord(kind="network", name="antigravity:fly", file="antigravity.py", sha256="0" * 64)
+    assert changed_parts(small_plan(), "tiny", [record], kinds=["network"]) == []
+    assert "antigravity" not in sys.modules
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from scipy import ndimage
 
-from autoseg.augmentation.contract import Parameters, Transform
+from autoseg.augmentation.contract import Parameters, Transform, labels_exchanged
 
 __all__ = ["OnlyImages", "RandomMorphology", "RemoveComponent"]
 
@@ -41,6 +41,10 @@ class OnlyImages:
         first, rest = images[:, : -self.others], images[:, -self.others :]
         changed, labels = self.transform.apply(first.contiguous(), labels, parameters)
         return torch.cat([changed, rest], 1), labels
+
+    def labels_exchanged(self, drawn: Drawn) -> Sequence[tuple[int, int]]:
+        """Those of the transform."""
+        return labels_exchanged(self.transform, drawn)
 
 
 class RandomMorphology:

@@ -21,6 +21,7 @@ __all__ = [
     "RecipeFactory",
     "SpatialSampling",
     "Transform",
+    "labels_exchanged",
 ]
 
 #: What was drawn for a sample, in JSON's types; None: the transform does nothing to it.
@@ -32,7 +33,8 @@ class Transform(Protocol):
     """Changes patches. All chance lies in ``draw``; ``apply`` with the same parameters gives the same result.
 
     What it does to a sample depends on that sample and its parameters alone, not on the others of the batch, and it works on
-    whatever device the patches are on. It changes nothing in place.
+    whatever device the patches are on. It changes nothing in place. One that exchanges labels says which, by a method
+    ``labels_exchanged`` as the function of that name calls it.
     """
 
     def draw(self, random: np.random.Generator, shape: Sequence[int]) -> Parameters:
@@ -48,6 +50,19 @@ class Transform(Protocol):
             parameters: one for each sample; samples with None stay as they are.
         """
         ...
+
+
+def labels_exchanged(transform: Transform, drawn: Parameters) -> Sequence[tuple[int, int]]:
+    """Pairs of labels that change places in a sample for which this was drawn; none where a transform tells of none.
+
+    Of a case that is annotated for some labels only, others are known then.
+
+    Args:
+        transform: may have a method ``labels_exchanged(drawn)`` that gives pairs of labels, as the segmentation holds them.
+        drawn: for the sample.
+    """
+    told = getattr(transform, "labels_exchanged", None)
+    return () if told is None or drawn is None else tuple(told(drawn))
 
 
 class SpatialSampling(Protocol):
@@ -132,7 +147,7 @@ class AsBatchgenerators(AbstractTransform):
         random = [np.random.default_rng(np.random.randint(2**31)) for _ in data]
         images, labels = self.transform.apply(
             torch.from_numpy(np.ascontiguousarray(data, np.float32)),
-            torch.from_numpy(np.ascontiguousarray(segmentation[:, 0]).astype(np.int32)),
+            torch.from_numpy(np.rint(segmentation[:, 0]).astype(np.int32)),  # 0.9999 of an interpolation is 1
             [self.transform.draw(generator, data.shape[1:]) for generator in random],
         )
         changed = labels.numpy()[:, None].astype(segmentation.dtype)

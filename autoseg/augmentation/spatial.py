@@ -251,15 +251,19 @@ class Mirror:
                 groups.setdefault(tuple(drawn["axes"]), []).append(sample)
         new_images, new_labels = images.clone(), labels.clone()
         for axes, samples in groups.items():
-            index = on_device(samples, images.device)
+            index, pairs = on_device(samples, images.device), self.labels_exchanged({"axes": axes})
             flipped_images = images[index].flip([axis + 2 for axis in axes])
             flipped_labels = labels[index].flip([axis + 1 for axis in axes])
-            if self.swap_axis in axes:
-                flipped_labels = _exchanged(flipped_labels, self.swapped_labels)
+            if pairs:
+                flipped_labels = _exchanged(flipped_labels, pairs)
                 order = on_device(self._exchanged_channels(images.shape[1]), images.device)
                 flipped_images = flipped_images.index_select(1, order)
             new_images[index], new_labels[index] = flipped_images, flipped_labels
         return new_images, new_labels
+
+    def labels_exchanged(self, drawn: Mapping[str, Any]) -> tuple[tuple[int, int], ...]:
+        """The pairs of labels that change places where these axes are flipped."""
+        return self.swapped_labels if self.swap_axis in drawn["axes"] else ()
 
     def _exchanged_channels(self, count: int) -> list[int]:
         order = list(range(count))

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import msgspec
 import torch
 
 from autoseg.errors import InputError
 from autoseg.files import write_document
+from autoseg.finetuning.differences import differences
 from autoseg.finetuning.source import Source, find_source, names_of
 from autoseg.logs import Logger
 from autoseg.networks.adoption import adopt
@@ -72,7 +74,7 @@ def find_sources(model: Path, plan: Plan, configuration: str, folds: Sequence[st
 
 
 def _adopted(source: Source, plan: Plan, configuration: str) -> tuple[dict[str, torch.Tensor], Adoption]:
-    return adopt(
+    tensors, adoption = adopt(
         plan.configuration(configuration).network,
         names_of(plan),
         source.tensors(),
@@ -81,6 +83,8 @@ def _adopted(source: Source, plan: Plan, configuration: str) -> tuple[dict[str, 
         title=f"{source.title} ({source.file})",
         sha256=source.sha256,
     )
+    unlike = differences(source.template, plan, configuration) if source.template else ()
+    return tensors, msgspec.structs.replace(adoption, differences=unlike)
 
 
 def _seen_cases(source: Source, plan: Plan, job: TrainJob) -> list[str]:

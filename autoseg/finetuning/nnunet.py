@@ -1,7 +1,8 @@
 """nnU-Net's results folders as models to begin with: ``plans.json`` and ``dataset.json``, read as anybody's files.
 
 The form of these files, old and new: nnU-Net 2.0 to 2.8. Networks are PlainConvUNet and ResidualEncoderUNet with instance
-norm and leaky ReLU, which autoseg builds with the same names.
+norm and leaky ReLU, which autoseg builds with the same names; one with other constants fits by name and shape, and would
+compute something else: it is refused.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from typing import Any
 import msgspec
 
 from autoseg.errors import DocumentError, InputError, UnreadableFileError
-from autoseg.values import IntensityProperties, Label, Labels, NetworkSpec, NormalizationSpec, ResamplingSpec
+from autoseg.finetuning.nnunet_resampling import StatedResampling, read_resampling
+from autoseg.values import IntensityProperties, Label, Labels, NetworkSpec, NormalizationSpec
 from autoseg.values.adoption import Template, TemplateConfiguration
 from autoseg.values.json_form import decode
 
@@ -30,7 +32,45 @@ SCHEMES = {
     "RGBTo01Normalization": "rgb_to_0_1",
 }
 #: What the networks are built of, by the last part of the name in the plans.
-LAYERS = {"norm_op": ("InstanceNorm2d", "InstanceNorm3d"), "nonlin": ("LeakyReLU",), "dropout_op": ("None",)}
+LAYERS = {
+    "conv_op": ("Conv2d", "Conv3d"),
+    "norm_op": ("InstanceNorm2d", "InstanceNorm3d"),
+    "nonlin": ("LeakyReLU",),
+    "dropout_op": ("None",),
+    "block": ("BasicBlockD", "None"),
+}
+#: Arguments of the networks and their layers that change what the same weights compute: the value that autoseg's networks
+#: have, and the one that holds where the plans state none.
+ARGUMENTS: dict[str, dict[str, tuple[Any, Any]]] = {
+    "": {
+        "conv_bias": (True, False),
+        "nonlin_first": (False, False),
+        "pool": ("conv", "conv"),
+        "pool_type": ("conv", "conv"),
+        "stochastic_depth_p": (0.0, 0.0),
+    },
+    "norm_op_kwargs": {"eps": (1e-5, 1e-5), "affine": (True, False)},
+    "nonlin_kwargs": {"negative_slope": (0.01, 0.01)},
+}
+#: Arguments that are read elsewhere, or change nothing.
+HARMLESS = {
+    "": {
+        "n_stages",
+        "features_per_stage",
+        "kernel_sizes",
+        "strides",
+        "n_conv_per_stage",
+        "n_blocks_per_stage",
+        "n_conv_per_stage_decoder",
+        "deep_supervision",
+        "dropout_op_kwargs",
+        "squeeze_excitation_reduction_ratio",
+        *ARGUMENTS,
+        *LAYERS,
+    },
+    "norm_op_kwargs": {"momentum"},
+    "nonlin_kwargs": {"inplace"},
+}
 
 Numbers = list[int]
 
@@ -53,7 +93,7 @@ class _Architecture(msgspec.Struct):
     arch_kwargs: dict[str, Any]
 
 
-class _Configuration(msgspec.Struct):
+class _Configuration(StatedResampling, kw_only=True):
     patch_size: Numbers
     spacing: list[float]
     normalization_schemes: list[str]
@@ -115,6 +155,7 @@ def _template(plans: _Plans, dataset: _Dataset, name: str, file: Path) -> Templa
         if stated.previous_stage:
             raise InputError(f"{name!r} is the second stage of a cascade, and has inputs that no image has", file=file)
         network = _network(stated, len(channels), labels.output_count, file)
+        resampling, unlike = read_resampling(stated)
         first, second, third = plans.transpose_forward
         return Template(
             source=f"nnU-Net's {name}",
@@ -129,9 +170,10 @@ def _template(plans: _Plans, dataset: _Dataset, name: str, file: Path) -> Templa
                     spacing=_spacing(stated.spacing),
                     patch_size=tuple(stated.patch_size),
                     network=network,
-                    resampling=ResamplingSpec(separate_axis_order=0),
+                    resampling=resampling,
                 ),
             ),
+            unlike=unlike,
         )
     except (InputError, DocumentError):
         raise
@@ -217,8 +259,17 @@ def _check_layers(told: Mapping[str, Any], file: Path) -> None:
         found = str(told.get(field)).rpartition(".")[2]
         if found not in allowed:
             raise _not_built(f"network with {field}", found, allowed, file)
-    if told.get("conv_bias") is not True:
-        raise _not_built("network with conv_bias", str(told.get("conv_bias")), ["true"], file)
+    for group, known in ARGUMENTS.items():
+        inner = told if group == "" else told.get(group)
+        stated = {} if inner is None else msgspec.convert(inner, dict[str, Any])
+        for name in sorted(known.keys() | stated.keys() - HARMLESS[group]):
+            wanted, absent = known.get(name, (None, None))
+            value = stated.get(name, absent)
+            if not isinstance(value, bool | int | float | str | None):
+                value = str(value)  # a checkpoint may hold a tensor here
+            if value != wanted and (name in known or value not in (None, False)):
+                what = f"network with {f'{group}: ' if group else ''}{name}"
+                raise _not_built(what, str(value)[:40], ["none" if wanted is None else str(wanted)], file)
 
 
 def _not_built(what: str, found: str, known: Any, file: Path) -> InputError:

@@ -89,23 +89,19 @@ def find_source(path: Path, configuration: str, fold: str) -> Source:
     raise _no_model(path)
 
 
-def find_template(path: Path) -> tuple[Template, tuple[str, ...]]:
-    """What a plan can be made around, and the names in it that are code of somebody's file (``module:name``).
+def find_template(path: Path) -> Template:
+    """What a plan can be made around; it may name code of somebody's file, none of which is run here.
 
     Raises:
         InputError: there is no model, or it does not tell how it was made.
     """
     if (path / "plan.json").is_file():
-        plan = ModelFolder(path).plan()
-        return _our_template(plan), plan.code_paths
+        return _our_template(ModelFolder(path).plan())
     source = find_source(path, "", "0")
     if source.template is None:
         remedy = "Name the model folder, with plan.json in it."
         raise InputError("the weights alone do not tell how their network is made", file=path, remedy=remedy)
-    if source.job is None:
-        return source.template, ()
-    plan = ModelFolder(source.file.parents[2]).plan()
-    return _our_template(plan, [source.job.configuration]), plan.code_paths
+    return source.template
 
 
 def _no_model(path: Path) -> InputError:

@@ -16,10 +16,14 @@ from autoseg.networks.build import build_network
 from autoseg.values import NetworkSpec
 from autoseg.values.adoption import AdoptedLayer, Adoption, Outcome
 
-__all__ = ["Names", "adopt"]
+__all__ = ["Names", "adopt", "channel_places"]
 
 #: With less than this share of its numbers taken over, a network is rather new than fine-tuned.
 LEAST_SHARE = 0.5
+
+#: Number types that weights, and counters beside them, may have in a file.
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 Tensors = Mapping[str, torch.Tensor]
 #: For every place of ours the place of the source that fills it, or None.
@@ -56,7 +60,7 @@ def adopt(
         sha256: of its file.
 
     Raises:
-        InputError: fewer than half of the weights fit, or the source holds NaN.
+        InputError: fewer than half of the weights fit, or the source holds NaN, infinity or no real numbers.
     """
     fresh = build_network(spec, seed=seed).state_dict()
     inputs, outputs = _depends_on(spec, "input_channels"), _depends_on(spec, "output_channels")
@@ -65,7 +69,7 @@ def adopt(
     made: torch.Tensor
     outcome: Outcome
     for name, tensor in fresh.items():
-        old = tensors.get(name)
+        old = _usable(name, tensors[name], tensor.dtype, title) if name in tensors else None
         if old is None:
             made, outcome, reason = tensor, "renewed", "the source has none of this name"
         elif name in inputs:
@@ -76,9 +80,7 @@ def adopt(
             made, outcome, reason = tensor, "renewed", _shapes(old, tensor)
         else:
             made, outcome, reason = old, "adopted", "same name and shape"
-        if not bool(torch.isfinite(made).all()):
-            raise InputError(f"the weights {name!r} of the model hold NaN or infinity", file=title)
-        result[name] = made.to(tensor.dtype, memory_format=torch.contiguous_format).clone()
+        result[name] = made.clone(memory_format=torch.contiguous_format)
         layers.append(AdoptedLayer(name=name, numbers=tensor.numel(), outcome=outcome, reason=reason))
     for name in [name for name in tensors if name not in fresh]:
         reason = "the network has none of this name"
@@ -86,6 +88,26 @@ def adopt(
     adoption = Adoption(source=title, sha256=sha256, layers=tuple(layers))
     _check_share(adoption)
     return result, adoption
+
+
+def _usable(name: str, old: torch.Tensor, dtype: torch.dtype, title: str) -> torch.Tensor:
+    """A tensor of the source in the number type that the network has; whole numbers stay whole.
+
+    Raises:
+        InputError: it is of another kind of number, or holds NaN or infinity: if need be, only in the network's type.
+    """
+    kinds = FLOATS if dtype.is_floating_point else INTEGERS
+    if old.dtype not in kinds:
+        raise InputError(
+            f"the weights {name!r} of the model are of an odd number type",
+            file=title,
+            found=str(old.dtype).removeprefix("torch."),
+            expected=" or ".join(str(kind).removeprefix("torch.") for kind in kinds),
+        )
+    converted = old.detach().to(dtype)
+    if not bool(torch.isfinite(converted).all()):
+        raise InputError(f"the weights {name!r} of the model hold NaN or infinity, as {dtype}", file=title)
+    return converted
 
 
 def _depends_on(spec: NetworkSpec, field: str) -> dict[str, int]:
@@ -119,7 +141,11 @@ def _fits_but_for(axis: int, old: torch.Tensor, new: torch.Tensor) -> bool:
 def _with_channels(
     new: torch.Tensor, old: torch.Tensor, axis: int, own: Sequence[str] | None, source: Sequence[str] | None
 ) -> tuple[torch.Tensor, Outcome, str]:
-    """Kernels of the inputs: those of the channels of the same names; a new channel gets the mean of the old ones."""
+    """Kernels of the inputs: those of the channels of the same names.
+
+    New channels share the sum of those that are gone; where none is, they get the mean, and all are scaled. Either way the
+    sum over the channels stays, and with it the size of what the next layer gets.
+    """
     if not _fits_but_for(axis, old, new):
         return new, "renewed", _shapes(old, new)
     count, before = new.shape[axis], old.shape[axis]
@@ -131,14 +157,24 @@ def _with_channels(
         return old, "adopted", "same name and shape" if count == 1 else reason
     if list(places) == list(range(before)):
         return old, "adopted", "same name, shape and channels"
-    mean = old.mean(axis, keepdim=True)
-    added = sum(place is None for place in places)
-    scale = before / count if added else 1.0  # then the sum over channels stays what it was
-    parts = [mean if place is None else old.narrow(axis, place, 1) for place in places]
-    told = f"{count - added} of {before} channels by name"
-    if added:
+    told, scale = f"{count - places.count(None)} of {before} channels by name", 1.0
+    begun, added, gone = old.mean(axis, keepdim=True), places.count(None), sorted({*range(before)} - {*places})
+    if added and gone:
+        begun = old.index_select(axis, torch.tensor(gone)).sum(axis, keepdim=True) / added
+        told += f", {added} new with the sum of the {len(gone)} that are gone shared out, so that the sum of all stays"
+    elif added:
+        scale = before / count
         told += f", {added} new from the mean of the old; all times {scale:.3g}, so that their sum stays"
+    parts = [begun if place is None else old.narrow(axis, place, 1) for place in places]
     return torch.cat(parts, axis) * scale, "mapped", told
+
+
+def channel_places(own: Sequence[str], source: Sequence[str]) -> list[int | None]:
+    """For every channel the one of the source whose kernels it takes over: by name, or in order if no name agrees."""
+    places = _by_name(own, source)
+    if all(place is None for place in places) and len(own) == len(source):
+        return list(range(len(own)))
+    return places
 
 
 def _with_outputs(

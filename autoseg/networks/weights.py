@@ -100,19 +100,24 @@ def load_weights(network: nn.Module, tensors: Mapping[str, torch.Tensor], *, sou
     """Puts weights into a network.
 
     Raises:
-        InputError: names or shapes do not fit.
+        InputError: names, shapes or kinds of numbers do not fit.
     """
     own = network.state_dict()
     missing, surplus = sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys())
-    misfits = [name for name in own.keys() & tensors.keys() if own[name].shape != tensors[name].shape]
+    misfits = [name for name in own.keys() & tensors.keys() if _form(own[name]) != _form(tensors[name])]
     if missing or surplus or misfits:
         raise InputError(
             "the weights do not fit the network of the plan",
             file=source,
-            found=f"{len(missing)} missing, {len(surplus)} unknown, {len(misfits)} of another shape "
+            found=f"{len(missing)} missing, {len(surplus)} unknown, {len(misfits)} of another shape or kind of number "
             f"(such as {(missing + surplus + misfits)[0]})",
         )
     network.load_state_dict(dict(tensors))
+
+
+def _form(tensor: torch.Tensor) -> tuple[tuple[int, ...], bool, bool]:
+    """Shape and kind of number: torch would copy complex or whole numbers into real ones, and lose a part of them."""
+    return tuple(tensor.shape), tensor.is_floating_point(), tensor.is_complex()
 
 
 def drop_aliases(state_dict: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -26,6 +26,7 @@ from autoseg.augmentation.streams import stream
 from autoseg.errors import DamagedCaseError, InputError, TooLargeError, WorkerLostError
 from autoseg.io.case_store import CaseStore
 from autoseg.logs import Logger, SilentLogger
+from autoseg.training.looked_for import LookedFor
 from autoseg.training.places import box_of, draw_corner, forced_samples
 from autoseg.training.records import BatchRecord, SampleRecord
 from autoseg.training.sources import Crop, Sources, crop_padded, gathered
@@ -75,7 +76,7 @@ class PatchLoader(SlimDataLoaderBase):
         seed: of the plan.
         purpose: first part of every stream's key.
         masked_channels: channels that are 0 outside the non-zero region and stay so.
-        looked_for: which of the foreground labels were looked for, of the cases in which not all were.
+        looked_for: which of the foreground labels were looked for, where these are not all in some case.
         skipped: case id to the iteration in which it could not be read, as an earlier loader of the training found.
         positions: of the samples of a batch that are made, where other processes make the others; all of them if None. What
             is drawn for a sample does not depend on it.
@@ -95,7 +96,7 @@ class PatchLoader(SlimDataLoaderBase):
         seed: int,
         purpose: int,
         masked_channels: Sequence[int] = (),
-        looked_for: Mapping[str, Sequence[bool]] | None = None,
+        looked_for: LookedFor | None = None,
         skipped: Mapping[str, int] | None = None,
         positions: Sequence[int] | None = None,
         logger: Logger | None = None,
@@ -108,7 +109,7 @@ class PatchLoader(SlimDataLoaderBase):
         self._spatial, self._label_channels = recipe.spatial, recipe.label_channels
         self._steps = (*recipe.steps(), *([Mask(masked_channels)] if masked_channels else []))
         self._seed, self._purpose = seed, purpose
-        self._looked_for = {case: row for case, row in (looked_for or {}).items() if case in keys}
+        self._looked_for = looked_for if looked_for and looked_for.concerns(keys) else None
         self._opened = functools.lru_cache(most_open_cases())(lambda case: store.open(case, keys[case]))
         self._logger = logger or SilentLogger()
         self._lock = threading.Lock()
@@ -158,7 +159,7 @@ class PatchLoader(SlimDataLoaderBase):
         """The batch of an iteration: ``data``, ``seg``, ``keys`` (the case ids) and its ``record``; arrays are NumPy's.
 
         Of the samples at ``positions``, if not of all. If any case of the loader is partly annotated, also ``looked_for``
-        ``(batch, foreground labels)``, bool.
+        ``(batch, foreground labels)``, bool: of the samples as they are now, in which mirroring may have exchanged labels.
         """
         return _as_arrays(self.finish(self.prepare(iteration)))
 
@@ -204,12 +205,14 @@ class PatchLoader(SlimDataLoaderBase):
         for index, step in enumerate(self._steps):
             parameters = [sample.parameters[index] for sample in record.samples]
             if any(drawn is not None for drawn in parameters):
+                before = labels
                 images, labels = step.apply(images, labels, parameters)
+                if self._looked_for:
+                    self._looked_for.require_told(record.samples, step, before, labels)
         keys = [sample.case for sample in record.samples]
         batch = {"data": images, "seg": labels.clamp_min(0)[:, None], "keys": keys, "record": record}
         if self._looked_for:
-            every = np.ones_like(next(iter(self._looked_for.values())), bool)
-            batch["looked_for"] = np.stack([self._looked_for.get(case, every) for case in keys])
+            batch["looked_for"] = self._looked_for.rows(record.samples, self._steps)
         return batch
 
     def _healthy(

@@ -11,26 +11,27 @@ from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 import torch
 
 from autoseg import plugins
 from autoseg.augmentation.contract import Recipe
 from autoseg.augmentation.streams import TRAINING, VALIDATION
-from autoseg.errors import AutosegError, DiskFullError, FollowedError, InputError, InterruptedRunError, ShortMemoryError
-from autoseg.files import discard, read_document, write_document
+from autoseg.errors import AutosegError, FollowedError, InputError, InterruptedRunError, ShortMemoryError
+from autoseg.files import read_document
 from autoseg.io.case_store import CaseStore
 from autoseg.logs import Logger
 from autoseg.networks.execution import training_memory
-from autoseg.networks.weights import load_weights, save_tensors
+from autoseg.networks.weights import load_weights
 from autoseg.training.batches import PatchLoader
-from autoseg.training.checkpoints import Checkpoints, not_written
+from autoseg.training.checkpoints import Checkpoints
 from autoseg.training.course import Course
 from autoseg.training.crew import seconds_to_make
 from autoseg.training.determinism import deterministic_algorithms, make_deterministic, seed_iteration
 from autoseg.training.estimate import dice_of_counts, patch_counts
 from autoseg.training.length import kept_from, learning_rate
+from autoseg.training.looked_for import LookedFor
+from autoseg.training.model_file import write_model
 from autoseg.training.optimization import WeightAverage
 from autoseg.training.ranks import ALONE, Ranks
 from autoseg.training.records import BatchRecord
@@ -183,7 +184,7 @@ class FoldTrainer:
             skipped=skipped,
             positions=self.ranks.share(self.configuration.batch_size) if train else None,
             masked_channels=[index for index, spec in enumerate(self.plan.normalization) if spec.use_mask],
-            looked_for={case: self.plan.labels.looked_for(names) for case, names in self.job.annotated.items()},
+            looked_for=LookedFor(self.plan.labels, self.job.annotated),
             logger=self.logger,
         )
 
@@ -381,20 +382,8 @@ class FoldTrainer:
             raise InputError("the training has not ended", file=self.folder.path)
         if not self.state.is_healthy():
             raise self._not_a_number()
-        metadata: dict[str, Any] = {"plan": self.job.plan_id, "fold": self.job.fold}
-        if self.job.parts:  # what prediction elsewhere needs besides autoseg
-            metadata["parts"] = msgspec.to_builtins(self.job.parts)
         skipped = sorted(self._training.skipped_before(self.state.iteration))
-        if skipped:
-            metadata["skipped"] = skipped
-        try:
-            discard_scores = functools.partial(discard, self.folder.validation)
-            save_tensors(path, self.state.model_weights(), metadata, discard_scores)
-            write_document(self.folder.length, msgspec.structs.replace(length, trained=length.end))
-        except OSError as error:
-            raise DiskFullError(self.folder.path, not_written(path, error)) from error
-        for used_up in (self.folder.stop_file, self.folder.previous_checkpoint):
-            used_up.unlink(missing_ok=True)
+        write_model(self.folder, self.job, self.state, skipped)
         tell_skipped(skipped, len(self.job.cases.train), self.logger)
         self.logger.event("trained", iterations=self.state.iteration, file=str(path), skipped=skipped)
         return path

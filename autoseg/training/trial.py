@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import itertools
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,6 +33,9 @@ EDGE = 8
 DRAWS = 16
 #: Steps of an optimizer after a checkpoint.
 STEPS = 9
+#: How often a recipe is drawn to see whether it exchanges the sides: mirroring along one axis of three, the right one, comes
+#: once in eight times or more.
+SIDE_TRIALS = 48
 #: Folder of our own code.
 AUTOSEG = str(Path(__file__).parent.parent)
 
@@ -162,6 +166,7 @@ def try_recipe(configuration: Configuration, device: str = "cpu") -> None:
         _expect(fits, f"{_kind_of(matrix)} of shape {np.shape(matrix)} as sampling", f"an array of {square}")
         for step in recipe.steps():
             images, labels = _stepped(step, random, images, labels)
+    _try_sides(recipe, configuration)
 
 
 def _stepped(
@@ -194,6 +199,36 @@ def _survives_json(parameters: Any) -> bool:
         return bool(msgspec.json.decode(msgspec.json.encode(parameters)) == parameters)
     except (TypeError, ValueError):  # what JSON cannot hold, a number of NumPy's for example
         return False
+
+
+def _try_sides(recipe: Recipe, configuration: Configuration) -> None:
+    """Where labels are sides of the patient: a patch that is mirrored from left to right has them exchanged.
+
+    Their pattern has no symmetry, so that no rotation makes of it what mirroring along one axis or all three does.
+    """
+    spec, size = configuration.augmentation, (EDGE,) * configuration.dimensions
+    axis, axes = spec.swap_axis, range(len(size))
+    if axis is None:
+        return
+    reflections = [flips for count in (1, 3) for flips in itertools.combinations(axes, count) if axis in flips]
+    for seed in range(SIDE_TRIALS):
+        random = np.random.default_rng(seed)
+        images = torch.from_numpy(random.normal(size=(1, configuration.network.input_channels, *size)))
+        before = torch.from_numpy(random.choice((0, *spec.swapped_labels[0]), (1, *size)).astype(np.int16))
+        images, labels = images.float(), before
+        for step in recipe.steps():
+            parameters = step.draw(random, images.shape[1:])
+            if parameters is not None:
+                images, labels = step.apply(images, labels, [parameters])
+        mirrored = any(
+            torch.equal(labels.long(), before.flip([each + 1 for each in flips]).long()) for flips in reflections
+        )
+        _expect(
+            not mirrored,
+            f"a patch that is mirrored along axis {axis}, from left to right, with its labels as they were",
+            f"the labels {' and '.join(map(str, spec.swapped_labels[0]))} exchanged with the sides, as "
+            "autoseg.augmentation.spatial.Mirror does with swap_axis and swapped_labels of the recipe's argument",
+        )
 
 
 def _try_optimizer(spec: TrainingSpec) -> None:

@@ -40,11 +40,13 @@ class Adoption(Value, frozen=True, kw_only=True, tag_field="schema", tag="autose
         source: in words.
         sha256: of the source's weight file.
         layers: every tensor of the network, in order, then those of the source that are not used.
+        differences: sentences: what the network will see otherwise than the source did.
     """
 
     source: str
     sha256: str
     layers: tuple[AdoptedLayer, ...]
+    differences: tuple[str, ...] = ()
 
     def count(self, outcome: str) -> int:
         """Numbers of the tensors with that outcome."""
@@ -58,7 +60,7 @@ class Adoption(Value, frozen=True, kw_only=True, tag_field="schema", tag="autose
 
     @property
     def text(self) -> str:
-        """A table for people; tensors in a row with the same fate and reason stand on one line."""
+        """A table for people; tensors in a row with the same fate and reason stand on one line, differences at the end."""
         rows = []
         for (outcome, reason), group in itertools.groupby(self.layers, lambda layer: (layer.outcome, layer.reason)):
             layers = list(group)
@@ -67,6 +69,11 @@ class Adoption(Value, frozen=True, kw_only=True, tag_field="schema", tag="autose
         width = max(len(name) for _, name, _ in rows)
         lines = [f"  {outcome:<8}  {name.ljust(width)}  {reason}" for outcome, name, reason in rows]
         head = f"beginning with {self.source}: {self.share:.1%} of the network's numbers come from it"
+        if self.differences:
+            lines += [
+                "it will see something else than the model was trained on:",
+                *map("  {}".format, self.differences),
+            ]
         return "\n".join([head, *lines])
 
 
@@ -102,6 +109,7 @@ class Template(Value, frozen=True, kw_only=True):
         axis_order: of these arrays.
         normalization: one entry per channel.
         configurations: those that stand on their own.
+        unlike: sentences: what of the model a plan cannot say, and does otherwise.
     """
 
     source: str
@@ -111,11 +119,20 @@ class Template(Value, frozen=True, kw_only=True):
     axis_order: tuple[int, int, int]
     normalization: tuple[NormalizationSpec, ...]
     configurations: tuple[TemplateConfiguration, ...]
+    unlike: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         require(sorted(self.axis_order) == [0, 1, 2], "axis_order must name each axis once", found=self.axis_order)
         require(len(self.normalization) == len(self.channels), "normalization and channels differ in number")
         require(len(self.configurations) > 0, "the model has no configuration that stands on its own")
+
+    @property
+    def code_paths(self) -> tuple[str, ...]:
+        """Names that are no entry points but ``module:name``: code that comes with somebody's files."""
+        names = {spec.scheme for spec in self.normalization}
+        for each in self.configurations:
+            names |= {each.network.architecture, each.resampling.resampler}
+        return tuple(sorted(name for name in names if ":" in name))
 
     def configuration(self, name: str) -> TemplateConfiguration | None:
         """The configuration of that name, if there is one."""

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import SimpleITK
 
+from autoseg.networks.weights import load_tensors, save_tensors
 from autoseg.phantom import write_phantom_dataset
 from tests.command_line import failure, invoke
 from tests.conftest import TINY_PRESET
@@ -256,6 +257,19 @@ def test_foreign_code_needs_trust(planned, phantoms, tmp_path, capsys):
     text = failure(capsys, "predict", "-i", phantoms / "imagesTs", "-o", tmp_path / "out", "-m", model)
     assert "os:system" in text
     assert "--trust-code" in text
+
+
+def test_code_that_only_the_weights_name_is_not_run(planned, phantoms, tmp_path, capsys):
+    """What the weights tell of their parts comes with the model, too; looking whether a part changed would import it."""
+    train(planned)
+    model = shutil.copytree(planned / "models" / "tiny", tmp_path / "model")
+    weights = model / "2d" / "fold_0" / "model.safetensors"
+    tensors, told = load_tensors(weights)
+    part = {"kind": "network", "name": "antigravity:fly", "file": "antigravity.py", "sha256": "0" * 64}
+    save_tensors(weights, tensors, {**told, "parts": [part]})
+    arguments = ["-i", phantoms / "imagesTs" / "phantom_100_0000.nii.gz", "-o", tmp_path / "out", "-m", model]
+    assert invoke(["predict", *arguments, "--device", "cpu", "--workers", "0"]) == 0
+    assert "antigravity" not in sys.modules
 
 
 def test_other_settings_for_a_training_that_stands(planned, capsys):

@@ -14,7 +14,13 @@ from batchgenerators.transforms.resample_transforms import SimulateLowResolution
 from batchgenerators.transforms.spatial_transforms import MirrorTransform
 
 from autoseg.augmentation.cascade import OnlyImages, RandomMorphology, RemoveComponent
-from autoseg.augmentation.contract import AsBatchgenerators, FromBatchgenerators, Parameters, Transform
+from autoseg.augmentation.contract import (
+    AsBatchgenerators,
+    FromBatchgenerators,
+    Parameters,
+    Transform,
+    labels_exchanged,
+)
 from autoseg.augmentation.intensity import Brightness, Contrast, Gamma, GaussianBlur, GaussianNoise, LowResolution
 from autoseg.augmentation.spatial import Mask, Mirror, RotateAndScale, WithinPatch
 
@@ -34,6 +40,7 @@ TRANSFORMS: dict[str, Callable[[], Transform]] = {
         RotateAndScale((30.0,), rotation_probability=0.5, scaling_probability=0.5)
     ),
     "mask": lambda: Mask([0, 1]),
+    "mirror with sides, in another": lambda: OnlyImages(Mirror((0, 1), swap_axis=1, swapped_labels=((1, 2),)), 2),
     "images alone": lambda: OnlyImages(Gamma(0.8, invert=False), 2),
     "morphology": lambda: RandomMorphology((-2, -1), 0.8, radius=(1.0, 3.0)),
     "component": lambda: RemoveComponent((-2, -1), 0.9),
@@ -130,6 +137,17 @@ def test_samples_for_which_nothing_was_drawn_stay_as_they_are(transform: Transfo
     assert torch.equal(nothing[1], labels)
 
 
+def test_a_label_that_appears_is_one_that_the_transform_says_it_exchanges(transform: Transform, shape) -> None:
+    """So that of a case in which one label was looked for it is known which one that is afterwards."""
+    images, labels = batch(shape)
+    labels[labels == 2] = 0
+    parameters = drawn(transform, shape)
+    after = transform.apply(images, labels, parameters)[1]
+    for sample, each in zip(after, parameters, strict=True):
+        other = {one: two for pair in labels_exchanged(transform, each) for one, two in (pair, pair[::-1])}
+        assert {label for label in sample.unique().tolist() if label > 0} == {other.get(1, 1)}
+
+
 @pytest.fixture(params=[1, 3], ids=["one thread", "three threads"])
 def _threads(request: pytest.FixtureRequest) -> Iterator[None]:
     before = torch.get_num_threads()
@@ -167,6 +185,19 @@ def test_large_patches_do_not_depend_on_the_number_of_threads(name: str) -> None
         torch.set_num_threads(before)
     assert torch.equal(results[0], results[1])
     assert torch.equal(results[0], results[2])
+
+
+@pytest.mark.parametrize("both_ways", [False, True])
+def test_labels_that_are_not_quite_whole_are_rounded_in_both_directions(both_ways: bool) -> None:
+    """Interpolation in 32 bits leaves 0.9999."""
+    step = AsBatchgenerators(
+        FromBatchgenerators(AsBatchgenerators(GaussianNoise(1.0))) if both_ways else GaussianNoise(1.0)
+    )
+    labels = np.array([-1, 0, 1, 2, 300], np.float32)
+    nearly = (labels + np.float32([1e-4, -1e-4, -1e-4, 1e-4, -1e-3])).reshape(1, 1, 1, 5)
+    found = step(data=np.zeros((1, 1, 1, 5), np.float32), seg=nearly)["seg"]
+    np.testing.assert_array_equal(found.ravel(), labels)
+    assert found.dtype == np.float32
 
 
 def test_it_runs_as_a_transform_of_batchgenerators(transform: Transform, shape) -> None:

@@ -84,6 +84,27 @@ def test_a_new_channel_begins_with_the_mean_and_the_sum_stays() -> None:
     assert "1 new from the mean of the old" in fate(adoption, FIRST)[1]
 
 
+@pytest.mark.parametrize(
+    ("channels", "source_channels", "alike"),
+    [
+        (("T1", "FLAIR"), ("T1", "T2"), {0: 0}),
+        (("FLAIR", "T2", "PD"), ("T1", "T2"), {1: 1}),
+        (("T1", "FLAIR"), ("T1", "T2", "PD"), {0: 0}),
+        (("FLAIR",), ("T1", "T2", "PD"), {}),
+    ],
+    ids=str,
+)
+def test_channels_that_are_replaced_hand_their_sum_on(channels, source_channels, alike: dict[int, int]) -> None:
+    """Those that are kept stay as they are to the bit; the new ones are equal to each other."""
+    made, source, adoption = taken(channels, source_channels)
+    torch.testing.assert_close(made[FIRST].sum(1), source[FIRST].sum(1))
+    for here, there in alike.items():
+        assert torch.equal(made[FIRST][:, here], source[FIRST][:, there])
+    new = [made[FIRST][:, place] for place in range(len(channels)) if place not in alike]
+    assert all(torch.equal(each, new[0]) for each in new)
+    assert "so that the sum of all stays" in fate(adoption, FIRST)[1]
+
+
 def test_without_names_channels_are_taken_in_order_or_from_the_mean() -> None:
     made, source, adoption = taken(("A", "B"), None, counts=(2, 3, 2, 3))
     assert torch.equal(made[FIRST], source[FIRST])
@@ -146,6 +167,38 @@ def test_a_model_that_hardly_fits_is_refused_with_what_to_do() -> None:
         InputError, match=r"too few.*0% of its numbers.*of shape.*expected 50%.*autoseg plan DATASET --from"
     ):
         adopt(network(), names, other, names, seed=1, title="a model", sha256="0" * 64)
+
+
+ODD = {
+    "whole numbers": lambda tensor: tensor.to(torch.int32),
+    "truth values": lambda tensor: tensor > 0,
+    "complex": lambda tensor: tensor.to(torch.complex64),
+    "8 bits": lambda tensor: tensor.to(torch.float8_e4m3fn),
+    "too large for the network": lambda tensor: tensor.double() * 1e300,
+}
+
+
+@pytest.mark.parametrize(
+    "place", [FIRST, "encoder.stages.1.0.convs.0.conv.weight", HEAD], ids=["first", "inner", "head"]
+)
+@pytest.mark.parametrize("change", ODD.values(), ids=ODD)
+def test_weights_of_odd_number_types_are_refused_in_a_sentence(change, place: str) -> None:
+    source = weights(network())
+    source[place] = change(source[place])
+    own, theirs = Names(channels=("T1", "T2"), outputs=LABELS[:2]), Names(channels=("T1",), outputs=LABELS)
+    with pytest.raises(InputError, match=f"the weights '{place}' of the model"):
+        adopt(network(2, 2), own, source, theirs, seed=1, title="a model", sha256="0" * 64)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64], ids=str)
+def test_weights_of_other_widths_are_taken_in_the_networks_own(dtype: torch.dtype) -> None:
+    source = {name: tensor.to(dtype) for name, tensor in weights(network()).items()}
+    names = Names(channels=("T1",), outputs=LABELS)
+    made, adoption = adopt(network(), names, source, names, seed=1, title="a model", sha256="0" * 64)
+    assert adoption.share == 1
+    assert all(
+        tensor.dtype == torch.float32 and torch.equal(tensor, source[name].float()) for name, tensor in made.items()
+    )
 
 
 def test_weights_that_are_no_numbers_are_refused() -> None:

@@ -124,6 +124,25 @@ def test_a_training_that_has_not_begun_asks_for_the_model_again(workspace: Works
         tune(workspace, begin_from=None)
 
 
+def test_images_that_are_unlike_those_of_the_source_are_told_and_recorded(workspace: Workspace) -> None:
+    plan, heard = workspace.model("still").plan(), Heard()
+    (configuration,) = plan.configurations
+    first, second, third = configuration.spacing
+    coarse = msgspec.structs.replace(configuration, spacing=(first, second * 1.5, third * 1.5))
+    other = msgspec.structs.replace(
+        plan, name="other", axis_order=(0, 2, 1), orientation="as_stored", configurations=(coarse,)
+    )
+    write_document(workspace.path / "models" / "other" / "plan.json", other)
+    told = read_document(Adoption, tune(workspace, plan_name="other", logger=heard).folder.adopted).differences
+    assert [sentence.partition(":")[0] for sentence in told] == ["orientation", "axis order", "spacing"]
+    (text,) = [text for text in heard.texts if "come from it" in text]
+    assert "it will see something else than the model was trained on" in text
+    assert all(sentence in text for sentence in told)
+    heard = Heard()
+    assert read_document(Adoption, tune(workspace, logger=heard).folder.adopted).differences == ()
+    assert not any("something else" in text for text in heard.texts)
+
+
 def test_no_code_of_the_source_is_run(workspace: Workspace, tmp_path: Path) -> None:
     model = shutil.copytree(source_of(workspace), tmp_path / "foreign")
     plan = json.loads((model / "plan.json").read_text())

@@ -10,12 +10,16 @@ from pathlib import Path
 import msgspec
 import pytest
 import torch
+from msgspec.structs import replace
 
 from autoseg.errors import AutosegError, InputError, UnreadableFileError
+from autoseg.finetuning.nnunet import template_of
 from autoseg.finetuning.source import Source, find_source, find_template
 from autoseg.networks.adoption import adopt
 from autoseg.networks.build import build_network
 from autoseg.networks.foreign import load_checkpoint
+from autoseg.values import ResamplingSpec
+from autoseg.volume.resample import separate_axis
 from tests.conftest import PROJECT
 from tests.finetuning.nnunet_models import dataset, old_form, plans, results_folder, their_network
 
@@ -54,8 +58,8 @@ def test_adopted_weights_give_the_logits_of_nnunets_own_network(kind: str, confi
 
 def test_what_the_documents_tell_is_kept(tmp_path: Path) -> None:
     folder, _ = made(tmp_path)
-    template, code = find_template(folder)
-    assert code == ()
+    template = find_template(folder)
+    assert template.code_paths == ()
     assert (template.orientation, template.axis_order, template.channels) == ("as_stored", (0, 1, 2), ("CT", "PET"))
     assert template.labels.output_names == ("background", "liver", "spleen")
     assert [spec.scheme for spec in template.normalization] == ["ct", "zscore"]
@@ -65,7 +69,7 @@ def test_what_the_documents_tell_is_kept(tmp_path: Path) -> None:
     assert each.network.encoder_blocks == (1, 2, 2)
     assert each.resampling.separate_axis_order == 0
     flat, _ = made(tmp_path / "flat", configuration="2d")
-    assert find_template(flat)[0].configurations[0].spacing == (None, 1.5, 1.25)
+    assert find_template(flat).configurations[0].spacing == (None, 1.5, 1.25)
 
 
 def test_every_way_to_name_the_model_leads_to_the_same_weights(tmp_path: Path) -> None:
@@ -81,13 +85,13 @@ def test_every_way_to_name_the_model_leads_to_the_same_weights(tmp_path: Path) -
 
 def test_plans_in_the_older_form_say_the_same(tmp_path: Path) -> None:
     new, _ = made(tmp_path)
-    expected = find_template(new)[0]
+    expected = find_template(new)
     old = old_form(plans(), "3d_fullres")
     (new / "plans.json").write_text(json.dumps(old))
     stated = dataset()
     stated["modality"] = stated.pop("channel_names")
     (new / "dataset.json").write_text(json.dumps(stated))
-    assert find_template(new)[0] == expected
+    assert find_template(new) == expected
 
 
 def test_configurations_that_inherit_are_completed_and_circles_are_refused(tmp_path: Path) -> None:
@@ -96,7 +100,7 @@ def test_configurations_that_inherit_are_completed_and_circles_are_refused(tmp_p
     base = plan["configurations"].pop("3d_fullres")
     plan["configurations"] = {"base": base, "3d_fullres": {"inherits_from": "base", "batch_size": 5}}
     (folder / "plans.json").write_text(json.dumps(plan))
-    assert find_template(folder)[0].configurations[0].patch_size == (8, 16, 16)
+    assert find_template(folder).configurations[0].patch_size == (8, 16, 16)
     base["inherits_from"] = "3d_fullres"
     (folder / "plans.json").write_text(json.dumps(plan))
     with pytest.raises(InputError, match="no configuration"):
@@ -109,7 +113,7 @@ def test_regions_and_ignore_are_understood(tmp_path: Path) -> None:
     folder = results_folder(
         tmp_path, plans(), stated, their_network(plans(), 2, 2, "3d_fullres").state_dict(), "3d_fullres"
     )
-    labels = find_template(folder)[0].labels
+    labels = find_template(folder).labels
     assert (labels.output_names, labels.ignore, labels.has_regions) == (("whole", "core"), 3, True)
 
 
@@ -120,10 +124,24 @@ def test_regions_and_ignore_are_understood(tmp_path: Path) -> None:
         (("architecture", "arch_kwargs", "norm_op"), "torch.nn.BatchNorm3d", "norm_op; found BatchNorm3d"),
         (("architecture", "arch_kwargs", "nonlin"), "torch.nn.GELU", "nonlin; found GELU"),
         (("architecture", "arch_kwargs", "conv_bias"), False, "conv_bias; found False"),
+        (("architecture", "arch_kwargs", "conv_op"), "mine.Conv3dSame", "conv_op; found Conv3dSame"),
+        (("architecture", "arch_kwargs", "nonlin_kwargs"), {"negative_slope": 0.2}, "negative_slope; found 0.2"),
+        (("architecture", "arch_kwargs", "norm_op_kwargs"), {"eps": 1e-3, "affine": True}, "eps; found 0.001"),
+        (("architecture", "arch_kwargs", "norm_op_kwargs"), {"eps": 1e-5}, "affine; found False, expected True"),
+        (("architecture", "arch_kwargs", "norm_op_kwargs"), {"affine": True, "track_running_stats": True}, "track_run"),
+        (("architecture", "arch_kwargs", "norm_op_kwargs"), None, "affine; found False"),
+        (("architecture", "arch_kwargs", "norm_op_kwargs"), [1], "can be followed"),
+        (("architecture", "arch_kwargs", "nonlin_first"), True, "nonlin_first; found True, expected False"),
+        (("architecture", "arch_kwargs", "block"), "mine.BottleneckD", "block; found BottleneckD"),
+        (("architecture", "arch_kwargs", "bottleneck_channels"), [4, 4, 4], "bottleneck_channels; .*expected none"),
+        (("architecture", "arch_kwargs", "squeeze_excitation"), True, "squeeze_excitation; found True"),
+        (("architecture", "arch_kwargs", "stem_channels"), 4, "stem_channels; found 4"),
+        (("architecture", "arch_kwargs", "pool_type"), "avg", "pool_type; found avg, expected conv"),
         (("architecture", "arch_kwargs", "n_stages"), "three", "cannot|can be followed"),
         (("architecture", "arch_kwargs", "features_per_stage"), [10**9, 1, 1], "feature maps out of range"),
         (("architecture", "arch_kwargs", "n_conv_per_stage"), 10**9, "blocks per stage out of range"),
         (("patch_size",), [8, 16, 10**9], "patch"),
+        (("resampling_fn_data_kwargs", "order"), "three", "can be followed"),
         (("patch_size",), [8, 16], "patch size and network differ"),
         (("spacing",), [1.0], "can be followed"),
         (("normalization_schemes",), ["Odd", "Odd"], "normalization; found Odd"),
@@ -140,6 +158,87 @@ def test_documents_that_cannot_be_followed_are_refused_in_a_sentence(place, valu
     (folder / "plans.json").write_text(json.dumps(plan))
     with pytest.raises(InputError, match=said):
         find_template(folder)
+
+
+USUAL = ResamplingSpec(separate_axis_order=0)
+EVERY = ("data", "seg", "probabilities")
+
+
+@pytest.mark.parametrize(
+    ("stated", "expected"),
+    [
+        ({}, USUAL),
+        ({f"resampling_fn_{what}_kwargs": {} for what in EVERY}, USUAL),
+        ({"resampling_fn_data_kwargs": {"order": 1, "force_separate_z": None}}, replace(USUAL, image_order=1)),
+        (
+            {f"resampling_fn_{what}_kwargs": {"order": 1, "order_z": 1, "force_separate_z": None} for what in EVERY},
+            replace(USUAL, image_order=1, separate_axis_order=1),
+        ),
+        (
+            {f"resampling_fn_{what}_kwargs": {"order": 1, "force_separate_z": True} for what in EVERY},
+            replace(USUAL, image_order=1, anisotropy_threshold=0.0),
+        ),
+        (
+            {f"resampling_fn_{what}_kwargs": {"order": 1} for what in EVERY},
+            replace(USUAL, image_order=1, anisotropy_threshold=1e12),
+        ),
+        ({f"resampling_fn_{what}": "resample_torch_fornnunet" for what in EVERY}, replace(USUAL, image_order=1)),
+    ],
+    ids=["usual", "not stated", "order", "along", "always apart", "never apart", "linear"],
+)
+def test_resampling_is_the_models(stated, expected: ResamplingSpec, tmp_path: Path) -> None:
+    plan = plans()
+    plan["configurations"]["3d_fullres"] |= stated
+    template = find_template(results_folder(tmp_path, plan, dataset(), {"a": torch.zeros(1)}, "3d_fullres"))
+    assert template.configurations[0].resampling == expected
+    assert template.unlike == ()
+
+
+def test_a_coarse_axis_is_apart_always_or_never() -> None:
+    """The thresholds that stand for it do what is meant, whatever the spacings."""
+    for steps in ((1.001, 1.0, 1.0), (500.0, 0.01, 0.01)):
+        assert separate_axis(steps, (1.0, 1.0, 1.0), 0.0) == 0
+        assert separate_axis(steps, (1.0, 1.0, 1.0), 1e12) is None
+
+
+@pytest.mark.parametrize(
+    ("stated", "told"),
+    [
+        ({"resampling_fn_data": "no_resampling_hack"}, ["data by no_resampling_hack"]),
+        (
+            {"resampling_fn_seg_kwargs": {"order": 3, "force_separate_z": None}},
+            ["seg of order 3 in the model, of order 1"],
+        ),
+        ({"resampling_fn_seg_kwargs": {"order": 1}}, ["images, labels and probabilities differ"]),
+    ],
+    ids=["function", "order", "unequal"],
+)
+def test_resampling_that_cannot_be_followed_is_told(stated, told: list[str], tmp_path: Path) -> None:
+    plan = plans()
+    plan["configurations"]["3d_fullres"] |= stated
+    template = find_template(results_folder(tmp_path, plan, dataset(), {"a": torch.zeros(1)}, "3d_fullres"))
+    assert template.configurations[0].resampling == USUAL
+    assert len(template.unlike) == len(told)
+    assert all(phrase in sentence for phrase, sentence in zip(told, template.unlike, strict=True))
+
+
+def test_arguments_that_state_what_holds_anyway_are_no_hindrance(tmp_path: Path) -> None:
+    folder, _ = made(tmp_path)
+    expected, plan = find_template(folder), plans()
+    told = plan["configurations"]["3d_fullres"]["architecture"]["arch_kwargs"]
+    told |= {"nonlin_first": False, "stem_channels": None, "squeeze_excitation": False, "deep_supervision": True}
+    told["nonlin_kwargs"] = {"negative_slope": 0.01, "inplace": False}
+    told["norm_op_kwargs"] |= {"track_running_stats": False, "momentum": 0.3}
+    (folder / "plans.json").write_text(json.dumps(plan))
+    assert find_template(folder) == expected
+
+
+def test_tensors_in_place_of_constants_are_refused_in_a_sentence(tmp_path: Path) -> None:
+    plan = plans()
+    plan["configurations"]["3d_fullres"]["architecture"]["arch_kwargs"]["nonlin_first"] = torch.zeros(2)
+    made_with = {"plans": plan, "dataset_json": dataset(), "configuration": "3d_fullres"}
+    with pytest.raises(InputError, match="nonlin_first; found tensor"):
+        template_of(made_with, tmp_path)
 
 
 class Evil:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import msgspec
 import pytest
+import torch
 
 from autoseg import pipeline
 from autoseg.errors import InputError, UnknownNameError
 from autoseg.files import read_document, write_document
 from autoseg.finetuning.source import find_template
+from autoseg.networks.weights import save_tensors
 from autoseg.planning import GIBIBYTE, Budget, Wishes
 from autoseg.values import Parts
 from autoseg.values.adoption import Adoption, Template
@@ -111,11 +114,29 @@ def test_code_that_a_foreign_model_names_is_not_planned_without_trust(phantoms: 
         planned(phantoms, tmp_path, tmp_path / "model")
 
 
+def test_nor_from_a_folder_that_does_not_tell_what_it_was_trained_on(
+    trained_elsewhere: Path, phantoms: Path, tmp_path: Path
+) -> None:
+    """The plan beside weights without ``job.json`` is as foreign as that of a whole model folder."""
+    for model in (trained_elsewhere, trained_elsewhere / "model.safetensors"):
+        with pytest.raises(InputError, match=r"antigravity:fly.*--trust-code"):
+            planned(phantoms, tmp_path, model, configurations=("tiny",))
+    assert "antigravity" not in sys.modules
+
+
+@pytest.fixture
+def trained_elsewhere(tmp_path: Path) -> Path:
+    """A fold of a model whose plan names code that is not installed; it holds nothing but weights."""
+    write_document(tmp_path / "model" / "plan.json", Parts(network="antigravity:fly").in_plan(small_plan()))
+    save_tensors(tmp_path / "model" / "tiny" / "fold_0" / "model.safetensors", {"a": torch.ones(1)}, {})
+    return tmp_path / "model" / "tiny" / "fold_0"
+
+
 @pytest.fixture
 def volume_template(tmp_path: Path) -> Template:
     """Of a 3D model of nnU-Net's."""
     theirs = their_network(plans(), 2, 3, "3d_fullres")
-    return find_template(results_folder(tmp_path, plans(), dataset(), theirs.state_dict(), "3d_fullres"))[0]
+    return find_template(results_folder(tmp_path, plans(), dataset(), theirs.state_dict(), "3d_fullres"))
 
 
 def test_single_slices_are_not_planned_for_a_model_of_volumes(volume_template: Template) -> None:

@@ -110,11 +110,16 @@ def test_weights_that_fit_are_taken(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "found"),
     [
-        (lambda weights: weights.pop("bias"), r"1 missing, 0 unknown, 0 of another shape \(such as bias\)"),
+        (
+            lambda weights: weights.pop("bias"),
+            r"1 missing, 0 unknown, 0 of another shape or kind of number \(such as bias\)",
+        ),
         (lambda weights: weights.update(more=torch.zeros(1)), r"0 missing, 1 unknown, 0 .*such as more"),
         (lambda weights: weights.update(bias=torch.zeros(3)), r"0 missing, 0 unknown, 1 .*such as bias"),
+        (lambda weights: weights.update(bias=torch.zeros(2, dtype=torch.complex64)), r"1 of another .*such as bias"),
+        (lambda weights: weights.update(bias=torch.zeros(2, dtype=torch.int8)), r"1 of another .*such as bias"),
     ],
-    ids=["missing", "surplus", "other shape"],
+    ids=["missing", "surplus", "other shape", "complex", "whole"],
 )
 def test_weights_that_do_not_fit_change_nothing_and_name_the_file(tmp_path: Path, change, found: str) -> None:
     network = nn.Linear(3, 2)

@@ -6,9 +6,12 @@ import time
 
 import numpy as np
 import torch
+from batchgenerators.transforms.spatial_transforms import MirrorTransform
 from torch import nn
 
 from autoseg.augmentation.contract import Recipe
+from autoseg.augmentation.intensity import GaussianNoise
+from autoseg.augmentation.spatial import Mirror
 
 
 class Network(nn.Module):
@@ -298,3 +301,25 @@ def schedule(spec, iteration, iterations):
 
 def recipe(spec):
     return Recipe()
+
+
+def recipe_that_mixes_sides(spec):
+    return Recipe(transforms=(MirrorTransform(spec.mirror_axes), GaussianNoise()))
+
+
+def recipe_with_sides(spec):
+    return Recipe(transforms=(Mirror(spec.mirror_axes, swap_axis=spec.swap_axis, swapped_labels=spec.swapped_labels),))
+
+
+class HalfTurn:
+    """No mirroring: the left side stays the left one."""
+
+    def draw(self, random, shape):
+        return {}
+
+    def apply(self, images, labels, parameters):
+        return images.flip((-1, -2)), labels.flip((-1, -2))
+
+
+def recipe_that_turns(spec):
+    return Recipe(transforms=(HalfTurn(),))

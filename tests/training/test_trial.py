@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import sys
 import time
 
+import msgspec
 import pytest
 import torch
 
 from autoseg.errors import InputError
 from autoseg.training.trial import try_parts
 from autoseg.values import Configuration, Label, Labels, Parts
+from tests.conftest import PROJECT
 from tests.small_plans import ONE_LABEL, small_configuration
 
+TWO_LABELS = Labels(foreground=(Label(name="left", values=(1,)), Label(name="right", values=(2,))))
 REGIONS = Labels(
     foreground=(Label(name="whole", values=(1, 2)), Label(name="core", values=(2,))), region_values=(1, 2), ignore=3
 )
@@ -87,6 +91,30 @@ def test_what_does_not_fit_is_told_with_its_name_what_it_gave_and_what_was_expec
         try_parts(with_part(kind, name), ONE_LABEL, device="cpu")
     assert f"the {kind} 'tests.training.misfits:{name}'" in str(caught.value)
     assert "docs/reference/plugs.md" in str(caught.value)
+
+
+def with_sides(name: str, patch: tuple[int, ...], *, swap: bool = True) -> Configuration:
+    configuration = with_part("recipe", name, small_configuration(patch=patch, outputs=3))
+    last = len(patch) - 1
+    sides = {"swap_axis": last, "swapped_labels": ((1, 2),)} if swap else {}
+    spec = msgspec.structs.replace(configuration.augmentation, mirror_axes=tuple(range(len(patch))), **sides)
+    return msgspec.structs.replace(configuration, augmentation=spec)
+
+
+@pytest.mark.parametrize("patch", [(8, 8, 8), (16, 8)], ids=str)
+def test_a_recipe_that_mirrors_and_does_not_exchange_the_sides_is_refused(patch: tuple[int, ...]) -> None:
+    with pytest.raises(InputError, match=r"mirrored along axis .*from left to right.*labels 1 and 2 exchanged"):
+        try_parts(with_sides("recipe_that_mixes_sides", patch), TWO_LABELS, device="cpu")
+    try_parts(with_sides("recipe_that_mixes_sides", patch, swap=False), TWO_LABELS, device="cpu")
+    for name in ("recipe_with_sides", "recipe_that_turns", "recipe"):
+        try_parts(with_sides(name, patch), TWO_LABELS, device="cpu")
+
+
+def test_the_examples_recipe_exchanges_the_sides(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(PROJECT / "examples")
+    configuration = Parts(recipe="own_recipe:recipe").in_configuration(with_sides("recipe", (8, 8, 8)))
+    try_parts(configuration, TWO_LABELS, device="cpu")
+    sys.modules.pop("own_recipe")
 
 
 def test_a_part_that_fails_is_told_with_the_line_of_the_users_own_file() -> None:
