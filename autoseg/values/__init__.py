@@ -14,7 +14,7 @@ from autoseg.values.plan import Configuration, Plan, TrainingSpec
 from autoseg.values.prediction import PREDICTION_RECORD, CasePrediction, PredictionRecord
 from autoseg.values.preprocessing import PreprocessRecord
 from autoseg.values.processing import AugmentationSpec, NormalizationSpec, ResamplingSpec
-from autoseg.values.scores import CaseScore, LabelScore, MeanScore, Summary
+from autoseg.values.scores import CaseScore, LabelScore, MeanScore, Measuring, Summary
 from autoseg.values.training import ExecutionPath, Fold, Length, Split, TrainJob, fold_folder, select_fold
 
 __all__ = [
@@ -43,6 +43,7 @@ __all__ = [
     "Labels",
     "Length",
     "MeanScore",
+    "Measuring",
     "NetworkSpec",
     "NormalizationSpec",
     "Orientation",
