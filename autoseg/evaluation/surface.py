@@ -204,7 +204,7 @@ def _far(places: np.ndarray, target_places: np.ndarray, shape: tuple[int, ...], 
 
     here = np.stack(np.unravel_index(places, shape), axis=1)
     there = np.stack(np.unravel_index(target_places, shape), axis=1)
-    _, nearest = cKDTree(there * spacing, balanced_tree=False, compact_nodes=False).query(here * spacing)
+    _, nearest = cKDTree(there * spacing, leafsize=32, balanced_tree=False, compact_nodes=False).query(here * spacing)
     return _lengths(there[nearest] - here, spacing)
 
 

@@ -45,10 +45,10 @@ def case_score(
     measuring: Measuring = OVERLAP_ONLY,
 ) -> CaseScore:
     """Scores against the stored reference, on the grid of the case's files; only ``annotated`` labels if not all were."""
-    case_id, geometry = stored.record.case_id, stored.record.source
+    case_id = stored.record.case_id
     return CaseScore(
         metrics=label_scores(
-            *(np.asarray(stored.reference), prediction.array[0], plan.labels, geometry, measuring),
+            *(np.asarray(stored.reference), prediction.array[0], plan.labels, prediction.geometry, measuring),
             annotated=annotated,
             threads=usable_cpus(),
         ),
