@@ -236,12 +236,15 @@ def evaluate(
     from autoseg.cli.tables import summary_text
     from autoseg.values import Measuring
 
+    names = Measuring().metrics if metrics is None else tuple(filter(None, map(str.strip, metrics.split(","))))
+    try:
+        measuring = Measuring(metrics=names, tolerance_mm=tolerance, lesion_iou=lesion_iou, one_empty=one_empty)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
     with (
         session(workspace_path, "evaluate", quiet=as_json) as (workspace, logger),
         case_executor(workers, logger) as executor,
     ):
-        chosen = Measuring().metrics if metrics is None else tuple(filter(None, map(str.strip, metrics.split(","))))
-        measuring = Measuring(metrics=chosen, tolerance_mm=tolerance, lesion_iou=lesion_iou, one_empty=one_empty)
         summary = pipeline.evaluate(
             predictions, references, workspace=workspace, measuring=measuring, executor=executor, logger=logger
         )

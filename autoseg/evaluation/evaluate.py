@@ -37,8 +37,8 @@ __all__ = [
 
 #: Two label maps of 32 bits and the sorted copy of one; and what counting the overlap of a slice holds.
 BYTES_PER_VOXEL, BYTES_OF_SLICE = 20, 64
-#: What measuring holds of the box around a label: masks, their surfaces and the numbers of their connected parts.
-BYTES_OF_MEASURING = 24
+#: What measuring holds of a label that fills the image: masks, their surfaces and the numbers of their connected parts.
+BYTES_OF_MEASURING = 32
 #: Beside the predictions: what is scored already.
 SCORES_FOLDER = "evaluated"
 #: Changes when the same files and settings get other scores.
@@ -159,7 +159,7 @@ class ScoreCase(Value, frozen=True, kw_only=True):
         known = [header for header in headers if header is not None]
         voxels = max((header.voxels for header in known), default=0)
         slices = max((header.voxels // header.geometry.shape[0] for header in known), default=0)
-        measuring = BYTES_OF_MEASURING * self.threads * voxels if self.measuring.metrics else 0
+        measuring = BYTES_OF_MEASURING * voxels if self.measuring.metrics else 0
         return sum(header.bytes for header in known) + BYTES_PER_VOXEL * voxels + BYTES_OF_SLICE * slices + measuring
 
 
@@ -262,15 +262,14 @@ def _score_pairs(
     missing = [pair for pair in pairs if known[pair.id] is None]
     failures: dict[str, BaseException] = {}
     for done, outcome in enumerate(run_admitted(executor, task, missing, task.bytes), start=len(scores) + 1):
-        case = outcome.item.id
-        logger.event("progress", stage=task.stage, done=done, total=len(pairs), detail=case)
+        case, key = outcome.item.id, keys[outcome.item.id]
         if outcome.result is None:
             failures[case] = outcome.error or InputError("unknown failure")
-            continue
-        scores.append(outcome.result)
-        key = keys[case]
-        if key is not None:
+        else:
+            scores.append(outcome.result)
+        if outcome.result is not None and key is not None:
             write_document(folder / f"{case}.json", _Kept(key=key, score=outcome.result))
+        logger.event("progress", stage=task.stage, done=done, total=len(pairs), detail=case)
     if failures:
         raise CasesFailedError("evaluate", failures, len(scores), kept=False)
     return scores

@@ -58,7 +58,9 @@ def abdomen(*, displaced: float, seed: int = 0) -> np.ndarray:
     return labels
 
 
-def score(reference: np.ndarray, prediction: np.ndarray, threads: int, asked: Measuring = ASKED) -> dict[str, LabelScore]:
+def score(
+    reference: np.ndarray, prediction: np.ndarray, threads: int, asked: Measuring = ASKED
+) -> dict[str, LabelScore]:
     """What is timed."""
     return label_scores(reference, prediction, LABELS, GEOMETRY, asked, threads=threads)
 

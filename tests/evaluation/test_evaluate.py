@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -357,3 +358,30 @@ def test_the_table_has_a_line_for_every_case_and_label(folders) -> None:
         assert float(row["Dice"]) == score.dice
         assert float(row["HD95"]) == score.hd95
         assert int(row["TP"]) == score.tp
+
+
+class StopsAfter:
+    """A logger that stops the command after so many cases, as Ctrl-C does."""
+
+    def __init__(self, cases: int) -> None:
+        self.cases = cases
+
+    def event(self, kind: str, **fields: object) -> None:
+        if kind == "progress" and fields["done"] == self.cases:
+            raise KeyboardInterrupt
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+
+def test_a_stopped_evaluation_goes_on_and_ends_as_one_that_was_not(folders) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        evaluate_folders(*folders, LABELS, SerialExecutor(), StopsAfter(2), measuring=Measuring())
+    assert not (folders[0] / "summary.json").exists()
+    overwrite_kept(folders[0], "b")
+    summary = measure(folders)
+    assert [score.metrics["1"].dice == 0.125 for score in summary.metric_per_case] == [False, True, False]
+    (folders[0] / "evaluated" / "b.json").unlink()
+    stopped = measure(folders)
+    shutil.rmtree(folders[0] / "evaluated")
+    assert measure(folders) == stopped
