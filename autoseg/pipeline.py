@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from autoseg.check_stage import Checked, check_dataset
 from autoseg.errors import InputError
 from autoseg.executors import Executor, SerialExecutor, ThreadExecutor
-from autoseg.files import content_hash, read_document, write_atomically, write_document
+from autoseg.files import content_hash, read_document, write_document
 from autoseg.logs import Logger, SilentLogger, WithFields
 from autoseg.plan_check import (
     USED_IN_PREDICTION,
@@ -331,7 +331,7 @@ def evaluate(
         The summary; it names the cases that stand in one of the folders only.
     """
     from autoseg.evaluation.evaluate import SCORES_FOLDER, evaluate_folders, find_annotated, find_labels
-    from autoseg.evaluation.score_table import SCORE_TABLE, score_table
+    from autoseg.evaluation.score_table import SCORE_TABLE, write_score_table
     from autoseg.io.outputs import check_no_links_out
 
     check_no_links_out(predictions, lambda name: name in ("summary.json", SCORE_TABLE, SCORES_FOLDER))
@@ -340,6 +340,6 @@ def evaluate(
     annotated = find_annotated(references, labels, workspace)
     executor = executor or SerialExecutor()
     summary = evaluate_folders(predictions, references, labels, executor, logger, annotated, measuring)
-    write_atomically(predictions / SCORE_TABLE, score_table(summary).encode())
+    write_score_table(predictions / SCORE_TABLE, summary)
     write_document(predictions / "summary.json", summary)
     return summary

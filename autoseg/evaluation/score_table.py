@@ -8,10 +8,11 @@ from pathlib import Path
 
 from msgspec import UNSET
 
+from autoseg.files import write_atomically
 from autoseg.values import LabelScore, Summary
 from autoseg.values.scores import MEASURES
 
-__all__ = ["SCORE_TABLE", "score_table"]
+__all__ = ["SCORE_TABLE", "score_table", "write_score_table"]
 
 #: Its file, beside the predictions.
 SCORE_TABLE = "scores.csv"
@@ -35,6 +36,13 @@ def score_table(summary: Summary) -> str:
             name = Path(case.prediction_file).name
             table.writerow([name, key, summary.label_names[key], *map(_cell, [*values, *more])])
     return text.getvalue()
+
+
+def write_score_table(file: Path, summary: Summary) -> None:
+    """Writes the table, atomically; an equal file is left alone."""
+    data = score_table(summary).encode()
+    if not (file.is_file() and file.read_bytes() == data):
+        write_atomically(file, data)
 
 
 def _asked(score: LabelScore, name: str) -> bool:

@@ -11,10 +11,10 @@ import msgspec
 
 from autoseg import __version__
 from autoseg.errors import CasesFailedError, InputError, InterruptedRunError, MissingPartError
-from autoseg.evaluation.score_table import SCORE_TABLE, score_table
+from autoseg.evaluation.score_table import SCORE_TABLE, write_score_table
 from autoseg.evaluation.summarize import summarize
 from autoseg.executors import Executor, SerialExecutor
-from autoseg.files import content_hash, keep, read_document, write_atomically, write_document
+from autoseg.files import content_hash, keep, read_document, write_document
 from autoseg.inference.export import label_map
 from autoseg.inference.held_out import case_score, prediction_of, with_whole_case
 from autoseg.inference.inputs import Prepared, PrepareInput, hand_over_folder
@@ -94,7 +94,7 @@ def validate_cases(
         scores.append(scored)
         logger.event("progress", stage="validate", done=done, total=len(keys), detail=case_id)
     summary = summarize(scores, plan.labels, measuring)
-    write_atomically(folder.validation / SCORE_TABLE, score_table(summary).encode())
+    write_score_table(folder.validation / SCORE_TABLE, summary)
     write_document(folder.summary, summary)
     return summary
 
