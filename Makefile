@@ -15,8 +15,8 @@ TORCH ?= torch==2.13.0
 VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install -q --disable-pip-version-check
-#: The reference implementation of the network, for tests only; its own dependencies are not needed.
-ORACLES := dynamic_network_architectures==0.4.4
+#: The reference implementations of the network and of surface metrics, for tests only; their own dependencies are not needed.
+ORACLES := dynamic_network_architectures==0.4.4 surface-distance==0.1
 #: Files of tests run side by side, one processor each (tests/conftest.py), in their order: the last ones are short.
 SIDE_BY_SIDE := -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 

@@ -29,6 +29,7 @@ from autoseg.values import (
     Fingerprint,
     Fold,
     Labels,
+    Measuring,
     Parts,
     Plan,
     Split,
@@ -373,28 +374,36 @@ def evaluate(
     *,
     labels: Labels | None = None,
     workspace: Workspace | None = None,
+    measuring: Measuring | None = None,
     executor: Executor | None = None,
     logger: Logger = SILENT,
 ) -> Summary:
-    """Scores label maps against references and writes ``summary.json`` beside the predictions.
+    """Scores label maps against references and writes ``summary.json`` and ``scores.csv`` beside the predictions.
+
+    Repeating the call scores only what has changed, so that it goes on where it was stopped.
 
     Args:
         predictions: folder of label maps.
         references: folder of label maps of the same names.
         labels: what the integers mean; None to look in the predictions' record, the references' data set, the workspace.
         workspace: to look in last.
+        measuring: what is measured beside the overlap; all that comes with autoseg by default.
         executor: runs the cases.
         logger: for events.
 
     Returns:
         The summary; it names the cases that stand in one of the folders only.
     """
-    from autoseg.evaluation.evaluate import evaluate_folders, find_annotated, find_labels
+    from autoseg.evaluation.evaluate import SCORES_FOLDER, evaluate_folders, find_annotated, find_labels
+    from autoseg.evaluation.score_table import SCORE_TABLE, write_score_table
     from autoseg.io.outputs import check_no_links_out
 
-    check_no_links_out(predictions, lambda name: name == "summary.json")
+    check_no_links_out(predictions, lambda name: name in ("summary.json", SCORE_TABLE, SCORES_FOLDER))
+    measuring = measuring or Measuring()
     labels = labels or find_labels(predictions, references, workspace)
     annotated = find_annotated(references, labels, workspace)
-    summary = evaluate_folders(predictions, references, labels, executor or SerialExecutor(), logger, annotated)
+    executor = executor or SerialExecutor()
+    summary = evaluate_folders(predictions, references, labels, executor, logger, annotated, measuring)
+    write_score_table(predictions / SCORE_TABLE, summary)
     write_document(predictions / "summary.json", summary)
     return summary

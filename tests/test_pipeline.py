@@ -13,7 +13,7 @@ from autoseg import pipeline
 from autoseg.errors import InputError, InterruptedRunError, UnknownNameError
 from autoseg.files import read_document
 from autoseg.planning import GIBIBYTE
-from autoseg.values import Curve, Length, TrainJob
+from autoseg.values import Curve, Length, Summary, TrainJob
 from autoseg.workspace import Workspace
 from tests.conftest import TINY_PRESET
 from tests.training.test_loop import Listening
@@ -228,6 +228,9 @@ def test_references_scored_against_themselves_are_perfect(planned, phantoms, tmp
     assert summary.foreground_mean.dice == summary.foreground_mean.iou == 1.0
     assert len(summary.metric_per_case) == 2
     assert summary.not_scored == ()
+    assert (summary.foreground_mean.hd95, summary.foreground_mean.nsd) == (0, 1)
+    assert read_document(Summary, copy / "summary.json") == summary
+    assert len((copy / "scores.csv").read_text().splitlines()) == 1 + 2 * len(summary.mean)
 
 
 def test_a_training_keeps_its_curve_and_tells_the_last_truth_beside_the_final_score(workspace):

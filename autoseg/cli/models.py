@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -200,25 +200,64 @@ def _named_model(workspace: Workspace, model_path: Path | None, plan_name: str |
 @click.command()
 @click.option("-p", "predictions", required=True, type=click.Path(path_type=Path), help="Folder of label maps.")
 @click.option("-r", "references", required=True, type=click.Path(path_type=Path), help="Folder of references.")
+@click.option(
+    "--metrics",
+    metavar="NAME,…",
+    help="What to measure beside Dice, IoU and counts, also module:name of your own; all that is built in by default.",
+)
+@click.option("--tolerance", type=float, default=1.0, show_default=True, help="Of the surface Dice (NSD), in mm.")
+@click.option(
+    "--lesion-iou",
+    type=float,
+    default=0.1,
+    show_default=True,
+    help="A lesion is found if a predicted one has at least this intersection over union with it.",
+)
+@click.option(
+    "--one-empty",
+    type=click.Choice(["undefined", "diagonal"]),
+    default="undefined",
+    show_default=True,
+    help="Distance where only one of the two has a label: left out of the mean, or the image's diagonal.",
+)
 @options.workspace
 @options.workers
 @options.as_json
-def evaluate(predictions: Path, references: Path, workspace_path: Path, workers: int | None, as_json: bool) -> None:
+def evaluate(
+    predictions: Path,
+    references: Path,
+    metrics: str | None,
+    tolerance: float,
+    lesion_iou: float,
+    one_empty: Literal["undefined", "diagonal"],
+    workspace_path: Path,
+    workers: int | None,
+    as_json: bool,
+) -> None:
     """Score label maps against references of the same names, up to words such as _gt or _mask.
 
     What the integers mean is taken from the predictions' record, a dataset.json beside the references, or the workspace.
+    Repeating the command scores only what has changed.
 
-    Example: autoseg evaluate -p predictions -r Dataset004_Hippocampus/labelsTr
+    Example: autoseg evaluate -p predictions -r Dataset004_Hippocampus/labelsTr --tolerance 2
     """
     from autoseg import pipeline
     from autoseg.cli.session import case_executor, session
     from autoseg.cli.tables import summary_text
+    from autoseg.values import Measuring
 
+    names = Measuring().metrics if metrics is None else tuple(filter(None, map(str.strip, metrics.split(","))))
+    try:
+        measuring = Measuring(metrics=names, tolerance_mm=tolerance, lesion_iou=lesion_iou, one_empty=one_empty)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
     with (
         session(workspace_path, "evaluate", quiet=as_json) as (workspace, logger),
         case_executor(workers, logger) as executor,
     ):
-        summary = pipeline.evaluate(predictions, references, workspace=workspace, executor=executor, logger=logger)
+        summary = pipeline.evaluate(
+            predictions, references, workspace=workspace, measuring=measuring, executor=executor, logger=logger
+        )
     if as_json:
         return options.print_json(summary)
     click.echo(summary_text(summary))
@@ -231,5 +270,6 @@ def evaluate(predictions: Path, references: Path, workspace_path: Path, workers:
         )
         click.echo(f"{counted(len(alone), 'case')} {stand} not scored: {named}")
     click.echo(
-        f"Written: {predictions / 'summary.json'}, with every case\nNext: look at the cases of lowest Dice there"
+        f"Written: {predictions / 'summary.json'} and scores.csv, with every case\n"
+        "Next: look at the cases of lowest Dice there"
     )

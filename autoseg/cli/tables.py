@@ -6,9 +6,13 @@ import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from msgspec import UNSET
+
 from autoseg.cli.options import seconds
+from autoseg.errors import counted
 from autoseg.planning import GIBIBYTE
-from autoseg.values import Configuration, Patients, Plan, Split, Summary
+from autoseg.values import Configuration, MeanScore, Patients, Plan, Split, Summary
+from autoseg.values.scores import Measured
 
 if TYPE_CHECKING:
     from autoseg.estimates import Explanation
@@ -21,6 +25,8 @@ DEVICES = {
     "cuda": "of a GPU; --device cpu plans for a CPU",
     "mps": "on Apple's GPU",
 }
+#: What is shown beside Dice and IoU, where it was measured.
+SHOWN_MEASURES = {"hd95": "HD95", "assd": "ASSD", "nsd": "NSD", "lesion_f1": "lesion F1", "lesion_fp": "FP per case"}
 #: Reasons that stand beside the choice they explain.
 SHOWN_REASONS = {"purpose", "spacing", "anisotropy", "patch size", "pooling", "batch size", "memory", "length"}
 
@@ -182,18 +188,29 @@ def _listed(separator: str, names: Sequence[str], count: int) -> str:
 
 def summary_text(summary: Summary) -> str:
     """Mean scores per label, and over labels, with the number of cases behind them."""
-    rows = [["label", "Dice", "IoU", "cases"]]
-    for key, mean in summary.mean.items():
-        rows.append(
-            [f"{summary.label_names[key]} ({key.strip('()')})", _score(mean.dice), _score(mean.iou), str(mean.cases)]
-        )
     overall = summary.foreground_mean
-    rows.append(["mean of labels", _score(overall.dice), _score(overall.iou), ""])
+    shown = {name: heading for name, heading in SHOWN_MEASURES.items() if getattr(overall, name) is not UNSET}
+
+    def row(name: str, mean: MeanScore, cases: str) -> list[str]:
+        measured = (_score(getattr(mean, each), digits=4 if each == "nsd" else 2) for each in shown)
+        return [name, _score(mean.dice), _score(mean.iou), *measured, cases]
+
+    rows = [["label", "Dice", "IoU", *shown.values(), "cases"]]
+    for key, mean in summary.mean.items():
+        rows.append(row(f"{summary.label_names[key]} ({key.strip('()')})", mean, str(mean.cases)))
+    rows.append(row("mean of labels", overall, ""))
     text = table(rows)
+    if shown and summary.measured_with:
+        text += f"\nHD95 and ASSD in mm; NSD: the part of the surfaces within {summary.measured_with.tolerance_mm:g} mm"
+    for key, mean in summary.mean.items():
+        without = mean.cases - (mean.cases_of or {}).get("HD95", mean.cases)
+        if without:
+            name = summary.label_names[key]
+            text += f"\n{name}: {counted(without, 'case')} without distances: nothing there, or nothing predicted"
     if summary.absent_labels:
         text += f"\nnever in reference or prediction, so not in the mean: {', '.join(summary.absent_labels)}"
     return text
 
 
-def _score(value: float | None) -> str:
-    return "–" if value is None else f"{value:.4f}"
+def _score(value: Measured, digits: int = 4) -> str:
+    return "–" if value is None or value is UNSET else f"{value:.{digits}f}"

@@ -1,29 +1,31 @@
-"""Scoring a folder of predictions against a folder of references."""
+"""Scoring a folder of predictions against a folder of references; what is scored already, and unchanged, is kept."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
 
-from autoseg.errors import CasesFailedError, InputError
-from autoseg.evaluation.overlap import overlap_scores
+from autoseg import plugins
+from autoseg.errors import CasesFailedError, DocumentError, InputError
+from autoseg.evaluation.measure import label_scores
 from autoseg.evaluation.summarize import summarize
-from autoseg.executors import Executor
-from autoseg.files import read_document
+from autoseg.executors import Executor, usable_cpus
+from autoseg.files import content_hash, read_document, write_document
 from autoseg.io.case_work import run_admitted
 from autoseg.io.cases import grid_conflict, read_labels, undeclared_values
 from autoseg.io.colours import on_grid_of
-from autoseg.io.formats import split_ending
+from autoseg.io.formats import foreign_formats, parts_of, split_ending
 from autoseg.io.headers import Header
 from autoseg.io.layouts import pairs_by_name, read_annotated_of, read_labels_of
 from autoseg.logs import Logger
-from autoseg.values import PREDICTION_RECORD, CaseScore, Labels, PredictionRecord, Summary
+from autoseg.values import PREDICTION_RECORD, CaseScore, Labels, Measuring, PredictionRecord, Summary, digest
 from autoseg.values.json_form import Value
 from autoseg.workspace import Workspace
 
 __all__ = [
+    "SCORES_FOLDER",
     "LabelPair",
     "ScoreCase",
     "evaluate_case",
@@ -35,6 +37,12 @@ __all__ = [
 
 #: Two label maps of 32 bits and the sorted copy of one; and what counting the overlap of a slice holds.
 BYTES_PER_VOXEL, BYTES_OF_SLICE = 20, 64
+#: What measuring holds of a label that fills the image: masks, their surfaces and the numbers of their connected parts.
+BYTES_OF_MEASURING = 32
+#: Beside the predictions: what is scored already.
+SCORES_FOLDER = "evaluated"
+#: Changes when the same files and settings get other scores.
+SCORING = "1"
 
 
 def label_files(folder: Path) -> dict[str, Path]:
@@ -61,9 +69,24 @@ def label_files(folder: Path) -> dict[str, Path]:
 
 
 def evaluate_case(
-    case_id: str, prediction: Path, reference: Path, labels: Labels, annotated: Collection[str] | None = None
+    case_id: str,
+    prediction: Path,
+    reference: Path,
+    labels: Labels,
+    annotated: Collection[str] | None = None,
+    measuring: Measuring | None = None,
+    threads: int = 1,
 ) -> CaseScore:
-    """Scores one label map against its reference: the labels that were looked for there, None for all.
+    """Scores one label map against its reference.
+
+    Args:
+        case_id: for messages.
+        prediction: file.
+        reference: file.
+        labels: what the integers mean.
+        annotated: names of the labels that were looked for there, None for all.
+        measuring: what is measured beside the overlap; nothing by default.
+        threads: labels that are measured at once.
 
     Raises:
         InputError: a file is unreadable or holds undeclared values, or the two lie on different grids.
@@ -90,7 +113,11 @@ def evaluate_case(
             remedy="Score on the reference's grid.",
         )
     return CaseScore(
-        metrics=overlap_scores(wanted.array[0], predicted.array[0], labels, annotated),
+        metrics=label_scores(
+            *(wanted.array[0], predicted.array[0], labels, geometry, measuring or Measuring(metrics=())),
+            annotated=annotated,
+            threads=threads,
+        ),
         prediction_file=str(prediction),
         reference_file=str(reference),
     )
@@ -111,9 +138,11 @@ class LabelPair(Value, frozen=True, kw_only=True):
 
 
 class ScoreCase(Value, frozen=True, kw_only=True):
-    """Scores a label map against its reference; a task for any executor."""
+    """Scores a label map against its reference, with so many labels at once; a task for any executor."""
 
     labels: Labels
+    measuring: Measuring = Measuring(metrics=())
+    threads: int = 1
 
     @property
     def stage(self) -> str:
@@ -122,14 +151,47 @@ class ScoreCase(Value, frozen=True, kw_only=True):
 
     def __call__(self, item: LabelPair) -> CaseScore:
         """The scores of a pair."""
-        return evaluate_case(item.id, Path(item.prediction), Path(item.reference), self.labels, item.annotated)
+        files = (Path(item.prediction), Path(item.reference))
+        return evaluate_case(item.id, *files, self.labels, item.annotated, self.measuring, self.threads)
 
     def bytes(self, item: LabelPair, headers: tuple[Header | None, ...]) -> int:
         """Memory that the work on a pair takes at most."""
         known = [header for header in headers if header is not None]
         voxels = max((header.voxels for header in known), default=0)
         slices = max((header.voxels // header.geometry.shape[0] for header in known), default=0)
-        return sum(header.bytes for header in known) + BYTES_PER_VOXEL * voxels + BYTES_OF_SLICE * slices
+        measuring = BYTES_OF_MEASURING * voxels if self.measuring.metrics else 0
+        return sum(header.bytes for header in known) + BYTES_PER_VOXEL * voxels + BYTES_OF_SLICE * slices + measuring
+
+
+class _Kept(Value, frozen=True, kw_only=True, tag_field="schema", tag="autoseg.scored/1"):
+    """The scores of a case, and a digest of all that they depend on."""
+
+    key: str
+    score: CaseScore
+
+
+def _key(pair: LabelPair, task: ScoreCase) -> str | None:
+    """Digest of the content of both files, of what is scored and how; None if a file cannot be read."""
+    try:
+        hashes = [content_hash(part) for path in pair.paths for part in parts_of(Path(path))]
+    except InputError:  # the work itself tells
+        return None
+    metrics = [plugins.identity("metric", name) for name in task.measuring.metrics]
+    about = [digest(task.labels), digest(task.measuring), *metrics, *foreign_formats(pair.paths)]
+    return digest([SCORING, *hashes, str(pair.annotated), *about])
+
+
+def _kept(file: Path, key: str | None, pair: LabelPair) -> CaseScore | None:
+    """The scores of a case as they were written before, if they are still true."""
+    if key is None or not file.is_file():
+        return None
+    try:
+        kept = read_document(_Kept, file)
+    except DocumentError:  # a damaged one is as good as none
+        return None
+    if kept.key != key:
+        return None
+    return msgspec.structs.replace(kept.score, prediction_file=pair.prediction, reference_file=pair.reference)
 
 
 def evaluate_folders(
@@ -139,8 +201,12 @@ def evaluate_folders(
     executor: Executor,
     logger: Logger,
     annotated: Mapping[str, tuple[str, ...]] | None = None,
+    measuring: Measuring | None = None,
 ) -> Summary:
     """Scores every prediction that has a reference; the summary names the cases that stand in one folder only.
+
+    Scores are written case by case, into a folder beside the predictions; a case is scored again only if a file of it or
+    what is asked for has changed.
 
     Args:
         predictions: folder of label maps.
@@ -149,9 +215,11 @@ def evaluate_folders(
         executor: runs the pairs.
         logger: for events.
         annotated: reference's name without ending to the labels that were looked for there, where these are not all.
+        measuring: what is measured beside the overlap; nothing by default.
 
     Raises:
         InputError: no name stands in both folders.
+        UnknownNameError: there is no such metric.
         CasesFailedError: some pairs could not be scored; nothing is summarized, for a mean without them would mislead.
     """
     predicted, wanted = label_files(predictions), label_files(references)
@@ -163,8 +231,6 @@ def evaluate_folders(
             expected=f"names in {predictions} and {references} that are equal but for their endings, for words such as "
             "image, mask and seg, and for one other word that is the same in all predictions",
         )
-    scores, failures = [], {}
-    task = ScoreCase(labels=labels)
     pairs = [
         LabelPair(
             id=case,
@@ -175,17 +241,38 @@ def evaluate_folders(
         for case, (first, second) in paired.items()
     ]
     _tell_other_names(paired, logger)
-    for done, outcome in enumerate(run_admitted(executor, task, pairs, task.bytes), start=1):
-        logger.event("progress", stage=task.stage, done=done, total=len(pairs), detail=outcome.item.id)
-        if outcome.result is None:
-            failures[outcome.item.id] = outcome.error or InputError("unknown failure")
-        else:
-            scores.append(outcome.result)
-    if failures:
-        raise CasesFailedError("evaluate", failures, len(scores), kept=False)
+    scores = _score_pairs(
+        pairs, labels, measuring or Measuring(metrics=()), predictions / SCORES_FOLDER, executor, logger
+    )
     alone = predicted.keys() - {first for first, _ in paired.values()}
     alone |= wanted.keys() - {second for _, second in paired.values()}
-    return msgspec.structs.replace(summarize(scores, labels), not_scored=tuple(sorted(alone)))
+    return msgspec.structs.replace(summarize(scores, labels, measuring), not_scored=tuple(sorted(alone)))
+
+
+def _score_pairs(
+    pairs: Sequence[LabelPair], labels: Labels, measuring: Measuring, folder: Path, executor: Executor, logger: Logger
+) -> list[CaseScore]:
+    """The scores of all pairs, as they are kept in the folder or newly made."""
+    for name in measuring.metrics:
+        plugins.load("metric", name)
+    task = ScoreCase(labels=labels, measuring=measuring, threads=max(1, usable_cpus() // len(pairs)))
+    keys = {pair.id: _key(pair, task) for pair in pairs}
+    known = {pair.id: _kept(folder / f"{pair.id}.json", keys[pair.id], pair) for pair in pairs}
+    scores = [score for score in known.values() if score is not None]
+    missing = [pair for pair in pairs if known[pair.id] is None]
+    failures: dict[str, BaseException] = {}
+    for done, outcome in enumerate(run_admitted(executor, task, missing, task.bytes), start=len(scores) + 1):
+        case, key = outcome.item.id, keys[outcome.item.id]
+        if outcome.result is None:
+            failures[case] = outcome.error or InputError("unknown failure")
+        else:
+            scores.append(outcome.result)
+        if outcome.result is not None and key is not None:
+            write_document(folder / f"{case}.json", _Kept(key=key, score=outcome.result))
+        logger.event("progress", stage=task.stage, done=done, total=len(pairs), detail=case)
+    if failures:
+        raise CasesFailedError("evaluate", failures, len(scores), kept=False)
+    return scores
 
 
 def _tell_other_names(paired: Mapping[str, tuple[str, str]], logger: Logger) -> None:

@@ -11,6 +11,7 @@ import msgspec
 
 from autoseg import __version__
 from autoseg.errors import CasesFailedError, InputError, InterruptedRunError, MissingPartError
+from autoseg.evaluation.score_table import SCORE_TABLE, write_score_table
 from autoseg.evaluation.summarize import summarize
 from autoseg.executors import Executor, SerialExecutor
 from autoseg.files import content_hash, keep, read_document, write_document
@@ -23,7 +24,17 @@ from autoseg.io.case_store import CaseStore
 from autoseg.io.case_work import CaseFiles, run_admitted
 from autoseg.io.formats import format_of, label_ending, split_ending
 from autoseg.logs import Logger, reported
-from autoseg.values import PREDICTION_RECORD, Case, CasePrediction, CaseScore, Plan, PredictionRecord, Summary, digest
+from autoseg.values import (
+    PREDICTION_RECORD,
+    Case,
+    CasePrediction,
+    CaseScore,
+    Measuring,
+    Plan,
+    PredictionRecord,
+    Summary,
+    digest,
+)
 from autoseg.workspace import FoldFolder
 
 __all__ = ["predict_files", "validate_cases"]
@@ -50,14 +61,14 @@ def validate_cases(
         store: of the preprocessed cases, with their references.
         keys: case id to content key, of the cases to predict.
         annotated: case id to the labels that were looked for, of the cases in which not all were; only these are scored.
-        folder: of the training; gets the label maps, a score per case, and their summary.
+        folder: of the training; gets the label maps, a score per case, their summary and a table of them.
         logger: for progress.
         stop: asked before every case, and after every few tiles.
 
     Raises:
         InterruptedRunError: ``stop`` said so.
     """
-    scores = []
+    scores, measuring = [], Measuring()
     for done, (case_id, key) in enumerate(sorted(keys.items()), start=1):
 
         def check(case_id: str = case_id) -> None:
@@ -71,7 +82,7 @@ def validate_cases(
             prediction = prediction_of(
                 predictor, plan, stored, _advance(logger, "validate", done, len(keys), case_id, check)
             )
-            score = case_score(stored, prediction, plan, annotated.get(case_id))
+            score = case_score(stored, prediction, plan, annotated.get(case_id), measuring)
             file = folder.validation / score.prediction_file
             try:
                 format_of(file).write(file, prediction)
@@ -82,7 +93,8 @@ def validate_cases(
         scored = with_whole_case(store, key, partial(keep, folder.score(case_id), CaseScore, score))
         scores.append(scored)
         logger.event("progress", stage="validate", done=done, total=len(keys), detail=case_id)
-    summary = summarize(scores, plan.labels)
+    summary = summarize(scores, plan.labels, measuring)
+    write_score_table(folder.validation / SCORE_TABLE, summary)
     write_document(folder.summary, summary)
     return summary
 

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 
 from autoseg.errors import AutosegError, DamagedCaseError, InterruptedRunError
-from autoseg.evaluation.overlap import overlap_scores
+from autoseg.evaluation.measure import label_scores
+from autoseg.executors import usable_cpus
 from autoseg.inference.export import label_map
 from autoseg.inference.model import Choice, predictor_of_weights
 from autoseg.inference.predict import Predictor
@@ -18,7 +19,7 @@ from autoseg.io.case_store import CaseStore, StoredCase
 from autoseg.io.formats import label_ending
 from autoseg.networks.execution import available_memory, resolve_device, training_memory
 from autoseg.planning import GIBIBYTE
-from autoseg.values import CaseScore, Configuration, Plan, PreprocessRecord, TrainJob, Volume
+from autoseg.values import CaseScore, Configuration, Measuring, Plan, PreprocessRecord, TrainJob, Volume
 from autoseg.volume.spline import between_bytes
 from autoseg.workspace import ModelFolder
 
@@ -28,6 +29,7 @@ T = TypeVar("T")
 #: Tells how many tiles are done, of how many.
 Advance = Callable[[int, int], None]
 FLOAT = 4
+OVERLAP_ONLY = Measuring(metrics=())
 
 
 def prediction_of(predictor: Predictor, plan: Plan, stored: StoredCase, advance: Advance) -> Volume:
@@ -36,12 +38,20 @@ def prediction_of(predictor: Predictor, plan: Plan, stored: StoredCase, advance:
 
 
 def case_score(
-    stored: StoredCase, prediction: Volume, plan: Plan, annotated: Collection[str] | None = None
+    stored: StoredCase,
+    prediction: Volume,
+    plan: Plan,
+    annotated: Collection[str] | None = None,
+    measuring: Measuring = OVERLAP_ONLY,
 ) -> CaseScore:
     """Scores against the stored reference, on the grid of the case's files; only ``annotated`` labels if not all were."""
     case_id = stored.record.case_id
     return CaseScore(
-        metrics=overlap_scores(np.asarray(stored.reference), prediction.array[0], plan.labels, annotated),
+        metrics=label_scores(
+            *(np.asarray(stored.reference), prediction.array[0], plan.labels, prediction.geometry, measuring),
+            annotated=annotated,
+            threads=usable_cpus(),
+        ),
         prediction_file=f"{case_id}{label_ending(plan.file_ending)}",
         reference_file=f"{case_id}{plan.file_ending}",
     )

@@ -15,7 +15,7 @@ from autoseg.values.postprocessing import CaseEffects, ComponentStep, Postproces
 from autoseg.values.prediction import PREDICTION_RECORD, CasePrediction, PredictionRecord
 from autoseg.values.preprocessing import PreprocessRecord
 from autoseg.values.processing import AugmentationSpec, NormalizationSpec, ResamplingSpec
-from autoseg.values.scores import CaseScore, LabelScore, MeanScore, Summary
+from autoseg.values.scores import CaseScore, LabelScore, MeanScore, Measuring, Summary
 from autoseg.values.selection import Candidate, Cost, Evidence, Missing, Selection, SelectionRule, Standing, Verdict
 from autoseg.values.statistics import EffectSizes, Interval, IntervalMethod, PairedTest
 from autoseg.values.training import ExecutionPath, Fold, Length, Split, TrainJob, fold_folder, select_fold
@@ -54,6 +54,7 @@ __all__ = [
     "Labels",
     "Length",
     "MeanScore",
+    "Measuring",
     "Missing",
     "NetworkSpec",
     "NormalizationSpec",

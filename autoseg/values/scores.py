@@ -1,22 +1,73 @@
-"""How good predictions are: LabelScore, CaseScore and Summary, in nnU-Net's ``summary.json`` form.
+"""How good predictions are: Measuring, LabelScore, CaseScore and Summary, in nnU-Net's ``summary.json`` form.
 
-Undefined values are ``null``; the count of cases behind every mean stands beside it.
+Undefined values are ``null``, measures that nobody asked for are left out; the count of cases behind every mean stands
+beside it.
 """
 
 from __future__ import annotations
 
+import math
+from typing import Literal
+
+from msgspec import UNSET, UnsetType
+
 from autoseg.values.json_form import Value, require
 
-__all__ = ["CaseScore", "LabelScore", "MeanScore", "Summary"]
+__all__ = ["MEASURES", "CaseScore", "LabelScore", "MeanScore", "Measured", "Measuring", "Summary"]
 
 
 _NNUNET_NAMES = {"dice": "Dice", "iou": "IoU", "tp": "TP", "fp": "FP", "fn": "FN", "tn": "TN"}
+#: What can be measured beside the overlap, and how files name it.
+MEASURES = {
+    "precision": "Precision",
+    "recall": "Recall",
+    "volume_difference": "volume_difference",
+    "volume_difference_ml": "volume_difference_ml",
+    "hd": "HD",
+    "hd95": "HD95",
+    "assd": "ASSD",
+    "nsd": "NSD",
+    "lesion_f1": "lesion_F1",
+    "lesion_tp": "lesion_TP",
+    "lesion_fp": "lesion_FP",
+    "lesion_fn": "lesion_FN",
+}
+#: A number, None where it is not defined, UNSET where it was not asked for.
+Measured = float | None | UnsetType
 
 
-class LabelScore(Value, frozen=True, kw_only=True, rename=_NNUNET_NAMES):
-    """Overlap of one label in one case; counts are voxels where the reference is known.
+class Measuring(Value, frozen=True, kw_only=True):
+    """What is measured beside the overlap, and how.
 
-    ``dice`` and ``iou`` are None where the label is in neither the reference nor the prediction.
+    Attributes:
+        metrics: names of plugs; Dice, IoU and counts are always there.
+        tolerance_mm: of the normalized surface Dice.
+        lesion_iou: least intersection over union of two lesions that are the same one.
+        one_empty: what a distance is if only one of reference and prediction holds a label: not defined, or the diagonal
+            of the image, the largest that there could be.
+    """
+
+    metrics: tuple[str, ...] = tuple(MEASURES)
+    tolerance_mm: float = 1.0
+    lesion_iou: float = 0.1
+    one_empty: Literal["undefined", "diagonal"] = "undefined"
+
+    def __post_init__(self) -> None:
+        require(len(set(self.metrics)) == len(self.metrics), f"metrics repeat: {', '.join(self.metrics)}")
+        require(
+            0 <= self.tolerance_mm < math.inf,
+            "the tolerance must not be negative",
+            field="tolerance_mm",
+            found=self.tolerance_mm,
+        )
+        require(0 < self.lesion_iou <= 1, "must be above 0, at most 1", field="lesion_iou", found=self.lesion_iou)
+
+
+class LabelScore(Value, frozen=True, kw_only=True, rename=_NNUNET_NAMES | MEASURES):
+    """Overlap of one label in one case, and what else was measured; counts are voxels where the reference is known.
+
+    ``dice`` and ``iou`` are None where the label is in neither the reference nor the prediction. Distances are in
+    millimetres; lesions are counted. ``own`` holds the results of metrics that did not come with autoseg, by name.
     """
 
     dice: float | None
@@ -27,6 +78,19 @@ class LabelScore(Value, frozen=True, kw_only=True, rename=_NNUNET_NAMES):
     tn: int
     n_pred: int
     n_ref: int
+    precision: Measured = UNSET
+    recall: Measured = UNSET
+    volume_difference: Measured = UNSET
+    volume_difference_ml: Measured = UNSET
+    hd: Measured = UNSET
+    hd95: Measured = UNSET
+    assd: Measured = UNSET
+    nsd: Measured = UNSET
+    lesion_f1: Measured = UNSET
+    lesion_tp: Measured = UNSET
+    lesion_fp: Measured = UNSET
+    lesion_fn: Measured = UNSET
+    own: dict[str, float | None] | UnsetType = UNSET
 
     def __post_init__(self) -> None:
         for name in ("dice", "iou"):
@@ -38,10 +102,11 @@ class LabelScore(Value, frozen=True, kw_only=True, rename=_NNUNET_NAMES):
         require(min(self.tp, self.fp, self.fn, self.tn) >= 0, "counts must not be negative")
 
 
-class MeanScore(Value, frozen=True, kw_only=True, rename=_NNUNET_NAMES):
+class MeanScore(Value, frozen=True, kw_only=True, rename=_NNUNET_NAMES | MEASURES):
     """Means over cases (or over labels), each over the cases where the value is defined.
 
-    ``cases`` is the number of cases behind ``dice`` and ``iou``.
+    ``cases`` is the number of cases behind ``dice`` and ``iou``; ``cases_of`` that behind every other measure, under the
+    name that it has in files.
     """
 
     dice: float | None
@@ -53,6 +118,20 @@ class MeanScore(Value, frozen=True, kw_only=True, rename=_NNUNET_NAMES):
     n_pred: float
     n_ref: float
     cases: int
+    precision: Measured = UNSET
+    recall: Measured = UNSET
+    volume_difference: Measured = UNSET
+    volume_difference_ml: Measured = UNSET
+    hd: Measured = UNSET
+    hd95: Measured = UNSET
+    assd: Measured = UNSET
+    nsd: Measured = UNSET
+    lesion_f1: Measured = UNSET
+    lesion_tp: Measured = UNSET
+    lesion_fp: Measured = UNSET
+    lesion_fn: Measured = UNSET
+    own: dict[str, float | None] | UnsetType = UNSET
+    cases_of: dict[str, int] | UnsetType = UNSET
 
 
 class CaseScore(Value, frozen=True, kw_only=True):
@@ -73,6 +152,7 @@ class Summary(Value, frozen=True, kw_only=True):
         label_names: label key to its name.
         absent_labels: names of labels with no defined value in any case.
         not_scored: ids of cases with a prediction or a reference only.
+        measured_with: how everything beside the overlap was measured, if it was.
     """
 
     foreground_mean: MeanScore
@@ -81,3 +161,4 @@ class Summary(Value, frozen=True, kw_only=True):
     label_names: dict[str, str]
     absent_labels: tuple[str, ...] = ()
     not_scored: tuple[str, ...] = ()
+    measured_with: Measuring | UnsetType = UNSET

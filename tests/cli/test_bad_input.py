@@ -293,6 +293,24 @@ def test_evaluating_folders_without_common_names(phantoms, tmp_path, capsys):
     assert "no prediction has a reference" in text
 
 
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (["--metrics", "hausdorf"], "hausdorf"),
+        (["--metrics", "hd95,hd95"], "metrics repeat"),
+        (["--metrics", "nowhere:metric"], "nowhere:metric"),
+        (["--tolerance", "-1"], "must not be negative"),
+        (["--tolerance", "nan"], "must not be negative"),
+        (["--lesion-iou", "0"], "above 0"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_measured_is_refused(options, named, phantoms, tmp_path, capsys):
+    predictions = shutil.copytree(phantoms / "labelsTs", tmp_path / "predictions")
+    assert named in failure(capsys, "evaluate", "-p", predictions, "-r", phantoms / "labelsTs", *options)
+    assert not (predictions / "evaluated").exists()
+
+
 def test_split_with_leakage_is_refused(dataset, tmp_path, capsys):
     cases = [f"phantom_{index:03d}" for index in range(6)]
     (dataset / "splits_final.json").write_text(json.dumps([{"train": cases, "val": cases[:2]}]))

@@ -7,7 +7,7 @@ import pytest
 
 from autoseg.cli.tables import patients_text, plan_text, summary_text, table
 from autoseg.planning import Budget
-from autoseg.values import Fold, MeanScore, Patients, Plan, Summary
+from autoseg.values import Fold, MeanScore, Measuring, Patients, Plan, Summary
 from planners.unet import DefaultPlanner, NnunetPlanner
 from tests.planners.synthetic import CPU_COST, fingerprint
 
@@ -92,6 +92,24 @@ def test_a_summary_names_labels_and_tells_which_never_occur():
     assert lines[4].split() == ["mean", "of", "labels", "0.5123", "0.2500"]
     assert lines[5] == "never in reference or prediction, so not in the mean: whole tumour"
     assert "never" not in summary_text(msgspec.structs.replace(summary, absent_labels=()))
+
+
+def test_distances_are_shown_where_they_were_measured_with_what_they_leave_out():
+    counts = {"tp": 1.0, "fp": 1.0, "fn": 1.0, "tn": 1.0, "n_pred": 2.0, "n_ref": 2.0}
+    behind = {"HD95": 10, "ASSD": 10, "NSD": 12}
+    liver = MeanScore(dice=0.5, iou=0.25, **counts, cases=12, hd95=12.345, assd=None, nsd=0.9, cases_of=behind)
+    summary = Summary(
+        foreground_mean=liver,
+        mean={"1": liver},
+        metric_per_case=(),
+        label_names={"1": "liver"},
+        measured_with=Measuring(tolerance_mm=2.5),
+    )
+    lines = summary_text(summary).splitlines()
+    assert lines[0].split() == ["label", "Dice", "IoU", "HD95", "ASSD", "NSD", "cases"]
+    assert lines[2].split() == ["liver", "(1)", "0.5000", "0.2500", "12.35", "–", "0.9000", "12"]
+    assert lines[4] == "HD95 and ASSD in mm; NSD: the part of the surfaces within 2.5 mm"
+    assert lines[5] == "liver: 2 cases without distances: nothing there, or nothing predicted"
 
 
 def test_of_many_patients_and_visits_the_first_are_named():

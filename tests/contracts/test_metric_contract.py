@@ -10,6 +10,7 @@ import pytest
 from autoseg import plugins
 from autoseg.evaluation.overlap import Metric
 from autoseg.values import Geometry
+from autoseg.values.scores import MEASURES
 
 GEOMETRY = Geometry(shape=(6, 9, 8), spacing=(3.0, 1.0, 1.25))
 
@@ -42,7 +43,7 @@ pairs = pytest.mark.parametrize("pair", PAIRS.values(), ids=PAIRS)
 
 
 def test_there_are_metrics() -> None:
-    assert {"dice", "iou"} <= set(plugins.available("metric"))
+    assert {"dice", "iou", *MEASURES} <= set(plugins.available("metric"))
 
 
 @pairs
@@ -60,10 +61,14 @@ def test_inputs_are_not_changed_and_the_value_is_repeatable(metric: Metric, pair
 
 
 def test_it_is_defined_where_both_are_there_and_tells_agreement_from_disagreement(metric: Metric) -> None:
-    reference, prediction = boxes()
-    same, other, apart = (metric(reference, array, geometry=GEOMETRY) for array in (reference, prediction, boxes(3)[1]))
-    assert None not in (same, other, apart)
-    assert min(same, apart) < other < max(same, apart)  # better or worse, but in order
+    """Two objects: both found; most of one and a voxel elsewhere; nothing but two voxels far away."""
+    reference, some, none = (np.zeros(GEOMETRY.shape, bool) for _ in range(3))
+    reference[1:4, 1:4, 1:4] = reference[1:4, 5:8, 1:4] = True
+    some[1:4, 2:4, 1:4] = some[0, 0, 7] = True
+    none[5, [0, 8], 7] = True
+    best, middle, worst = (metric(reference, array, geometry=GEOMETRY) for array in (reference, some, none))
+    assert None not in (best, middle, worst)
+    assert min(best, worst) < middle < max(best, worst)  # better or worse, but in order
 
 
 def test_probabilities_may_be_given(metric: Metric) -> None:
@@ -84,6 +89,9 @@ def test_turning_both_around_changes_nothing(metric: Metric) -> None:
 
 
 def test_a_single_slice_is_taken(metric: Metric) -> None:
-    flat = Geometry(shape=(1, 9, 8), spacing=(1.0, 1.0, 1.0), planar=True)
     reference, prediction = (array[2:3] for array in boxes())
-    assert metric(reference, prediction, geometry=flat) is not None
+    thin = Geometry(shape=(1, 9, 8), spacing=(1.0, 1.0, 1.0))
+    assert metric(reference, prediction, geometry=thin) is not None
+    flat = Geometry(shape=(1, 9, 8), spacing=(1.0, 1.0, 1.0), planar=True)  # which has no volume
+    value = metric(reference, prediction, geometry=flat)
+    assert value is None or math.isfinite(value)

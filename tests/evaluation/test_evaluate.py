@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +12,25 @@ import pytest
 
 from autoseg.errors import CasesFailedError, InputError
 from autoseg.evaluation.evaluate import evaluate_case, evaluate_folders, find_annotated, find_labels, label_files
+from autoseg.evaluation.score_table import score_table
 from autoseg.executors import SerialExecutor, ThreadExecutor
 from autoseg.files import write_document
 from autoseg.io.formats import format_of
 from autoseg.logs import SilentLogger
-from autoseg.values import PREDICTION_RECORD, Case, Dataset, Geometry, Label, Labels, PredictionRecord, Summary, Volume
+from autoseg.values import (
+    PREDICTION_RECORD,
+    Case,
+    Dataset,
+    Geometry,
+    Label,
+    Labels,
+    Measuring,
+    PredictionRecord,
+    Summary,
+    Volume,
+    decode,
+    encode,
+)
 from autoseg.workspace import Workspace
 
 LABELS = Labels(foreground=(Label(name="a", values=(1,)), Label(name="b", values=(2,))))
@@ -41,6 +57,10 @@ def folders(tmp_path: Path) -> tuple[Path, Path]:
 
 def evaluate(folders: tuple[Path, Path]) -> Summary:
     return evaluate_folders(*folders, LABELS, SerialExecutor(), SilentLogger())
+
+
+def measure(folders: tuple[Path, Path], **settings: object) -> Summary:
+    return evaluate_folders(*folders, LABELS, SerialExecutor(), SilentLogger(), measuring=Measuring(**settings))
 
 
 def by_hand(seed: int, label: int) -> float:
@@ -250,3 +270,118 @@ def test_what_was_looked_for_must_be_among_the_labels_to_score(folders) -> None:
     )
     with pytest.raises(InputError, match="not among those to score; found liver, expected some of a, b"):
         find_annotated(folders[1], LABELS, None)
+
+
+def test_what_is_measured_is_told_with_the_cases_behind_it(folders) -> None:
+    write(folders[0] / "a.nii.gz", np.where(label_map(10) == 1, 0, label_map(10)))
+    summary = measure(folders, tolerance_mm=1.5)
+    assert summary.measured_with == Measuring(tolerance_mm=1.5)
+    distances = [score.metrics["1"].hd95 for score in summary.metric_per_case]
+    assert distances[0] is None
+    assert summary.mean["1"].hd95 == pytest.approx(np.mean(distances[1:]))
+    assert (summary.mean["1"].cases, summary.mean["1"].cases_of["HD95"], summary.mean["1"].cases_of["NSD"]) == (3, 2, 3)
+    assert summary.foreground_mean.hd95 == pytest.approx((summary.mean["1"].hd95 + summary.mean["2"].hd95) / 2)
+    written = json.loads(encode(summary))
+    assert written["metric_per_case"][0]["metrics"]["1"]["HD95"] is None
+    assert written["mean"]["1"]["NSD"] == summary.mean["1"].nsd
+    assert decode(Summary, encode(summary)) == summary
+
+
+def test_without_measuring_the_summary_has_nnunets_keys_and_nothing_more(folders) -> None:
+    written = json.loads(encode(evaluate(folders)))
+    names = {"Dice", "IoU", "TP", "FP", "FN", "TN", "n_pred", "n_ref"}
+    assert set(written["metric_per_case"][0]["metrics"]["1"]) == names
+    assert set(written["mean"]["1"]) == set(written["foreground_mean"]) == names | {"cases"}
+    assert "measured_with" not in written
+
+
+def overwrite_kept(folder: Path, case: str) -> None:
+    """Marks what is kept of a case, so that it is seen whether it is used."""
+    file = folder / "evaluated" / f"{case}.json"
+    document = json.loads(file.read_text())
+    document["score"]["metrics"]["1"]["Dice"] = 0.125
+    file.write_text(json.dumps(document))
+
+
+def test_what_is_scored_is_kept_until_a_file_or_a_setting_changes(folders) -> None:
+    first = measure(folders)
+    for case in "abc":
+        overwrite_kept(folders[0], case)
+    assert [score.metrics["1"].dice for score in measure(folders).metric_per_case] == [0.125] * 3
+    write(folders[0] / "a.nii.gz", label_map(99))
+    write(folders[1] / "b.nii.gz", label_map(98))
+    assert [score.metrics["1"].dice == 0.125 for score in measure(folders).metric_per_case] == [False, False, True]
+    again = measure(folders, tolerance_mm=2.0).metric_per_case[2].metrics["1"]
+    assert again.dice == first.metric_per_case[2].metrics["1"].dice
+    assert all(score.metrics["1"].dice != 0.125 for score in measure(folders).metric_per_case)
+
+
+def test_scores_that_are_kept_move_with_their_folder(folders, tmp_path: Path) -> None:
+    measure(folders)
+    for case in "abc":
+        overwrite_kept(folders[0], case)
+    moved = folders[0].rename(tmp_path / "moved")
+    summary = measure((moved, folders[1]))
+    assert [score.metrics["1"].dice for score in summary.metric_per_case] == [0.125] * 3
+    assert all(Path(score.prediction_file).parent == moved for score in summary.metric_per_case)
+
+
+def test_a_damaged_score_is_made_anew(folders) -> None:
+    first = measure(folders)
+    (folders[0] / "evaluated" / "b.json").write_text("{")
+    assert measure(folders) == first
+
+
+def test_what_was_scored_before_an_end_is_not_scored_again(folders) -> None:
+    broken = (folders[1] / "c.nii.gz").read_bytes()
+    (folders[1] / "c.nii.gz").write_bytes(b"no image")
+    with pytest.raises(CasesFailedError):
+        measure(folders)
+    assert sorted(path.name for path in (folders[0] / "evaluated").iterdir()) == ["a.json", "b.json"]
+    overwrite_kept(folders[0], "a")
+    (folders[1] / "c.nii.gz").write_bytes(broken)
+    assert [score.metrics["1"].dice == 0.125 for score in measure(folders).metric_per_case] == [True, False, False]
+
+
+def test_the_table_has_a_line_for_every_case_and_label(folders) -> None:
+    write(folders[0] / "a.nii.gz", np.where(label_map(10) == 1, 0, label_map(10)))
+    summary = measure(folders, metrics=("hd95", "lesion_fp"))
+    rows = list(csv.DictReader(score_table(summary).splitlines()))
+    assert [(row["case"], row["label"], row["name"]) for row in rows] == [
+        (f"{case}.nii.gz", label, name) for case in "abc" for label, name in (("1", "a"), ("2", "b"))
+    ]
+    assert set(rows[0]) >= {"Dice", "IoU", "HD95", "lesion_FP", "TP", "n_ref"}
+    assert "NSD" not in rows[0]
+    assert rows[0]["HD95"] == ""
+    scores = [each for case in summary.metric_per_case[1:] for each in case.metrics.values()]
+    for row, score in zip(rows[2:], scores, strict=True):
+        assert float(row["Dice"]) == score.dice
+        assert float(row["HD95"]) == score.hd95
+        assert int(row["TP"]) == score.tp
+
+
+class StopsAfter:
+    """A logger that stops the command after so many cases, as Ctrl-C does."""
+
+    def __init__(self, cases: int) -> None:
+        self.cases = cases
+
+    def event(self, kind: str, **fields: object) -> None:
+        if kind == "progress" and fields["done"] == self.cases:
+            raise KeyboardInterrupt
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+
+def test_a_stopped_evaluation_goes_on_and_ends_as_one_that_was_not(folders) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        evaluate_folders(*folders, LABELS, SerialExecutor(), StopsAfter(2), measuring=Measuring())
+    assert not (folders[0] / "summary.json").exists()
+    overwrite_kept(folders[0], "b")
+    summary = measure(folders)
+    assert [score.metrics["1"].dice == 0.125 for score in summary.metric_per_case] == [False, True, False]
+    (folders[0] / "evaluated" / "b.json").unlink()
+    stopped = measure(folders)
+    shutil.rmtree(folders[0] / "evaluated")
+    assert measure(folders) == stopped

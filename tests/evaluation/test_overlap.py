@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from autoseg.evaluation.overlap import dice, iou, label_keys, overlap_scores
+from autoseg.evaluation.overlap import dice, iou, label_keys, overlap_scores, places_with_labels
 from autoseg.values import Geometry, Label, Labels
 
 SHAPE = (5, 6, 7)
@@ -153,3 +153,25 @@ def test_a_region_is_scored_where_it_was_looked_for() -> None:
     reference, prediction = maps((0, 1, 2, 3))
     scores = overlap_scores(reference, prediction, REGIONS, ("whole", "last"))
     assert [key for key, score in scores.items() if score.dice is not None] == ["(1, 2, 3)", "3"]
+
+
+@pytest.mark.parametrize("shape", [(40,), (3, 5), (7, 11), (1, 1)], ids=str)
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16, np.int32, np.int64])
+def test_no_voxel_with_a_label_is_passed_over(kind: type, shape: tuple[int, ...]) -> None:
+    random = np.random.default_rng(3)
+    one, other = ((random.random((2, *shape)) < 0.1) * 200).astype(kind)
+    places = places_with_labels(one, other)
+    assert set(np.flatnonzero(one | other)) <= set(places)
+    assert (np.diff(places) > 0).all()
+    assert len(places_with_labels(one * 0, other * 0)) < 8
+
+
+def test_integers_of_every_width_count() -> None:
+    """Also where the integers that are declared do not fit into the type of an array."""
+    reference, prediction = maps((0, 1, 4))
+    expected = overlap_scores(reference, prediction, PLAIN)
+    for kind in (np.uint8, np.int8, np.uint16, np.int32):
+        assert overlap_scores(reference.astype(kind), prediction, PLAIN) == expected
+    undeclared = np.where(prediction == 0, -5, prediction)
+    assert overlap_scores(reference, undeclared, PLAIN) == expected
+    assert overlap_scores(reference, np.where(prediction == 0, 30000, prediction), PLAIN) == expected

@@ -420,6 +420,18 @@ def test_the_summary_on_disk_is_the_one_returned_under_nnunets_keys(tmp_path: Pa
     assert written["metric_per_case"][0]["metrics"]["1"]["Dice"] == 1.0
 
 
+def test_held_out_cases_are_measured_in_millimetres_and_tabled(tmp_path: Path) -> None:
+    plan = make_plan()
+    store, keys, _ = fill_store(tmp_path / "store", plan, "ab")
+    summary = validate(make_predictor(plan), plan, store, keys, tmp_path / "validation")
+    score = summary.metric_per_case[0].metrics["1"]
+    assert (score.hd, score.assd, score.nsd, score.lesion_f1) == (0, 0, 1, 1)
+    assert summary.measured_with
+    lines = (tmp_path / "validation" / "scores.csv").read_text().splitlines()
+    assert lines[0].startswith("case,label,name,Dice,IoU,Precision")
+    assert lines[1].startswith("a.nii.gz,1,")
+
+
 @pytest.mark.parametrize("within", [False, True], ids=["between two cases", "within a case"])
 def test_a_stopped_validation_goes_on_with_the_cases_that_are_left(tmp_path: Path, within: bool) -> None:
     plan, network, last = make_plan(), Threshold(), []

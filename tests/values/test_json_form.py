@@ -53,6 +53,7 @@ from autoseg.values import (
     LabelScore,
     Length,
     MeanScore,
+    Measuring,
     Missing,
     NetworkSpec,
     NormalizationSpec,
@@ -136,8 +137,12 @@ CONFIGURATION = Configuration(
 )
 NORMALIZATION = NormalizationSpec(scheme="ct", use_mask=True, properties=INTENSITIES, reason="the channel is called CT")
 FOLD = Fold(train=("a", "b"), val=("c",))
-LABEL_SCORE = LabelScore(dice=None, iou=0.25, tp=1, fp=2, fn=1, tn=96, n_pred=3, n_ref=2)
-MEAN_SCORE = MeanScore(dice=0.4, iou=None, tp=1.5, fp=2.5, fn=1.0, tn=96.0, n_pred=4.0, n_ref=2.5, cases=2)
+LABEL_SCORE = LabelScore(
+    dice=None, iou=0.25, tp=1, fp=2, fn=1, tn=96, n_pred=3, n_ref=2, hd95=2.5, nsd=None, own={"own:entropy": 0.5}
+)
+MEAN_SCORE = MeanScore(
+    dice=0.4, iou=None, tp=1.5, fp=2.5, fn=1.0, tn=96.0, n_pred=4.0, n_ref=2.5, cases=2, hd95=2.5, cases_of={"HD95": 1}
+)
 CASE_SCORE = CaseScore(metrics={"(1, 3)": LABEL_SCORE}, prediction_file="p/a.nii.gz", reference_file="r/a.nii.gz")
 
 PART = PartRecord(kind="loss", name="own:focal", file="own.py", sha256="0" * 64)
@@ -317,7 +322,9 @@ EXAMPLES: dict[type, Any] = {
             label_names={"(1, 3)": "whole"},
             absent_labels=("core",),
             not_scored=("c",),
+            measured_with=Measuring(),
         ),
+        Measuring(metrics=("hd95", "own:entropy"), tolerance_mm=2.5, lesion_iou=0.5, one_empty="diagonal"),
     )
 }
 KINDS = sorted(EXAMPLES, key=lambda kind: kind.__name__)
