@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import Any, TypeVar
 
@@ -28,7 +29,7 @@ from autoseg.networks.execution import (
     training_memory,
     usable_here,
 )
-from autoseg.networks.memory import making_bytes
+from autoseg.networks.memory import BOX, making_bytes
 from autoseg.networks.optimizers import make_optimizer, state_copies
 from autoseg.planning import GIBIBYTE
 from autoseg.training.accumulation import backward_in_parts, fewest_parts
@@ -115,8 +116,8 @@ class TrainingStep:
         """The batches of iterations ``first`` to ``last - 1``, fed, and made where and as fast as this training needs."""
         on_device = self.execution.augment_on == "device"
         crew = Crew(most_threads(self.configuration, self.execution), self.spec.iterations_per_epoch, self.logger)
-        make: Callable[[int], Any] = loader.prepare if on_device else loader.batch
-        made = prefetched(make, first, last, crew=crew)
+        prepare = functools.partial(loader.prepare, largest_box=BOX[self.configuration.dimensions])
+        made: Iterator[Any] = prefetched(prepare if on_device else loader.batch, first, last, crew=crew)
         return self._feed.through(made, loader.finish if on_device else None, crew.hear)
 
     def state_dict(self) -> dict[str, float]:
