@@ -14,7 +14,15 @@ from autoseg.networks.optimizers import state_copies
 from autoseg.networks.tape import FLOAT_BYTES, Backend, Tape
 from autoseg.values import NetworkSpec, TrainingSpec
 
-__all__ = ["inference_bytes", "making_bytes", "multiply_adds", "parameter_count", "process_bytes", "training_bytes"]
+__all__ = [
+    "BOX",
+    "inference_bytes",
+    "making_bytes",
+    "multiply_adds",
+    "parameter_count",
+    "process_bytes",
+    "training_bytes",
+]
 
 TARGET_BYTES = 8
 #: What a device gives to a process before its first tensor: a GPU to CUDA and its libraries; a CPU to Python, torch and the
@@ -22,9 +30,9 @@ TARGET_BYTES = 8
 BEFORE_TENSORS = {"cpu": 450 * 2**20, "cuda": 500 * 2**20, "mps": 450 * 2**20}
 #: Batches that wait or are being made while one is trained on, in the memory of the CPU; bytes of a voxel's label there.
 BATCHES_AHEAD, LABEL_BYTES = 4, 2
-#: By the patch's number of axes, the box that a turned patch is sampled from, in patches. One in a hundred is larger, up to
-#: twice; if a GPU is too full for that, such a batch is made while nothing else is computed.
-BOX = {2: 4, 3: 8}
+#: By the patch's number of axes, the largest box that a turned patch is sampled from on a GPU, in patches. What needs a
+#: larger one, a few in a hundred of those that are turned, is sampled on the CPU.
+BOX = {2: 4, 3: 5}
 #: Bytes of a voxel: of the box beside image and label, while one label is sampled from it; of the patch meanwhile.
 LABEL_SAMPLED_BYTES, SAMPLING_BYTES = 5, 36
 #: Images of a batch that are there at once while transforms change it.

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 import sys
 import threading
 from collections.abc import Callable, Collection, Generator, Mapping, Sequence
@@ -26,6 +27,7 @@ from autoseg.augmentation.streams import stream
 from autoseg.errors import DamagedCaseError, InputError, TooLargeError, WorkerLostError
 from autoseg.io.case_store import CaseStore
 from autoseg.logs import Logger, SilentLogger
+from autoseg.networks.memory import BOX
 from autoseg.training.looked_for import LookedFor
 from autoseg.training.places import box_of, draw_corner, forced_samples
 from autoseg.training.records import BatchRecord, SampleRecord
@@ -174,20 +176,26 @@ class PatchLoader(SlimDataLoaderBase):
         Raises:
             InputError: the record goes with other cases or another recipe.
         """
-        batch = self.finish(self.sources(record), device)
-        return _as_arrays(batch) if torch.device(device).type == "cpu" else batch
+        if torch.device(device).type == "cpu":
+            return _as_arrays(self.finish(self.sources(record)))
+        return self.finish(self.sources(record, BOX[len(self.patch_size)]), device)
 
-    def prepare(self, iteration: int) -> Sources:
-        """The voxels of the batch of an iteration; where a case cannot be read, those of another."""
+    def prepare(self, iteration: int, largest_box: float = math.inf) -> Sources:
+        """The voxels of the batch of an iteration; where a case cannot be read, those of another.
+
+        Args:
+            iteration: counted from 0.
+            largest_box: in patches: what has to be sampled from more of a case is sampled here, on the CPU.
+        """
         # each sample at once as a whole: there may be more cases in a batch than can be open
         taken = self._healthy(iteration, self._take, self._positions)
         record = BatchRecord(
             iteration=iteration, patch_size=self.patch_size, samples=tuple(sample for sample, _ in taken)
         )
-        return gathered(record, [crop for _, crop in taken])
+        return gathered(record, [crop for _, crop in taken], largest_box, self._label_channels)
 
-    def sources(self, record: BatchRecord) -> Sources:
-        """The voxels that a record names: of turned patches as far as they reach.
+    def sources(self, record: BatchRecord, largest_box: float = math.inf) -> Sources:
+        """The voxels that a record names: of turned patches as far as they reach; ``largest_box`` as in ``prepare``.
 
         Raises:
             DamagedCaseError: a case cannot be read, nor be made anew.
@@ -195,7 +203,7 @@ class PatchLoader(SlimDataLoaderBase):
         """
         self._require_fitting(record)
         crops = [self._mending(functools.partial(self._crop, sample, record.patch_size)) for sample in record.samples]
-        return gathered(record, crops)
+        return gathered(record, crops, largest_box, self._label_channels)
 
     @torch.no_grad()
     def finish(self, sources: Sources, device: str | torch.device = "cpu") -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -10,7 +11,7 @@ import torch
 
 from autoseg.augmentation.spatial import OUTSIDE, sample_affine
 from autoseg.io.chunks import Readable
-from autoseg.training.records import BatchRecord
+from autoseg.training.records import BatchRecord, SampleRecord
 
 __all__ = ["Crop", "Sources", "crop_padded", "gathered"]
 
@@ -111,8 +112,23 @@ class Sources:
         return images, labels
 
 
-def gathered(record: BatchRecord, crops: Sequence[Crop]) -> Sources:
-    """The sources of a batch from those of its samples."""
+def gathered(
+    record: BatchRecord, crops: Sequence[Crop], largest_box: float = math.inf, label_channels: int = 0
+) -> Sources:
+    """The sources of a batch from those of its samples.
+
+    Args:
+        record: of the batch.
+        crops: of its samples.
+        largest_box: in patches; from larger ones, the patch is sampled here.
+        label_channels: see ``Sources.sampled``.
+    """
+    most = largest_box * math.prod(record.patch_size)
+    pairs = zip(crops, record.samples, strict=True)
+    crops = [
+        _sampled(crop, sample, record.patch_size, label_channels) if crop.labels.size > most else crop
+        for crop, sample in pairs
+    ]
     dtype = np.result_type(*(crop.labels.dtype for crop in crops))
     channels, size = crops[0].image.shape[0], record.patch_size
     plain = [crop for crop in crops if crop.centre is None]
@@ -122,7 +138,21 @@ def gathered(record: BatchRecord, crops: Sequence[Crop]) -> Sources:
     boxes = {}
     for index, crop in enumerate(crops):
         if crop.centre is not None:
-            present = np.flatnonzero(np.bincount(crop.labels.ravel().astype(np.intp) - OUTSIDE)) + OUTSIDE
             box = torch.from_numpy(crop.image), torch.from_numpy(crop.labels.astype(dtype, copy=False))
-            boxes[index] = Box(*box, present.tolist(), crop.centre)
+            boxes[index] = Box(*box, _present(crop.labels), crop.centre)
     return Sources(record, torch.from_numpy(images), torch.from_numpy(labels), boxes)
+
+
+def _sampled(crop: Crop, sample: SampleRecord, size: tuple[int, ...], label_channels: int) -> Crop:
+    """The patch that is sampled from a box; another crop as it is."""
+    if crop.centre is None:
+        return crop
+    box = torch.from_numpy(crop.image), torch.from_numpy(crop.labels)
+    matrix, present = np.array(sample.matrix), _present(crop.labels)
+    image, labels = sample_affine(*box, matrix, crop.centre, size, present=present, label_channels=label_channels)
+    return Crop(image.numpy(), labels.numpy(), None)
+
+
+def _present(labels: np.ndarray) -> list[int]:
+    """The labels that occur."""
+    return (np.flatnonzero(np.bincount(labels.ravel().astype(np.intp) - OUTSIDE)) + OUTSIDE).tolist()

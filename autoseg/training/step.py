@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import Any, TypeVar, cast
 
@@ -28,7 +29,7 @@ from autoseg.networks.execution import (
     training_memory,
     usable_here,
 )
-from autoseg.networks.memory import making_bytes
+from autoseg.networks.memory import BOX, making_bytes
 from autoseg.networks.optimizers import make_optimizer, set_learning_rate, state_copies
 from autoseg.planning import GIBIBYTE
 from autoseg.training.accumulation import backward_in_parts, fewest_parts
@@ -129,12 +130,10 @@ class TrainingStep:
     def supplied(self, loader: PatchLoader, first: int, last: int) -> Generator[dict[str, Any]]:
         """The batches of iterations ``first`` to ``last - 1``, fed, and made where and as fast as this training needs."""
         on_device = self.execution.augment_on == "device"
-        crew = Crew(
-            most_threads(self.configuration, self.execution, self.ranks.place.local_count),
-            self.spec.iterations_per_epoch,
-            self.logger,
-        )
-        make: Callable[[int], Any] = loader.prepare if on_device else loader.batch
+        most = most_threads(self.configuration, self.execution, self.ranks.place.local_count)
+        crew = Crew(most, self.spec.iterations_per_epoch, self.logger)
+        prepare = functools.partial(loader.prepare, largest_box=BOX[self.configuration.dimensions])
+        make: Callable[[int], Any] = prepare if on_device else loader.batch
         made = loader.settled(prefetched(make, first, last, crew=crew), make)
         return self._feed.through(made, loader.finish if on_device else None, crew.hear)
 

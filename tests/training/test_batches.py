@@ -671,7 +671,10 @@ def test_any_number_of_threads_gives_the_same_batches_in_order(tmp_path: Path, w
     for iteration, batch in enumerate(batches, start=3):
         assert_same_batch(batch, loader.batch(iteration))
     prepared = list(prefetched(loader.prepare, 3, 6, workers=workers))
-    for batch, source in zip(batches, prepared, strict=False):
+    prepared += [loader.prepare(iteration, largest_box=2) for iteration in range(6, 15)]
+    assert {len(source.boxes) for source in prepared} > {0, 1}
+    for batch, source in zip(batches, prepared, strict=True):
+        assert all(box.labels.numel() <= 2 * 16**3 for box in source.boxes.values() if source.record.iteration > 5)
         finished = loader.finish(source)
         assert_same_batch({**batch}, {**finished, "data": finished["data"].numpy(), "seg": finished["seg"].numpy()})
 
@@ -720,12 +723,12 @@ def test_a_batch_takes_no_more_memory_on_a_gpu_than_is_planned(
         tmp_path, {"one": blocks((60, 60, 60))}, patch=patch, batch=batch, recipe=recipe, one={"image": image}
     )
     spec = small_network(dimensions, inputs=channels)
-    planned, most, voxels = making_bytes(spec, patch, batch), 0, np.prod(patch)
-    for iteration in range(6):
-        sources = loader.prepare(iteration)
+    planned, most = making_bytes(spec, patch, batch), 0
+    for iteration in range(8):
+        sources = loader.prepare(iteration, BOX[dimensions])
         boxes = [box.image.nbytes + box.labels.nbytes for box in sources.boxes.values()]
-        if max(box.labels.numel() for box in sources.boxes.values()) <= BOX[dimensions] * voxels:
-            most = max(most, peak_of(sources.sampled) + max(boxes), peak_of(functools.partial(loader.finish, sources)))
+        sampling = peak_of(sources.sampled) + max(boxes, default=0)
+        most = max(most, sampling, peak_of(functools.partial(loader.finish, sources)))
     assert 0.5 * planned < most < planned
 
 
