@@ -23,6 +23,7 @@ from autoseg.plan_check import (
     usable_plan,
 )
 from autoseg.plan_stage import Planned, explain, plan_dataset
+from autoseg.stores import case_store_of
 from autoseg.values import (
     PREDICTION_RECORD,
     Case,
@@ -116,7 +117,7 @@ def preprocess(
     require_current_fixes(workspace, dataset, again=verify)
     wanted = [case for case in dataset.annotated_cases if not cases or case.id in cases]
     names = [plan.configuration(name).name for name in configurations] or plan.names
-    stores = {name: _case_store(workspace, plan, name) for name in names}
+    stores = {name: case_store_of(workspace, plan, name) for name in names}
     _require_room(workspace, plan, stores, {case.id for case in wanted})
     return preprocess_cases(
         *(dataset, wanted, plan, stores, workspace.contents, executor or ThreadExecutor(), logger, stop),
@@ -284,7 +285,7 @@ def _mending_store(
         with FileLock(store.folder / ".mending.lock"):
             preprocess(workspace, [configuration], plan_name=model.path.name, cases=[case], logger=logger)
 
-    store = _case_store(workspace, plan, configuration, rebuild)
+    store = case_store_of(workspace, plan, configuration, rebuild)
     return store
 
 
@@ -292,19 +293,6 @@ def _iterations(epochs: int | None, iterations: int | None, per_epoch: int) -> i
     if epochs is not None and iterations is not None:
         raise InputError("a training has one length", found="epochs and iterations", expected="one of them")
     return iterations if epochs is None else epochs * per_epoch
-
-
-def _case_store(
-    workspace: Workspace, plan: Plan, configuration: str, rebuild: Callable[[str], None] | None = None
-) -> CaseStore:
-    from autoseg.io.case_store import CaseStore
-    from autoseg.preprocessing.forward import parameters_key
-
-    key = parameters_key(plan, plan.configuration(configuration))
-    # equal parameters give equal cases, which are kept once: in the folder of the first configuration that has them
-    first = next(each.name for each in plan.configurations if parameters_key(plan, each) == key)
-    patch_size = plan.configuration(configuration).patch_size
-    return CaseStore(workspace.preprocessed(first, key), patch_size=patch_size, rebuild=rebuild)
 
 
 def predict(

@@ -138,14 +138,15 @@ def sample_affine(
             a voxel has one at most; they are sampled as that label map would be.
     """
     grid = _grid(matrix, centre, patch_size, labels.shape, image.device)
-    sampled = _sample(image[: len(image) - label_channels], grid)
+    sampled_labels = _sampled_labels(labels, grid, labels.unique().tolist() if present is None else present)
+    sampled = _sample(image[: len(image) - label_channels], grid)  # later: what labels took on the way is free again
     if label_channels:
         numbers = torch.arange(1, label_channels + 1, device=image.device)
         earlier = torch.tensordot(numbers.float(), image[-label_channels:], 1).round()
         earlier = _sampled_labels(earlier, grid, range(label_channels + 1))
         channels = earlier[None] == numbers.view(-1, *(1,) * earlier.ndim)
         sampled = torch.cat([sampled, channels.to(sampled.dtype)])
-    return sampled, _sampled_labels(labels, grid, labels.unique().tolist() if present is None else present)
+    return sampled, sampled_labels
 
 
 def _sampled_labels(labels: torch.Tensor, grid: torch.Tensor, present: Iterable[int]) -> torch.Tensor:

@@ -14,9 +14,13 @@ import torch
 from autoseg.errors import ShortMemoryError
 from autoseg.training.crew import prefetched
 from autoseg.training.feed import Feed
+from autoseg.training.looked_for import LookedFor
 from autoseg.training.sources import Sources
+from autoseg.values import Label, Labels
 from tests.training.test_batches import AUGMENTED, assert_same_batch, blocks, make_loader
 from tests.training.test_loop import Listening
+
+TWO = Labels(foreground=(Label(name="first", values=(1,)), Label(name="second", values=(2,))))
 
 
 class Clock:
@@ -77,7 +81,7 @@ def test_what_makes_the_batches_ends_when_nobody_wants_more(ahead: bool) -> None
 def test_batches_finished_on_their_way_are_those_of_the_loader(tmp_path: Path, ahead: bool) -> None:
     """Whoever samples and transforms them; what was looked for stays on the CPU."""
     cases = {"a": blocks((20, 24, 22)), "b": blocks((9, 16, 8))}
-    loader = make_loader(tmp_path, cases, recipe=AUGMENTED, looked_for={"a": (True, False)})
+    loader = make_loader(tmp_path, cases, recipe=AUGMENTED, looked_for=LookedFor(TWO, {"a": ("first",)}))
     made = prefetched(loader.prepare, 3, 15, workers=2)
     finished = list(Feed("cpu", Listening(), 100, ahead=ahead).through(made, loader.finish))
     assert len(finished) == 12
