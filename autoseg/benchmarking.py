@@ -36,6 +36,7 @@ from autoseg.plan_stage import plan_in_memory
 from autoseg.preprocessing.case_task import CaseToPreprocess, Grid, PreprocessCase
 from autoseg.preprocessing.forward import case_key, parameters_key
 from autoseg.processes.wire import rebuilt
+from autoseg.stores import case_store_of
 from autoseg.training.batches import PatchLoader
 from autoseg.training.crew import seconds_to_make
 from autoseg.training.optimization import WeightAverage
@@ -253,8 +254,7 @@ def _stored(setting: _Setting) -> tuple[dict[str, str], CaseStore]:
     """Case id to content key, of the cases that are preprocessed for this grid and known not to have changed."""
     plan, configuration, workspace = setting.plan, setting.configuration, setting.workspace
     parameters = parameters_key(plan, configuration)
-    first = next(each.name for each in plan.configurations if parameters_key(plan, each) == parameters)
-    store = CaseStore(workspace.preprocessed(first, parameters), patch_size=configuration.patch_size)
+    store = case_store_of(workspace, plan, configuration.name)
     dataset, keys = workspace.dataset(), {}
     for case in dataset.annotated_cases:
         hashes = CaseFiles.of(case, Path(dataset.root), workspace.contents).hashes

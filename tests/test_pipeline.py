@@ -10,9 +10,11 @@ import pytest
 from filelock import FileLock
 
 from autoseg import pipeline
+from autoseg.augmentation.contract import Recipe
 from autoseg.errors import InputError, InterruptedRunError, UnknownNameError
 from autoseg.files import read_document
 from autoseg.planning import GIBIBYTE
+from autoseg.training.batches import PatchLoader
 from autoseg.values import Curve, Length, Summary, TrainJob
 from autoseg.workspace import Workspace
 from tests.conftest import TINY_PRESET
@@ -90,6 +92,32 @@ def test_preprocessing_again_makes_nothing_and_gives_the_same_keys(workspace):
     assert files() == before
     with pytest.raises(UnknownNameError, match="2d or 3d_fullres"):
         pipeline.preprocess(workspace, ["3d"])
+
+
+def test_a_case_that_cannot_be_made_anew_while_training_costs_one_case(phantoms, tmp_path):
+    """Its stored voxels are damaged and its image is gone: others are drawn in its place, and it is named."""
+    data = shutil.copytree(phantoms, tmp_path / "data")
+    workspace = Workspace(tmp_path / "W")
+    pipeline.plan_dataset(data, workspace, preset=TINY_PRESET, name="tiny", device="cpu", memory_gib=2)
+    keys, model = pipeline.preprocess(workspace, ["2d"])["2d"], workspace.model()
+    plan = model.plan()
+    store = pipeline._mending_store(workspace, model, plan, "2d")
+    stored = next(path for path in store.folder.rglob("segmentation*") if "phantom_002" in str(path))
+    stored.write_bytes(stored.read_bytes()[:-40])
+    next(path for path in data.rglob("phantom_002*") if "images" in str(path)).unlink()
+    configuration, logger = plan.configuration("2d"), Listening()
+    loader = PatchLoader(
+        *(store, keys, configuration.patch_size, 8),
+        foreground_share=0.3,
+        recipe=Recipe(),
+        seed=0,
+        purpose=0,
+        logger=logger,
+    )
+    drawn = [case for iteration in range(4) for case in loader.batch(iteration)["keys"]]
+    assert loader.skipped == ("phantom_002",)
+    assert set(drawn) == set(keys) - {"phantom_002"}
+    assert any("phantom_002" in str(event) and "made anew" in str(event) for event in logger.heard)
 
 
 def edit_plan(workspace: Workspace, *extra: dict[str, object]) -> None:

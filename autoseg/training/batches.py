@@ -24,7 +24,7 @@ from batchgenerators.dataloading.data_loader import SlimDataLoaderBase
 from autoseg.augmentation.contract import Recipe
 from autoseg.augmentation.spatial import OUTSIDE, Mask
 from autoseg.augmentation.streams import stream
-from autoseg.errors import DamagedCaseError, InputError, TooLargeError, WorkerLostError
+from autoseg.errors import CasesFailedError, DamagedCaseError, InputError, TooLargeError, WorkerLostError
 from autoseg.io.case_store import CaseStore
 from autoseg.logs import Logger, SilentLogger
 from autoseg.networks.memory import BOX
@@ -308,8 +308,9 @@ class PatchLoader(SlimDataLoaderBase):
                 except DamagedCaseError as lost:
                     self._lost[case] = lost
                     raise
-                except (InputError, TooLargeError, WorkerLostError) as reason:
-                    what = f"{damage.what}; and it could not be made anew: {reason}"
+                except (InputError, TooLargeError, WorkerLostError, CasesFailedError) as reason:
+                    told = reason.failures.get(case, reason) if isinstance(reason, CasesFailedError) else reason
+                    what = f"{damage.what}; and it could not be made anew: {told}"
                     self._lost[case] = DamagedCaseError(case, what, file=Path(str(damage.file)))
                     raise self._lost[case] from reason
                 self._mended[case] = times + 1

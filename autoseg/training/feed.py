@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import time
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -102,7 +103,12 @@ class Feed:
         That is a thread's work: starting copies and transforms takes a while, and some transforms wait for the device.
         """
         stream = torch.cuda.Stream() if self.device == "cuda" else None
-        with _closed(batches), ThreadPoolExecutor(1, thread_name_prefix="autoseg-feed") as courier:
+        # a new thread has the first GPU, whichever is this process's own
+        begin = None if stream is None else functools.partial(torch.cuda.set_device, stream.device)
+        with (
+            _closed(batches),
+            ThreadPoolExecutor(1, thread_name_prefix="autoseg-feed", initializer=begin) as courier,
+        ):
             coming = courier.submit(self._bring, batches, finish, stream)
             while (brought := coming.result()) is not None:
                 if not isinstance(brought, _Sent):

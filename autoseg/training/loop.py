@@ -17,14 +17,21 @@ import torch
 from autoseg import plugins
 from autoseg.augmentation.contract import Recipe
 from autoseg.augmentation.streams import TRAINING, VALIDATION
-from autoseg.errors import AutosegError, FollowedError, InputError, InterruptedRunError, ShortMemoryError
+from autoseg.errors import (
+    AutosegError,
+    DiskFullError,
+    FollowedError,
+    InputError,
+    InterruptedRunError,
+    ShortMemoryError,
+)
 from autoseg.files import read_document
 from autoseg.io.case_store import CaseStore
 from autoseg.logs import Logger
 from autoseg.networks.execution import training_memory
 from autoseg.networks.weights import load_weights
 from autoseg.training.batches import PatchLoader
-from autoseg.training.checkpoints import Checkpoints
+from autoseg.training.checkpoints import Checkpoints, not_written
 from autoseg.training.course import Course
 from autoseg.training.crew import seconds_to_make
 from autoseg.training.determinism import deterministic_algorithms, make_deterministic, seed_iteration
@@ -132,7 +139,8 @@ class FoldTrainer:
         self.configuration: Configuration = plan.configuration(job.configuration)
         self.spec = self.configuration.training
         self._training = self.loader(train=True)
-        making = functools.partial(seconds_to_make, self._training.batch)
+        batches = self.configuration.batch_size / len(ranks.share(self.configuration.batch_size))
+        making = lambda: batches * seconds_to_make(self._training.batch)  # noqa: E731  (here a part of a batch is made)
         self.step = TrainingStep(job, plan, folder, logger, device, making, ranks)
         self.schedule = plugins.load("schedule", self.spec.schedule)
         network, decay = self.step.network, self.spec.ema_decay
@@ -151,7 +159,10 @@ class FoldTrainer:
         load_weights(self.step.network, weights, source=self.folder.path)
         if self.state.average is not None:
             self.state.average = WeightAverage(self.step.network.state_dict(), self.state.average.decay)
-        self.state.save(self.folder.checkpoint)
+        try:
+            self.state.save(self.folder.checkpoint)
+        except OSError as error:
+            raise DiskFullError(self.folder.path, not_written(self.folder.checkpoint, error)) from error
 
     def resume(self) -> None:
         """Goes back to the newest checkpoint that is whole, if there is one; several processes work together from here."""

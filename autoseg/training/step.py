@@ -275,7 +275,7 @@ class TrainingStep:
         except torch.OutOfMemoryError as error:
             raise self._too_short(error) from error
         self.optimizer.zero_grad(set_to_none=True)
-        parts = max(map(int, self.ranks.gathered(str(parts))))
+        parts = max(self._kept.parts, *map(int, self.ranks.gathered(str(parts))))  # a shortage is not forgotten
         self._use_parts(parts)
         self.keep_execution()
         planned = training_memory(self.configuration, "cuda")

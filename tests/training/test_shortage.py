@@ -254,3 +254,12 @@ def test_a_batch_in_parts_is_not_replayed_as_graphs(tmp_path: Path, monkeypatch:
     assert (one.execution.parts, one.execution.graphs, one.execution.compiled) == (2, False, True)
     assert not forwards[-1].graphs
     assert kept == 2 or kept_path == one.execution
+
+
+def test_a_shortage_that_was_kept_is_not_forgotten_by_the_next_probe(tmp_path: Path) -> None:
+    """An empty batch may fit where real ones, of partly annotated cases for example, did not."""
+    folder = fold_folder(tmp_path, "kept")
+    write_document(folder.execution, ExecutionPath(device="cpu", parts=2))
+    one = step.TrainingStep(make_job(plan_of()), plan_of(), folder, Listening(), "cpu")
+    one.probe_memory()
+    assert one.execution.parts == read_document(ExecutionPath, folder.execution).parts == 2
