@@ -60,8 +60,13 @@ def most_threads(configuration: Configuration, path: ExecutionPath, processes: i
     return limit, f"free memory allows {limit}" if by_memory < by_cores else f"{cores} processors allow {limit}"
 
 
-def seconds_to_make(make: Callable[[int], object]) -> float:
-    """Seconds that one thread takes to make a batch; the faster of two, as the first one opens files."""
+def seconds_to_make(make: Callable[[int], object], share: float = 1.0) -> float:
+    """Seconds that one thread takes to make a batch; the faster of two, as the first one opens files.
+
+    Args:
+        make: the batch of an iteration, or this process's part of it.
+        share: of the batch that is made.
+    """
     threads, times = torch.get_num_threads(), []
     torch.set_num_threads(1)
     try:
@@ -71,7 +76,7 @@ def seconds_to_make(make: Callable[[int], object]) -> float:
             times.append(time.perf_counter() - begin)
     finally:
         torch.set_num_threads(threads)
-    return min(times)
+    return min(times) / share
 
 
 class Crew:

@@ -139,8 +139,8 @@ class FoldTrainer:
         self.configuration: Configuration = plan.configuration(job.configuration)
         self.spec = self.configuration.training
         self._training = self.loader(train=True)
-        batches = self.configuration.batch_size / len(ranks.share(self.configuration.batch_size))
-        making = lambda: batches * seconds_to_make(self._training.batch)  # noqa: E731  (here a part of a batch is made)
+        share = len(ranks.share(self.configuration.batch_size)) / self.configuration.batch_size
+        making = functools.partial(seconds_to_make, self._training.batch, share)
         self.step = TrainingStep(job, plan, folder, logger, device, making, ranks)
         self.schedule = plugins.load("schedule", self.spec.schedule)
         network, decay = self.step.network, self.spec.ema_decay

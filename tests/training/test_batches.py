@@ -21,6 +21,7 @@ from batchgenerators.transforms.noise_transforms import GaussianNoiseTransform
 from batchgenerators.transforms.spatial_transforms import MirrorTransform
 from scipy import ndimage
 
+from autoseg.augmentation import spatial
 from autoseg.augmentation.contract import Recipe
 from autoseg.augmentation.intensity import Brightness, GaussianNoise
 from autoseg.augmentation.recipe import default_recipe
@@ -709,7 +710,7 @@ def test_a_batch_takes_no_more_memory_on_a_gpu_than_is_planned(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, patch: tuple[int, ...], batch: int, channels: int
 ) -> None:
     """All that can happen to it does. What torch really takes here, and the largest box, which is here already."""
-    monkeypatch.setattr("autoseg.augmentation.spatial.TOGETHER", 1)  # as on a GPU
+    monkeypatch.setattr(spatial, "TOGETHER", 1)  # as on a GPU
     dimensions = len(patch)
     recipe = default_recipe(
         AugmentationSpec(rotation_degrees=(30.0,) * 3 if dimensions == 3 else (180.0,), mirror_axes=(0, 1))
