@@ -41,8 +41,9 @@ def change_channels(
         return images
     samples, channels, values = zip(*rows, strict=True)
     chosen = on_device(samples, images.device), on_device(channels, images.device)
+    changed = change(images[chosen].contiguous(), values)  # first, so that the copy is not there meanwhile
     result = images.clone(memory_format=torch.contiguous_format)
-    result[chosen] = change(images[chosen].contiguous(), values)
+    result[chosen] = changed
     return result
 
 

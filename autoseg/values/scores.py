@@ -63,21 +63,11 @@ class Measuring(Value, frozen=True, kw_only=True):
         require(0 < self.lesion_iou <= 1, "must be above 0, at most 1", field="lesion_iou", found=self.lesion_iou)
 
 
-class LabelScore(Value, frozen=True, kw_only=True, rename=_NNUNET_NAMES | MEASURES):
-    """Overlap of one label in one case, and what else was measured; counts are voxels where the reference is known.
-
-    ``dice`` and ``iou`` are None where the label is in neither the reference nor the prediction. Distances are in
-    millimetres; lesions are counted. ``own`` holds the results of metrics that did not come with autoseg, by name.
-    """
+class _Measures(Value, frozen=True, kw_only=True, rename=_NNUNET_NAMES | MEASURES):
+    """What is measured of a label, whether in one case or as a mean; the counts differ in type."""
 
     dice: float | None
     iou: float | None
-    tp: int
-    fp: int
-    fn: int
-    tn: int
-    n_pred: int
-    n_ref: int
     precision: Measured = UNSET
     recall: Measured = UNSET
     volume_difference: Measured = UNSET
@@ -91,6 +81,21 @@ class LabelScore(Value, frozen=True, kw_only=True, rename=_NNUNET_NAMES | MEASUR
     lesion_fp: Measured = UNSET
     lesion_fn: Measured = UNSET
     own: dict[str, float | None] | UnsetType = UNSET
+
+
+class LabelScore(_Measures, frozen=True, kw_only=True, rename=_NNUNET_NAMES):
+    """Overlap of one label in one case, and what else was measured; counts are voxels where the reference is known.
+
+    ``dice`` and ``iou`` are None where the label is in neither the reference nor the prediction. Distances are in
+    millimetres; lesions are counted. ``own`` holds the results of metrics that did not come with autoseg, by name.
+    """
+
+    tp: int
+    fp: int
+    fn: int
+    tn: int
+    n_pred: int
+    n_ref: int
 
     def __post_init__(self) -> None:
         for name in ("dice", "iou"):
@@ -102,15 +107,13 @@ class LabelScore(Value, frozen=True, kw_only=True, rename=_NNUNET_NAMES | MEASUR
         require(min(self.tp, self.fp, self.fn, self.tn) >= 0, "counts must not be negative")
 
 
-class MeanScore(Value, frozen=True, kw_only=True, rename=_NNUNET_NAMES | MEASURES):
+class MeanScore(_Measures, frozen=True, kw_only=True, rename=_NNUNET_NAMES):
     """Means over cases (or over labels), each over the cases where the value is defined.
 
     ``cases`` is the number of cases behind ``dice`` and ``iou``; ``cases_of`` that behind every other measure, under the
     name that it has in files.
     """
 
-    dice: float | None
-    iou: float | None
     tp: float
     fp: float
     fn: float
@@ -118,19 +121,6 @@ class MeanScore(Value, frozen=True, kw_only=True, rename=_NNUNET_NAMES | MEASURE
     n_pred: float
     n_ref: float
     cases: int
-    precision: Measured = UNSET
-    recall: Measured = UNSET
-    volume_difference: Measured = UNSET
-    volume_difference_ml: Measured = UNSET
-    hd: Measured = UNSET
-    hd95: Measured = UNSET
-    assd: Measured = UNSET
-    nsd: Measured = UNSET
-    lesion_f1: Measured = UNSET
-    lesion_tp: Measured = UNSET
-    lesion_fp: Measured = UNSET
-    lesion_fn: Measured = UNSET
-    own: dict[str, float | None] | UnsetType = UNSET
     cases_of: dict[str, int] | UnsetType = UNSET
 
 

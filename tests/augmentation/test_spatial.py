@@ -60,8 +60,11 @@ def scipy_sample(
     )
 
 
+shifts = pytest.mark.parametrize("shift", [0.0, 0.25, -4.6], ids=["centred", "off the grid", "half outside"])
+
+
 @cases
-@pytest.mark.parametrize("shift", [0.0, 0.25, -4.6], ids=["centred", "off the grid", "half outside"])
+@shifts
 def test_images_are_sampled_as_scipy_does(matrix: np.ndarray, shape: tuple, patch: tuple, shift: float) -> None:
     image = generator().normal(size=(2, *shape)).astype(np.float32)
     centre = (np.array(shape) - 1) / 2 + shift
@@ -73,7 +76,7 @@ def test_images_are_sampled_as_scipy_does(matrix: np.ndarray, shape: tuple, patc
 
 
 @cases
-@pytest.mark.parametrize("shift", [0.0, 0.25, -4.6], ids=["centred", "off the grid", "half outside"])
+@shifts
 def test_the_label_with_the_largest_indicator_wins(
     matrix: np.ndarray, shape: tuple, patch: tuple, shift: float
 ) -> None:
@@ -98,7 +101,7 @@ def assert_largest_indicator(
 
 
 @cases
-@pytest.mark.parametrize("shift", [0.0, 0.25, -4.6], ids=["centred", "off the grid", "half outside"])
+@shifts
 def test_channels_of_labels_are_sampled_as_their_label_map(
     matrix: np.ndarray, shape: tuple, patch: tuple, shift: float
 ) -> None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
+import functools
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.profiler import ProfilerActivity, profile
 
 from autoseg.training.accumulation import backward_in_parts
 from autoseg.training.estimate import voxel_counts
@@ -17,6 +16,7 @@ from autoseg.values import (
     Label,
     Labels,
 )
+from tests.allocator import peak_of
 from tests.training.plain_loss import PlainDiceCrossEntropy
 from tests.training.test_accumulation import Batch, network_for
 
@@ -245,20 +245,20 @@ def test_memory_grows_with_one_sample_and_only_logits_and_target_are_kept(labels
         kept[tensor.data_ptr()] = tensor.nbytes
         return tensor
 
+    def step(loss: nn.Module, *batch: torch.Tensor) -> None:
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            value = loss(*batch)
+        value.backward()
+
     for batch in (1, 8):
         kept.clear()
         logits, target = example(labels, (batch, *shape))
         logits.requires_grad_()
         looked_for = LOOKED_FOR[2:3].expand(batch, -1)
         loss = DiceCrossEntropy(labels, batch_dice=True)
-        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
-            with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-                value = loss(logits, target, looked_for)
-            value.backward()
+        most = peak_of(functools.partial(step, loss, logits, target, looked_for))
         assert sum(kept.values()) == pytest.approx(logits.nbytes + target.nbytes, abs=2000)
-        events = [event for event in profiled.profiler.kineto_results.events() if event.name() == "[memory]"]
-        changes = [event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())]
-        at_work = (max(itertools.accumulate(changes)) - logits.nbytes) / 16**3
+        at_work = (most - logits.nbytes) / 16**3
         arrays = 4.5 if labels.has_regions else 3
         assert 0 < at_work < (arrays * outputs * 4 + 24) * 1.05, at_work
 
