@@ -46,11 +46,13 @@ class Variant:
         training: fields of the TrainingSpec.
         recipe: of augmentation.
         small_until: share of the training during which patches have half the edge (rounded up to what the network halves).
+        features: number of feature maps at every level, as a share of the planned.
     """
 
     training: Mapping[str, Any] = field(default_factory=dict)
     recipe: str | None = None
     small_until: float = 0.0
+    features: float = 1.0
 
 
 SGD = {"optimizer": "sgd", "momentum": 0.99, "weight_decay": 3e-5, "schedule": "warmup_polynomial", "ema_decay": None}
@@ -73,6 +75,8 @@ VARIANTS: dict[str, Variant] = {
     "no augmentation": Variant(recipe="none"),
     "small patches for the first half": Variant(small_until=0.5),
     "small patches for four fifths": Variant(small_until=0.8),
+    "half of the features": Variant(features=0.5),
+    "a quarter of the features": Variant(features=0.25),
 }
 
 
@@ -85,7 +89,11 @@ def changed(configuration: Configuration, variant: Variant, batch: int, iteratio
     augmentation = configuration.augmentation
     if variant.recipe:
         augmentation = msgspec.structs.replace(augmentation, recipe=variant.recipe)
-    return msgspec.structs.replace(configuration, batch_size=batch, training=training, augmentation=augmentation)
+    features = tuple(int(number * variant.features) for number in configuration.network.features)
+    network = msgspec.structs.replace(configuration.network, features=features)
+    return msgspec.structs.replace(
+        configuration, batch_size=batch, training=training, augmentation=augmentation, network=network
+    )
 
 
 def halved(configuration: Configuration) -> Configuration:
