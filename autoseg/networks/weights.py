@@ -100,7 +100,7 @@ def load_weights(network: nn.Module, tensors: Mapping[str, torch.Tensor], *, sou
     """Puts weights into a network.
 
     Raises:
-        InputError: names, shapes or kinds of numbers do not fit.
+        InputError: names, shapes or kinds of numbers do not fit, or some are infinite or no numbers.
     """
     own = network.state_dict()
     missing, surplus = sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys())
@@ -111,6 +111,15 @@ def load_weights(network: nn.Module, tensors: Mapping[str, torch.Tensor], *, sou
             file=source,
             found=f"{len(missing)} missing, {len(surplus)} unknown, {len(misfits)} of another shape or kind of number "
             f"(such as {(missing + surplus + misfits)[0]})",
+        )
+    senseless = sorted(name for name, tensor in tensors.items() if not torch.isfinite(tensor).all())
+    if senseless:
+        raise InputError(
+            "some weights are infinite or no numbers, so every prediction would be",
+            file=source,
+            found=f"{len(senseless)} of {len(tensors)} tensors, such as {senseless[0]}",
+            expected="finite numbers",
+            remedy="Restore the file, or train that fold anew.",
         )
     network.load_state_dict(dict(tensors))
 

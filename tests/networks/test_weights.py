@@ -118,8 +118,10 @@ def test_weights_that_fit_are_taken(tmp_path: Path) -> None:
         (lambda weights: weights.update(bias=torch.zeros(3)), r"0 missing, 0 unknown, 1 .*such as bias"),
         (lambda weights: weights.update(bias=torch.zeros(2, dtype=torch.complex64)), r"1 of another .*such as bias"),
         (lambda weights: weights.update(bias=torch.zeros(2, dtype=torch.int8)), r"1 of another .*such as bias"),
+        (lambda weights: weights["bias"].fill_(float("nan")), r"infinite or no numbers.*1 of 2 tensors, such as bias"),
+        (lambda weights: weights["bias"].fill_(float("inf")), r"infinite or no numbers.*1 of 2 tensors, such as bias"),
     ],
-    ids=["missing", "surplus", "other shape", "complex", "whole"],
+    ids=["missing", "surplus", "other shape", "complex", "whole", "no numbers", "infinite"],
 )
 def test_weights_that_do_not_fit_change_nothing_and_name_the_file(tmp_path: Path, change, found: str) -> None:
     network = nn.Linear(3, 2)
