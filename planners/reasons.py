@@ -47,7 +47,9 @@ def configuration_reasons(
     spacing: Sequence[float],
     fitted: FittedPatch,
     budget: Budget,
+    *,
     length: str,
+    features: str,
 ) -> dict[str, str]:
     """Reasons of one configuration.
 
@@ -59,6 +61,7 @@ def configuration_reasons(
         fitted: its patch and batch.
         budget: that it keeps.
         length: why it is trained for so long.
+        features: why its network has so many feature maps.
     """
     topology = fitted.topology
     smallest = [edge // step for edge, step in zip(topology.patch_size, topology.divisor, strict=True)]
@@ -73,6 +76,7 @@ def configuration_reasons(
         "patch size": fitted.patch_reason,
         "pooling": f"times that each axis is halved; the smallest feature map has {_sizes(smallest)} voxels",
         "batch size": fitted.batch_reason,
+        "features": features,
         "memory": f"predicted for training; planned for {budget.memory_bytes / GIBIBYTE:.3g} GiB"
         + (" by nnU-Net's count, which supposes 16-bit training" if preset.count_rule else ""),
         "length": length,

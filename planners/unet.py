@@ -22,7 +22,7 @@ from autoseg.values import (
     TrainingSpec,
 )
 from autoseg.values.json_form import Value
-from planners.architecture import network_spec
+from planners.architecture import Width, network_spec, width
 from planners.around import plan_around
 from planners.augmentation import augmentation
 from planners.intensity import normalization
@@ -244,9 +244,13 @@ class _Planning:
         """Image channels, and in a cascade one for every label that the stage before predicts."""
         return len(self.fingerprint.channels) + (len(self.fingerprint.labels.foreground) if name == CASCADE else 0)
 
-    def _network(self, name: str, topology: Topology) -> NetworkSpec:
+    def _network(self, name: str, topology: Topology, share: float = 1.0) -> NetworkSpec:
         outputs = self.fingerprint.labels.output_count
-        return network_spec(self.preset.architecture, topology, self._inputs(name), outputs)
+        return network_spec(self.preset.architecture, topology, self._inputs(name), outputs, share)
+
+    def _width(self) -> Width:
+        preset = self.preset
+        return width(as_nnunet=preset.as_nnunet, architecture=preset.architecture, device=self.budget.device)
 
     def _length(self, view: _View) -> Length:
         return length(
@@ -272,21 +276,25 @@ class _Planning:
         view = views[name]
         topology, duration = view.fitted.topology, self._length(view)
         batch_dice = name == FLAT or (name != LOW and LOW in views)
+        network = self._network(name, topology, self._width().share)
+        spec = self._training(batch_dice=batch_dice, epochs=duration.epochs)
         return Configuration(
             name=name,
             spacing=(None, *view.spacing[1:]) if name == FLAT else view.spacing,
             median_shape=view.shape,
             patch_size=topology.patch_size,
             batch_size=view.fitted.batch_size,
-            network=self._network(name, topology),
-            training=self._training(batch_dice=batch_dice, epochs=duration.epochs),
+            network=network,
+            training=spec,
             augmentation=self._augmentation(topology.patch_size),
             resampling=ResamplingSpec(separate_axis_order=0 if self.preset.as_nnunet else 1),
-            expected_memory_bytes=self._cost_of(name)(topology, view.fitted.batch_size),
+            expected_memory_bytes=self.cost(network, topology.patch_size, view.fitted.batch_size, spec),
             inherits_from=FULL if name == CASCADE else None,
             previous_stage=LOW if name == CASCADE else None,
             reasons=configuration_reasons(
-                self.preset, name, self.grid, view.spacing, view.fitted, self.budget, duration.reason
+                *(self.preset, name, self.grid, view.spacing, view.fitted, self.budget),
+                length=duration.reason,
+                features=self._width().reason,
             ),
         )
 

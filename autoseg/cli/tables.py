@@ -28,7 +28,9 @@ DEVICES = {
 #: What is shown beside Dice and IoU, where it was measured.
 SHOWN_MEASURES = {"hd95": "HD95", "assd": "ASSD", "nsd": "NSD", "lesion_f1": "lesion F1", "lesion_fp": "FP per case"}
 #: Reasons that stand beside the choice they explain.
-SHOWN_REASONS = {"purpose", "spacing", "anisotropy", "patch size", "pooling", "batch size", "memory", "length"}
+SHOWN_REASONS = {
+    *("purpose", "spacing", "anisotropy", "patch size", "pooling", "features", "batch size", "memory", "length"),
+}
 
 
 def table(rows: Sequence[Sequence[str]], *, header: bool = True) -> str:
@@ -124,6 +126,7 @@ def _configuration_rows(configuration: Configuration) -> list[tuple[str, str, st
     reasons, network, training = configuration.reasons, configuration.network, configuration.training
     spacing = " x ".join("own" if step is None else f"{step:.4g}" for step in configuration.spacing)
     features = "-".join(map(str, network.features))
+    kind = "; ".join(filter(None, [f"{len(network.features)} stages, {network.architecture}", reasons.get("features")]))
     pooled = " x ".join(str(_halvings(network.strides, axis)) for axis in range(network.dimensions))
     return [
         ("purpose", "", reasons.get("purpose", "")),
@@ -131,7 +134,7 @@ def _configuration_rows(configuration: Configuration) -> list[tuple[str, str, st
         ("median size", " x ".join(f"{size:g}" for size in configuration.median_shape), reasons.get("anisotropy", "")),
         ("patch size", _sizes(configuration.patch_size), reasons.get("patch size", "")),
         ("pooling", pooled, reasons.get("pooling", "")),
-        ("features", features, f"{len(network.features)} stages, {network.architecture}"),
+        ("features", features, kind),
         ("batch size", str(configuration.batch_size), reasons.get("batch size", "")),
         ("memory", f"{configuration.expected_memory_bytes / GIBIBYTE:.1f} GiB", reasons.get("memory", "")),
         ("training", f"{training.iterations} iterations", f"{training.optimizer}; {reasons.get('length', '')}"),

@@ -234,3 +234,21 @@ def test_wishes_hold_for_the_configurations_that_they_name():
         "3d_cascade_fullres": ((64, 64, 64), 3),
     }
     assert plan.configuration("2d").patch_size > usual.configuration("2d").patch_size  # a third of the usual batch
+
+
+def test_a_cpu_gets_half_of_the_features_on_the_same_patches():
+    data = fingerprint(THICK)
+    wide, narrow = (
+        DefaultPlanner().plan(data, Budget(device=device), CPU_COST, name="p") for device in ("cuda", "cpu")
+    )
+    for of_gpu, of_cpu in zip(wide.configurations, narrow.configurations, strict=True):
+        assert of_gpu.network.features[:3] == (32, 64, 128)
+        assert of_cpu.network.features == tuple(features // 2 for features in of_gpu.network.features)
+        assert of_cpu.patch_size == of_gpu.patch_size
+        assert of_cpu.expected_memory_bytes < of_gpu.expected_memory_bytes
+
+
+@pytest.mark.parametrize("planner", [NnunetPlanner, ResidualPlanner])
+def test_only_the_plain_default_is_narrow_on_a_cpu(planner):
+    plan = planner().plan(fingerprint(THICK), Budget(device="cpu"), CPU_COST, name="p")
+    assert all(each.network.features[:3] == (32, 64, 128) for each in plan.configurations)
