@@ -141,7 +141,6 @@ def test_no_case_comes_with_a_prediction_by_a_model_that_was_trained_on_it(works
     """Planted: label 1 everywhere by the models that did not know the case, label 2 by those that did."""
     for number, own in enumerate(FOLDS):
         validation = workspace.model().fold("low", str(number)).validation
-        like = SimpleITK.ReadImage(str(validation / f"{own['val'][0]}.nii.gz"))
         for case in CASES:
             original = workspace.model().fold("low", str(int(case in FOLDS[1]["val"]))).validation / f"{case}.nii.gz"
             like = SimpleITK.ReadImage(str(original)) * 0

@@ -14,6 +14,7 @@ from autoseg.augmentation.recipe import default_recipe
 from autoseg.augmentation.streams import TRAINING
 from autoseg.io.case_store import CaseStore
 from autoseg.io.earlier_store import EarlierStore, StagedStore
+from autoseg.networks.memory import BOX
 from autoseg.training.batches import PatchLoader
 from autoseg.training.records import BatchRecord
 from autoseg.values import AugmentationSpec, decode, digest, encode
@@ -83,8 +84,10 @@ def test_a_batch_is_made_again_from_its_record(tmp_path: Path, spec: Augmentatio
     for iteration in range(6):
         batch = loader.batch(iteration)
         again = loader.make(decode(BatchRecord, encode(batch["record"])))
-        np.testing.assert_array_equal(again["data"], batch["data"])
-        np.testing.assert_array_equal(again["seg"], batch["seg"])
+        as_on_a_device = loader.finish(loader.prepare(iteration, BOX[len(loader.patch_size)]))
+        for other in (again, as_on_a_device):
+            np.testing.assert_array_equal(other["data"], batch["data"])
+            np.testing.assert_array_equal(other["seg"], batch["seg"])
         assert set(np.unique(batch["data"][:, 1:])) <= {0, 1}
         assert (batch["data"][:, 1:].sum(1) <= 1).all()
         disturbed += sum(any(sample.parameters[8:10]) for sample in batch["record"].samples)
