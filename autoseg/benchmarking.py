@@ -26,12 +26,12 @@ from autoseg.files import read_document
 from autoseg.inference.predict import Predictor
 from autoseg.io.case_store import CaseStore
 from autoseg.io.case_work import CaseFiles
+from autoseg.io.earlier_store import ReferenceStore
 from autoseg.logs import Logger
 from autoseg.networks.build import build_network
 from autoseg.networks.choosing import choose_execution
 from autoseg.networks.execution import autocast, memory_format, place, resolve_device, synchronize
 from autoseg.phantom import write_phantom_dataset
-from autoseg.plan_check import check_no_previous_stage
 from autoseg.plan_stage import plan_in_memory
 from autoseg.preprocessing.case_task import CaseToPreprocess, Grid, PreprocessCase
 from autoseg.preprocessing.forward import case_key, parameters_key
@@ -128,7 +128,7 @@ def benchmark(
         logger: for progress.
 
     Raises:
-        InputError: no such device, planner or configuration, or one that needs another's prediction.
+        InputError: no such device, planner or configuration.
     """
     device, load = resolve_device(device), os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     with tempfile.TemporaryDirectory(prefix="autoseg-benchmark-") as folder:
@@ -141,8 +141,6 @@ def benchmark(
         if preset is not None:
             fingerprint = read_document(Fingerprint, workspace.fingerprint_path())
             plan = plan_in_memory(fingerprint, preset, device=device)
-        if work != "preprocess":
-            check_no_previous_stage(plan, name)
         measure = {"trainstep": _trainstep, "predict": _predict, "preprocess": _preprocess}[work]
         found = measure(_Setting(workspace, plan, plan.configuration(name), Path(folder), device, iterations, logger))
     configuration = plan.configuration(name)
@@ -242,7 +240,7 @@ def _trainstep(setting: _Setting) -> dict[str, Any]:
     with contextlib.closing(feed):
         timing = setting.timed("training step", iteration)
     return {
-        "data": f"{len(keys)} preprocessed cases" if keys else "synthetic batches: noise",
+        "data": f"{len(keys)} preprocessed cases{_staged(setting)}" if keys else "synthetic batches: noise",
         "path": step.execution,
         "timing": timing,
         "data_wait_seconds": statistics.median(waits[1:]),
@@ -260,7 +258,13 @@ def _stored(setting: _Setting) -> tuple[dict[str, str], CaseStore]:
         hashes = CaseFiles.of(case, Path(dataset.root), workspace.contents).hashes
         if hashes and store.has(case.id, key := case_key(parameters, hashes)):
             keys[case.id] = key
-    return keys, store
+    return keys, ReferenceStore(store, len(plan.labels.foreground)) if _staged(setting) else store
+
+
+def _staged(setting: _Setting) -> str:
+    """What takes the place of an earlier stage's prediction, if there is one."""
+    before = setting.configuration.previous_stage
+    return f", their references for what {before} predicts" if before else ""
 
 
 def _loader(setting: _Setting, keys: dict[str, str], store: CaseStore) -> PatchLoader:

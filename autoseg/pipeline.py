@@ -15,13 +15,7 @@ from autoseg.errors import InputError
 from autoseg.executors import Executor, SerialExecutor, ThreadExecutor
 from autoseg.files import content_hash, read_document, write_document
 from autoseg.logs import Logger, SilentLogger, WithFields
-from autoseg.plan_check import (
-    USED_IN_PREDICTION,
-    changed_parts,
-    check_no_foreign_code,
-    check_single_stage,
-    usable_plan,
-)
+from autoseg.plan_check import USED_IN_PREDICTION, changed_parts, check_no_foreign_code, usable_plan
 from autoseg.plan_stage import Planned, explain, plan_dataset
 from autoseg.stores import case_store_of
 from autoseg.values import (
@@ -251,12 +245,16 @@ def _train_folds(
     *,
     deterministic: bool,
 ) -> list[Trained]:
+    from autoseg.cascade_stage import prepare_earlier, require_first_stage
     from autoseg.finetuning.begin import find_sources
     from autoseg.train_stage import announce_new, job_of, train_one
 
     if not folds:
         return []
     plan, name = model.plan(), model.path.name
+    split: Split = read_document(Split, workspace.split_path)
+    for each in folds:
+        require_first_stage(model, plan, configuration, split, each)
     used = sorted({case for cases in folds.values() for case in (*cases.train, *cases.val)})
     annotated = {case.id: case.annotated or () for case in workspace.dataset().partly_annotated}
     sources = find_sources(begin_from, plan, configuration, list(folds)) if begin_from else {}
@@ -268,7 +266,9 @@ def _train_folds(
     results, iterations = [], wish.iterations or plan.configuration(configuration).training.iterations
     for each, cases in folds.items():
         source = sources.get(each)
-        wanted = job_of(plan, configuration, each, cases, keys, iterations, annotated, source)
+        needed = (keys, store, executor or ThreadExecutor(), logger, stop)
+        earlier = prepare_earlier(workspace, model, configuration, split, each, *needed)
+        wanted = job_of(plan, configuration, each, cases, keys, iterations, annotated, source, earlier)
         events = WithFields(logger, configuration=configuration, fold=each)
         how = (wish, source, device, events, stop)
         results.append(train_one(model, plan, wanted, store, *how, deterministic=deterministic, ranks=ranks))
@@ -329,7 +329,8 @@ def predict(
         CasesFailedError: some cases failed; the others are written.
     """
     from autoseg.inference.cases import predict_files
-    from autoseg.inference.model import choose_model, load_predictor, parts_trained_with
+    from autoseg.inference.model import choose_model, parts_trained_with
+    from autoseg.inference.stages import load_staged_predictor, stages_of
     from autoseg.io.formats import split_ending
     from autoseg.io.layouts import read_inputs
     from autoseg.io.outputs import check_no_links_out, check_outside
@@ -338,11 +339,11 @@ def predict(
     if model is not None and not trust_code:
         check_no_foreign_code(model)
     models = [model] if model else (workspace or Workspace()).models()
-    check_single_stage(models, configuration)
     model, choice = choose_model(models, configuration, folds)
-    records = parts_trained_with(model, choice)
-    plan = usable_plan(model, configurations=[choice.configuration], kinds=USED_IN_PREDICTION, records=records)
-    for text in changed_parts(plan, choice.configuration, records, kinds=USED_IN_PREDICTION):
+    stages = {each.configuration: each for each in stages_of(model, model.plan(), choice)}
+    records = [record for each in stages.values() for record in parts_trained_with(model, each)]
+    plan = usable_plan(model, configurations=[*stages], kinds=USED_IN_PREDICTION, records=records)
+    for text in (text for name in stages for text in changed_parts(plan, name, records, kinds=USED_IN_PREDICTION)):
         logger.event("message", text=text)
     cases: tuple[Case, ...] = read_inputs(source, plan.channels)
     folder = source if source.is_dir() else source.parent
@@ -350,8 +351,8 @@ def predict(
     ids = {case.id for case in cases}
     check_no_links_out(target, lambda name: name == PREDICTION_RECORD or split_ending(name)[0] in ids)
     logger.event("model", plan=plan.name, configuration=choice.configuration, folds=choice.folds, dice=choice.dice)
-    predictor = load_predictor(model, choice, device=resolve_device(device), mirroring=mirroring)
-    weights = [content_hash(model.fold(choice.configuration, fold).model) for fold in choice.folds]
+    predictor = load_staged_predictor(model, choice, device=resolve_device(device), mirroring=mirroring)
+    weights = [content_hash(model.fold(name, fold).model) for name, each in stages.items() for fold in each.folds]
     files = predict_files(predictor, plan, digest(weights), cases, folder, target, logger, executor)
     return Predicted(files=files, choice=choice, model=model)
 

@@ -19,9 +19,7 @@ __all__ = [
     "USED_IN_PREDICTION",
     "changed_parts",
     "check_no_foreign_code",
-    "check_no_previous_stage",
     "check_plugs",
-    "check_single_stage",
     "check_trusted",
     "foreign_parts",
     "usable_plan",
@@ -77,41 +75,6 @@ def changed_parts(plan: Plan, configuration: str, records: Sequence[PartRecord],
                 f"{f' (SHA-256 {before.sha256[:12]}…)' if before.sha256 else ''}. The result may be another one."
             )
     return told
-
-
-def check_single_stage(models: Sequence[ModelFolder], name: str | None) -> None:
-    """Sees to it that the configuration needs no other's prediction: such cascades can be planned, but not yet trained.
-
-    Args:
-        models: folders, one of which is to be used.
-        name: of the configuration; None is nothing to check.
-
-    Raises:
-        InputError: wherever there is a configuration of that name, it has a previous stage.
-    """
-    plans = [(model, plan) for model in models if name in (plan := model.plan()).names]
-    stages = [plan.configuration(str(name)).previous_stage for _, plan in plans]
-    if stages and all(stages):
-        model, plan = plans[0]
-        check_no_previous_stage(plan, str(name), model.path / "plan.json")
-
-
-def check_no_previous_stage(plan: Plan, name: str, file: Path | None = None) -> None:
-    """Sees to it that a configuration of a plan is no second stage of a cascade.
-
-    Raises:
-        InputError: it is.
-    """
-    stage = plan.configuration(name).previous_stage
-    if stage is not None:
-        single = [each.name for each in plan.configurations if each.previous_stage is None]
-        raise InputError(
-            f"{name!r} is the second stage of a cascade, after {stage!r}: such a stage can neither be trained nor "
-            f"predict yet",
-            file=file,
-            expected=" or ".join(single),
-            remedy=f"The first stage can be trained: autoseg train {stage if stage in single else single[0]} 0",
-        )
 
 
 def check_no_foreign_code(model: ModelFolder) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from filelock import FileLock, Timeout
 
+from autoseg.cascade_stage import staged_store
 from autoseg.errors import InputError
 from autoseg.estimates import announce
 from autoseg.files import read_document, sweep, write_document
@@ -18,7 +19,7 @@ from autoseg.inference.window import scoring_batches
 from autoseg.io.case_store import CaseStore
 from autoseg.logs import Logger, SilentLogger
 from autoseg.networks.weights import load_metadata
-from autoseg.plan_check import check_single_stage, foreign_parts, usable_plan
+from autoseg.plan_check import foreign_parts, usable_plan
 from autoseg.plan_parts import derived_model
 from autoseg.training.job import Wish, has_ended, job_to_do, length_to_do
 from autoseg.training.loop import train_fold
@@ -79,7 +80,6 @@ def model_to_train(
     model = workspace.model(plan_name)
     if parts is not None and parts.chosen:
         model = derived_model(workspace, model, parts, logger)
-    check_single_stage([model], configuration)
     plan = usable_plan(model, configurations=[configuration])
     try_parts(plan.configuration(configuration), plan.labels, device=device)
     return model
@@ -123,6 +123,7 @@ def job_of(
     iterations: int,
     annotated: Mapping[str, tuple[str, ...]],
     source: Source | None,
+    previous_keys: Mapping[str, str],
 ) -> TrainJob:
     """The training of a fold, fully specified.
 
@@ -135,6 +136,7 @@ def job_of(
         iterations: planned.
         annotated: case id to the labels that were looked for, of the cases in which not all were.
         source: of the weights to begin with, if any.
+        previous_keys: case id to content key of what the stage before predicted; empty without one.
     """
     used = sorted((*cases.train, *cases.val))
     return TrainJob(
@@ -148,6 +150,7 @@ def job_of(
         annotated={case: annotated[case] for case in used if case in annotated},
         parts=foreign_parts(plan, configuration),
         begins_from=source.sha256 if source else "",
+        previous_keys=dict(previous_keys),
     )
 
 
@@ -191,6 +194,7 @@ def train_one(
             sweep(folder.path, older_than_seconds=0)  # nobody else writes here
             job = job_to_do(folder.job, wanted, exact_length=wish.iterations is not None, plan=plan)
             configuration, keys = plan.configuration(job.configuration), job.case_keys
+            store = staged_store(model, plan, job, store)
             has_estimates = bool(job.cases.val) and configuration.training.validation_iterations > 0
             length = length_to_do(folder, job, wish, has_estimates=has_estimates)
             if wish.extend is not None or not folder.job.is_file():  # who left it cannot have meant this training
@@ -250,7 +254,8 @@ def follow(
         model = workspace.model(order.model)
         plan = usable_plan(model, configurations=[order.configuration])
         folder = model.fold(order.configuration, order.fold)
-        job, store = read_document(TrainJob, folder.job), store_of(workspace, model, plan, order.configuration)
+        job = read_document(TrainJob, folder.job)
+        store = staged_store(model, plan, job, store_of(workspace, model, plan, order.configuration))
         train_fold(
             *(job, plan, store, folder, SilentLogger()),
             device=device,

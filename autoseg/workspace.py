@@ -11,6 +11,7 @@ autoseg-workspace/
     sources.json                size, time and SHA-256 of every file of the data set that was read
     label_integers.json         what label files hold, where nobody declared it; by their SHA-256
     preprocessed/CONFIGURATION-PARAMETERS/CASE-KEY/     arrays ready for training
+    preprocessed/CONFIGURATION-PARAMETERS/predicted_by_STAGE/CASE-KEY/      what a cascade's stage before predicted, there
     models/PLAN/                a model folder, complete in itself: plan.json and
         CONFIGURATION/fold_K/   job, checkpoints, model.safetensors, truth and curve, validation/
     logs/COMMAND.jsonl          events
@@ -350,14 +351,14 @@ class Workspace:
         return any(ModelFolder(path).has_trainings() for path in self.path.glob("models/*"))
 
     def keys_in_use(self) -> set[str]:
-        """Content keys of the preprocessed cases that trainings which have not ended refer to."""
+        """Content keys of what trainings that have not ended refer to: preprocessed cases, and predictions of them."""
         keys: set[str] = set()
         for path in self.path.glob("models/*/*/*/job.json"):
             fold = FoldFolder(path.parent)
             with contextlib.suppress(InputError):  # a damaged one is told where it is used
                 job = read_document(TrainJob, path)
                 if not (fold.summary if job.cases.val else fold.model).is_file():
-                    keys.update(job.case_keys.values())
+                    keys.update((*job.case_keys.values(), *job.previous_keys.values()))
         return keys
 
     def _record(self) -> _WorkspaceRecord | None:

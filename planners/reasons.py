@@ -17,7 +17,7 @@ PURPOSES = {
     "2d": "learns from slices: the cheapest, and often best where slices are thick",
     "3d_fullres": "sees all axes at full resolution; a patch covers {share} of the median image",
     "3d_lowres": "sees more of a large image at once, more coarsely: a patch covers {share} of the median image",
-    "3d_cascade_fullres": "refines the prediction of 3d_lowres at full resolution; planned, but it cannot be trained yet",
+    "3d_cascade_fullres": "refines the prediction of 3d_lowres at full resolution",
 }
 
 

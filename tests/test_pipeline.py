@@ -153,20 +153,6 @@ def test_a_configuration_that_inherits_is_trained(workspace):
     assert result.summary is not None
 
 
-def test_a_second_stage_is_refused_with_what_can_be_done(workspace, phantoms, tmp_path):
-    edit_plan(
-        workspace, {"name": "second", "inherits_from": "2d", "previous_stage": "2d", "network": {"input_channels": 4}}
-    )
-    said = r"'second' is the second stage.*after '2d'.*expected 2d or 3d_fullres.*plan\.json.*autoseg train 2d 0"
-    with pytest.raises(InputError, match=said):
-        pipeline.train(workspace, "second", "0", iterations=1, device="cpu")
-    with pytest.raises(InputError, match=said):
-        pipeline.predict(
-            phantoms / "imagesTs", tmp_path / "out", workspace=workspace, configuration="second", device="cpu"
-        )
-    assert not (workspace.model().path / "second").exists()
-
-
 def test_epochs_are_the_plans_and_make_the_same_training_as_their_iterations(workspace):
     """A training asked for in epochs goes on when it is asked for in iterations, or without a length."""
     folder = workspace.model().fold("2d", "1")

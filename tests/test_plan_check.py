@@ -8,9 +8,9 @@ import msgspec
 import pytest
 
 from autoseg import plugins
-from autoseg.errors import DocumentError, InputError, MissingPartError, UnknownNameError
+from autoseg.errors import DocumentError, MissingPartError, UnknownNameError
 from autoseg.files import write_document
-from autoseg.plan_check import USED_IN_PREDICTION, check_plugs, check_single_stage, usable_plan
+from autoseg.plan_check import USED_IN_PREDICTION, check_plugs, usable_plan
 from autoseg.values import Configuration, IntensityProperties, NormalizationSpec, Plan
 from autoseg.workspace import ModelFolder
 from tests.small_plans import small_configuration, small_plan
@@ -92,14 +92,3 @@ def model_of(folder: Path, *configurations: Configuration) -> ModelFolder:
 def test_a_usable_plan_is_that_of_the_folder(tmp_path: Path) -> None:
     model = model_of(tmp_path)
     assert usable_plan(model) == model.plan()
-
-
-def test_a_second_stage_is_refused_unless_another_plan_has_it_as_a_single_one(tmp_path: Path) -> None:
-    first = small_configuration()
-    cascade = model_of(tmp_path / "a", first, small_configuration("big", inputs=2, previous_stage="tiny"))
-    single = model_of(tmp_path / "b", small_configuration("big"))
-    for name in ("tiny", "nowhere", None):
-        check_single_stage([cascade], name)
-    check_single_stage([cascade, single], "big")
-    with pytest.raises(InputError, match=r"'big' .* after 'tiny'.*expected tiny.*autoseg train tiny 0"):
-        check_single_stage([cascade], "big")

@@ -20,6 +20,7 @@ from autoseg.inference.held_out import case_score, prediction_of, with_whole_cas
 from autoseg.inference.inputs import Prepared, PrepareInput, hand_over_folder
 from autoseg.inference.likeness import unlike_training
 from autoseg.inference.predict import Predictor
+from autoseg.inference.stages import logits_of
 from autoseg.io.case_store import CaseStore
 from autoseg.io.case_work import CaseFiles, run_admitted
 from autoseg.io.formats import format_of, label_ending, split_ending
@@ -255,7 +256,7 @@ def _predict_file(
     predictor: Predictor, plan: Plan, prepared: Prepared, file: Path, advance: Callable[[int, int], None]
 ) -> tuple[str, ...]:
     """Writes the label map of an image; returns what about the image is unlike those of the training."""
-    with prepared.image() as image:
-        prediction = label_map(predictor.logits(image, advance), prepared.record, predictor.configuration, plan.labels)
+    logits = logits_of(predictor, plan, prepared, advance)
+    prediction = label_map(logits, prepared.record, predictor.configuration, plan.labels)
     format_of(file).write(file, prediction)
     return unlike_training(prepared.record.source, plan)

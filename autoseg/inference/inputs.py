@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import numpy as np
 
 from autoseg.files import replacing
@@ -37,11 +38,13 @@ class Prepared(Value, frozen=True, kw_only=True):
         file: float32 ``(channels, *spatial)``, as .npy.
         record: what was done to it.
         hashes: of the content of its files.
+        earlier: in a cascade, the image as the networks of the stages before see it, the first stage first.
     """
 
     file: str
     record: PreprocessRecord
     hashes: tuple[str, ...]
+    earlier: tuple[Prepared, ...] = ()
 
     @contextlib.contextmanager
     def image(self) -> Iterator[np.ndarray]:
@@ -54,11 +57,11 @@ class Prepared(Value, frozen=True, kw_only=True):
 
 
 class PrepareInput(Value, frozen=True, kw_only=True):
-    """Reads an image and brings it to the network's grid; a task for any executor.
+    """Reads an image and brings it to the network's grid, in a cascade to those of all stages; a task for any executor.
 
     Attributes:
         plan: of the model.
-        configuration: the name of the grid.
+        configuration: the name of the grid, of the last stage.
         root: folder of the images.
         folder: where the arrays go.
     """
@@ -74,23 +77,28 @@ class PrepareInput(Value, frozen=True, kw_only=True):
         return "predict: read"
 
     def __call__(self, item: CaseFiles) -> Prepared:
-        """Writes the array.
+        """Writes the array of every stage.
 
         Raises:
             InputError: the image cannot be used.
         """
         hashes, _ = item.look()
         volume = read_image(item.case, self.root, self.plan.channels)
-        configuration = self.plan.configuration(self.configuration)
-        image, record = preprocess_image(volume, self.plan, configuration, case_id=item.id)
-        file = Path(self.folder, f"{item.id}.npy")
-        with replacing(file) as beside:
-            np.save(beside, image)
-        return Prepared(file=str(file), record=record, hashes=tuple(hashes))
+        made: list[Prepared] = []
+        for number, name in enumerate(self.plan.stages(self.configuration)):
+            configuration = self.plan.configuration(name)
+            image, record = preprocess_image(volume, self.plan, configuration, case_id=item.id)
+            file = Path(self.folder, f"{item.id}.npy" if not number else f"{item.id}.{number}.npy")
+            with replacing(file) as beside:
+                np.save(beside, image)
+            del image  # before the next one is made
+            made.append(Prepared(file=str(file), record=record, hashes=tuple(hashes)))
+        return msgspec.structs.replace(made[-1], earlier=tuple(made[:-1]))
 
     def bytes(self, item: CaseFiles, headers: tuple[Header | None, ...]) -> int:
         """Memory that the work on an image takes at most."""
-        return preparing_bytes(headers, self.plan, self.plan.configuration(self.configuration))
+        stages = map(self.plan.configuration, self.plan.stages(self.configuration))
+        return max(preparing_bytes(headers, self.plan, stage) for stage in stages)
 
 
 @contextlib.contextmanager

@@ -20,6 +20,7 @@ from autoseg.workspace import ModelFolder
 __all__ = [
     "Choice",
     "choose_model",
+    "folds_to_use",
     "load_predictor",
     "parts_trained_with",
     "predictor_of_weights",
@@ -83,7 +84,7 @@ def choose_model(
     choices = [
         (model, Choice(configuration=name, folds=used, dice=validation_dice(model, name, used)))
         for model, name, there in trained
-        if (used := _folds_to_use(there, folds))
+        if (used := folds_to_use(there, folds))
     ]
     if not choices:
         _, name, there = trained[0]
@@ -104,7 +105,7 @@ def choose_model(
     return max(choices, key=score)
 
 
-def _folds_to_use(trained: Sequence[str], wanted: Sequence[str]) -> tuple[str, ...]:
+def folds_to_use(trained: Sequence[str], wanted: Sequence[str]) -> tuple[str, ...]:
     """The wanted folds if all are trained; without a wish all folds, or the full model where there is nothing else."""
     if wanted:
         return tuple(dict.fromkeys(wanted)) if set(wanted) <= set(trained) else ()

@@ -26,7 +26,12 @@ class Predictor:
         configuration: patch, mirror axes and the labels that are sides of the patient.
         execution: device, precision and layout.
         mirroring: average over all flips of the allowed axes; 8 times the work in 3D, 4 times in 2D.
+
+    Attributes:
+        earlier: the predictors of a cascade's stages before, the first stage first, where they predict here, too.
     """
+
+    earlier: tuple[Predictor, ...] = ()
 
     def __init__(
         self,
@@ -114,7 +119,10 @@ class Predictor:
         with autocast(self.execution):
             outputs = [
                 mirrored_mean(
-                    network, x, self.mirror_axes, swap_axis=sides.swap_axis, swapped_channels=sides.swapped_labels
+                    *(network, x, self.mirror_axes),
+                    swap_axis=sides.swap_axis,
+                    swapped_channels=sides.swapped_labels,
+                    label_channels=sides.predicted_channels or 0,
                 )
                 for network in self.networks
             ]
@@ -129,6 +137,7 @@ def mirrored_mean(
     *,
     swap_axis: int | None = None,
     swapped_channels: Sequence[tuple[int, int]] = (),
+    label_channels: int = 0,
 ) -> torch.Tensor:
     """Mean of the full-resolution logits over all flips of the given spatial axes, each flipped back; float32.
 
@@ -138,18 +147,28 @@ def mirrored_mean(
         axes: spatial axes to flip.
         swap_axis: the one along which a flip makes the patient's left side the right one.
         swapped_channels: pairs of outputs that such a flip exchanges, and that are exchanged back.
+        label_channels: how many channels at the end of ``x`` are those of labels, from label 1 on: these it exchanges, too.
     """
+    first = x.shape[1] - label_channels - 1  # label 1 has the channel after it
+    input_pairs = [(first + one, first + other) for one, other in swapped_channels] if label_channels else []
     subsets = [subset for count in range(len(axes) + 1) for subset in itertools.combinations(axes, count)]
     total: torch.Tensor | None = None
     for subset in subsets:
         dimensions = [axis + 2 for axis in subset]
-        logits = torch.flip(network(torch.flip(x, dimensions))[0].float(), dimensions)
+        pairs = input_pairs if swap_axis in subset else []
+        logits = torch.flip(network(_mirrored(x, dimensions, pairs))[0].float(), dimensions)
         if swap_axis in subset:
             logits = logits[:, _exchanged(logits.shape[1], swapped_channels)]
         total = logits if total is None else total.add_(logits)  # both are copies, whatever the network gave
         del logits
     assert total is not None
     return total.div_(len(subsets))
+
+
+def _mirrored(x: torch.Tensor, dimensions: Sequence[int], pairs: Sequence[tuple[int, int]]) -> torch.Tensor:
+    """A copy, flipped, in which the channels of each pair have changed places."""
+    flipped = torch.flip(x, list(dimensions))
+    return flipped[:, _exchanged(x.shape[1], pairs)] if pairs else flipped
 
 
 def _exchanged(count: int, pairs: Sequence[tuple[int, int]]) -> list[int]:

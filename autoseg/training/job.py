@@ -94,6 +94,9 @@ def job_to_do(path: Path, wanted: TrainJob, *, exact_length: bool, plan: Plan | 
             "seed": "the seed",
         }
         named["begins_from"] = "the weights that it began with"
+        named["previous_keys"] = (
+            f"what the stage before predicted{_of_cases(there.previous_keys, wanted.previous_keys)}"
+        )
         named["parts"] = f"the code of {_changed_parts(there.parts, wanted.parts)}"
         found, expected = ", ".join(named.get(name, name) for name in changed) + " changed since", "the same as then"
         before = FoldFolder(path.parent).plan
@@ -245,6 +248,13 @@ def _fields(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
         return
     for name, part in parts:
         yield from _fields(part, f"{path}.{name}" if path else name)
+
+
+def _of_cases(there: Mapping[str, str], wanted: Mapping[str, str]) -> str:
+    """`` of a, b``: the cases of which the keys are others; not all of very many."""
+    cases = sorted(case for case in {**there, **wanted} if there.get(case) != wanted.get(case))
+    rest = f" and {len(cases) - SHOWN} more" if len(cases) > SHOWN else ""
+    return f" of {', '.join(cases[:SHOWN])}{rest}"
 
 
 def _changed_parts(there: Sequence[PartRecord], wanted: Sequence[PartRecord]) -> str:

@@ -136,6 +136,15 @@ class Labels(Value, frozen=True, kw_only=True):
         """The integers that stand for the foreground entries in a label map that autoseg writes."""
         return self.region_values if self.has_regions else tuple(label.values[0] for label in self.foreground)
 
+    @property
+    def predicted_integers(self) -> tuple[int, ...]:
+        """What a label map that autoseg writes holds for each channel that a cascade's next stage gets of it.
+
+        That is one channel for each foreground entry: in the order of outputs, so that exchanging two labels exchanges their
+        channels, or of the regions.
+        """
+        return self.region_values if self.has_regions else self.integers[1:]
+
 
 class Case(Value, frozen=True, kw_only=True):
     """One image with its channels and, for training, its label map.

@@ -273,6 +273,14 @@ class Plan(Value, frozen=True, kw_only=True, tag_field="schema", tag="autoseg.pl
         if configuration.previous_stage:
             inputs += len(self.labels.foreground)
             because += f" and labels predicted by {configuration.previous_stage!r}"
+        predicted, stated = inputs - len(self.channels), configuration.augmentation.predicted_channels
+        require(
+            stated in (msgspec.UNSET, predicted),
+            f"configuration {configuration.name!r}: its augmentation counts other channels than an earlier stage predicts",
+            field=f"{path.removesuffix('network')}augmentation.predicted_channels",
+            found=stated,
+            expected=predicted or "no such field",
+        )
         require(
             network.input_channels == inputs,
             f"configuration {configuration.name!r}: the network does not take what it is given",
@@ -354,15 +362,24 @@ class Plan(Value, frozen=True, kw_only=True, tag_field="schema", tag="autoseg.pl
             names |= set(each.parts.values())
         return tuple(sorted(name for name in names if ":" in name))
 
+    def stages(self, name: str) -> tuple[str, ...]:
+        """The configurations that predict one after another, that of the name last: of a cascade several."""
+        before = self.configuration(name).previous_stage
+        return (name,) if before is None else (*self.stages(before), name)
+
     def configuration(self, name: str) -> Configuration:
-        """The configuration of that name.
+        """The configuration of that name; that of a cascade's next stage tells its augmentation of the predicted channels.
 
         Raises:
             UnknownNameError: the plan has no such configuration.
         """
         for configuration in self.configurations:
             if configuration.name == name:
-                return configuration
+                if configuration.previous_stage is None:
+                    return configuration
+                count = len(self.labels.foreground)
+                augmentation = msgspec.structs.replace(configuration.augmentation, predicted_channels=count)
+                return msgspec.structs.replace(configuration, augmentation=augmentation)
         raise UnknownNameError(
             f"the plan {self.name!r} has no configuration {name!r}",
             expected=" or ".join(self.names),

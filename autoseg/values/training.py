@@ -78,6 +78,8 @@ class TrainJob(Value, frozen=True, kw_only=True, omit_defaults=True, tag_field="
         annotated: names of the labels that were looked for, of the cases in which not all were; left out of the file if
             there are none.
         parts: where the code of the plugs came from that are not autoseg's; changed code makes another job.
+        previous_keys: of a cascade's next stage, content key of what the stage before predicted of every case; other
+            predictions make another job. Left out of the file where there is no stage before.
         begins_from: SHA-256 of the weight file whose weights it begins with; empty for fresh weights.
     """
 
@@ -90,6 +92,7 @@ class TrainJob(Value, frozen=True, kw_only=True, omit_defaults=True, tag_field="
     case_keys: dict[str, str]
     annotated: dict[str, tuple[str, ...]] = {}
     parts: tuple[PartRecord, ...] = ()
+    previous_keys: dict[str, str] = {}
     begins_from: str = ""
 
     def __post_init__(self) -> None:

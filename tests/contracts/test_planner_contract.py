@@ -200,7 +200,7 @@ def test_only_wanted_configurations_are_planned_and_as_among_all(planner: Planne
     for name in whole.names:
         part = plan_of(planner, data, configurations=(name,))
         assert set(part.names) == {name} | ({"3d_fullres", "3d_lowres"} if name == "3d_cascade_fullres" else set())
-        assert all(each == whole.configuration(each.name) for each in part.configurations)
+        assert all(part.configuration(each) == whole.configuration(each) for each in part.names)
     assert set(plan_of(planner, data, configurations=whole.names[::-1]).names) == set(whole.names)
 
 

@@ -18,7 +18,7 @@ from autoseg.values import (
     Configuration,
     ExecutionPath,
 )
-from tests.small_plans import small_configuration
+from tests.small_plans import small_configuration, small_network
 
 PATH = ExecutionPath(device="cpu", threads=1)
 PATHS = [PATH, ExecutionPath(device="cpu", threads=1, channels_last=True)]
@@ -215,6 +215,24 @@ def test_the_mirrored_patient_is_predicted_as_the_mirrored_prediction() -> None:
             mirrored_mean(network, each, (0, 2), swap_axis=2, swapped_channels=((1, 2),)) for each in (x, x.flip(4))
         )
     torch.testing.assert_close(other, one.flip(4)[:, [0, 2, 1]], atol=1e-5, rtol=1e-5)
+
+
+def test_the_labels_of_an_earlier_stage_are_exchanged_with_the_sides() -> None:
+    """Against the sum written out; and the mirrored patient is predicted as the mirrored prediction."""
+    network = build_network(small_network(3, inputs=3, outputs=3), seed=0)
+    labels = np.random.default_rng(5).integers(0, 3, (8, 8, 8))
+    x = torch.from_numpy(np.stack([image((8, 8, 8))[0], labels == 1, labels == 2]).astype(np.float32))[None]
+    options = {"swap_axis": 2, "swapped_channels": ((1, 2),), "label_channels": 2}
+    explicit = []
+    with torch.no_grad():
+        for flips in ([], [2], [4], [2, 4]):
+            given = x[:, [0, 2, 1]] if 4 in flips else x
+            logits = network(given.flip(flips))[0].flip(flips)
+            explicit.append(logits[:, [0, 2, 1]] if 4 in flips else logits)
+        found = mirrored_mean(network, x, (0, 2), **options)
+        mirrored = mirrored_mean(network, x[:, [0, 2, 1]].flip(4), (0, 2), **options)
+    torch.testing.assert_close(found, torch.stack(explicit).double().mean(0).float(), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(mirrored, found.flip(4)[:, [0, 2, 1]], atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("dimensions", [2, 3])

@@ -62,9 +62,10 @@ def test_another_length_goes_on_only_where_none_was_asked_for(path: Path) -> Non
         ({"cases": Fold(train=("a", "c"), val=("b",))}, "the folds changed since"),
         ({"plan_id": "fedcba9876543210"}, "the plan changed since"),
         ({"annotated": {"a": ("liver",)}}, "the labels that were looked for changed since"),
+        ({"previous_keys": {"b": "4"}}, "what the stage before predicted of b changed since"),
         ({"seed": 2, "plan_id": "fedcba9876543210"}, "the plan, the seed changed since"),
     ],
-    ids=["content", "folds", "plan", "annotated", "plan and seed"],
+    ids=["content", "folds", "plan", "annotated", "predictions", "plan and seed"],
 )
 @pytest.mark.parametrize("exact_length", [True, False])
 def test_a_job_that_differs_is_refused_with_what_changed(

@@ -243,6 +243,24 @@ def test_a_second_stage_takes_the_labels_of_the_first_besides_the_channels() -> 
             plan(configurations=(configuration(), second_stage(inputs)))
 
 
+def test_a_second_stage_tells_its_augmentation_of_the_predicted_channels_and_is_the_same_experiment() -> None:
+    made = plan(configurations=(configuration(), second_stage(2)))
+    found, stated = made.configuration("cascade"), made.configurations[1]
+    assert found.augmentation.predicted_channels == 1
+    assert msgspec.structs.replace(found, augmentation=stated.augmentation) == stated
+    assert made.configuration("3d_fullres") is made.configurations[0]
+    assert made.stages("cascade") == ("3d_fullres", "cascade")
+    assert made.stages("3d_fullres") == ("3d_fullres",)
+    assert plan(configurations=(configuration(), found)).configuration("cascade") == found
+    for name, wrong in (("cascade", 2), ("3d_fullres", 1)):
+        each = made.configuration(name)
+        augmentation = msgspec.structs.replace(each.augmentation, predicted_channels=wrong)
+        changed = msgspec.structs.replace(each, augmentation=augmentation)
+        others = [other for other in made.configurations if other.name != name]
+        with pytest.raises(ValueError, match=rf"augmentation.predicted_channels: .*found {wrong}, expected"):
+            plan(configurations=(*others, changed))
+
+
 @pytest.mark.parametrize("field", ["inherits_from", "previous_stage"])
 @pytest.mark.parametrize("target", ["2d", "3d_fullres", ""])
 def test_a_link_to_no_other_configuration_is_refused_in_memory_too(field: str, target: str) -> None:

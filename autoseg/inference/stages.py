@@ -1,0 +1,97 @@
+"""Predicting new images in the stages of a cascade: what one stage predicts is an input of the next, and stays in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from autoseg.errors import InputError
+from autoseg.inference.export import label_map
+from autoseg.inference.inputs import Prepared
+from autoseg.inference.model import Choice, folds_to_use, load_predictor
+from autoseg.inference.predict import Predictor
+from autoseg.io.earlier_store import WithChannels
+from autoseg.preprocessing.earlier import earlier_on_grid
+from autoseg.values import Plan
+from autoseg.workspace import ModelFolder
+
+__all__ = ["load_staged_predictor", "logits_of", "stages_of"]
+
+
+def stages_of(model: ModelFolder, plan: Plan, choice: Choice) -> tuple[Choice, ...]:
+    """What predicts one after another, the choice itself last: of a configuration without a stage before, only that.
+
+    An earlier stage predicts with the same folds; where these are not all trained, with all that are.
+
+    Args:
+        model: folder of all stages.
+        plan: its plan.
+        choice: of the last stage.
+
+    Raises:
+        InputError: an earlier stage is not trained.
+    """
+    chosen = [choice]
+    for name in reversed(plan.stages(choice.configuration)[:-1]):
+        trained = model.trained(name)
+        if not trained:
+            raise InputError(
+                f"{chosen[0].configuration!r} takes what {name!r} predicts, and no fold of that is trained here",
+                file=model.path,
+                remedy=f"Train it: autoseg train {name} all. Or predict with another configuration: -c NAME",
+            )
+        folds = folds_to_use(trained, choice.folds) or folds_to_use(trained, ())
+        chosen.insert(0, Choice(configuration=name, folds=folds, dice=None))
+    return tuple(chosen)
+
+
+def load_staged_predictor(model: ModelFolder, choice: Choice, *, device: str, mirroring: bool = True) -> Predictor:
+    """The predictor of a choice, as of ``load_predictor``, with those of the stages before it.
+
+    Raises:
+        InputError: an earlier stage is not trained; weights are missing, damaged, or of another plan.
+    """
+    stages = stages_of(model, model.plan(), choice)
+    *earlier, predictor = (load_predictor(model, stage, device=device, mirroring=mirroring) for stage in stages)
+    predictor.earlier = tuple(earlier)
+    return predictor
+
+
+def logits_of(predictor: Predictor, plan: Plan, prepared: Prepared, advance: Callable[[int, int], None]) -> np.ndarray:
+    """Logits ``(outputs, *spatial)`` of an image, after all stages before the predictor's.
+
+    A label map goes from stage to stage on the grid of the image's file, as it would be written.
+
+    Args:
+        predictor: with those of the stages before.
+        plan: they belong to.
+        prepared: the image on the grids of all stages.
+        advance: told how many tiles are done, of how many; every stage counts alike.
+
+    Raises:
+        AutosegError: an output is not finite.
+    """
+    labels: np.ndarray | None = None
+    count = len(predictor.earlier) + 1
+    for index, (stage, grid) in enumerate(zip(predictor.earlier, prepared.earlier, strict=True)):
+        logits = _logits_of_stage(stage, plan, grid, labels, _part(advance, index, count))
+        labels = label_map(logits, grid.record, stage.configuration, plan.labels).array
+        del logits  # before the next stage's are made
+    return _logits_of_stage(predictor, plan, prepared, labels, _part(advance, count - 1, count))
+
+
+def _logits_of_stage(
+    predictor: Predictor, plan: Plan, grid: Prepared, labels: np.ndarray | None, advance: Callable[[int, int], None]
+) -> np.ndarray:
+    """Logits of one stage; ``labels`` is what the one before predicted, on the grid of the image's file."""
+    with grid.image() as image:
+        if labels is None:
+            return predictor.logits(image, advance)
+        channels = earlier_on_grid(labels, grid.record, plan, predictor.configuration.name)
+        return predictor.logits(WithChannels(image, channels, len(plan.labels.foreground)), advance)
+
+
+def _part(advance: Callable[[int, int], None], index: int, count: int) -> Callable[[int, int], None]:
+    """What one of several stages tells of its tiles, as a part of the whole."""
+    return lambda done, total: advance(index * total + done, count * total)
