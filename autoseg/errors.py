@@ -242,8 +242,8 @@ class LostLeaseError(AutosegError):
 
     def __init__(self, folder: Path) -> None:
         super().__init__(
-            f"this process gave no sign for long, and another one has taken over its work [{folder}]. Nothing more is written "
-            "here; that one has gone on from the last checkpoint"
+            f"this process gave no sign for long, and another one has taken over its work [{folder}]. Nothing more is "
+            "written here; that one has gone on from the last checkpoint"
         )
 
 

@@ -11,7 +11,17 @@ from typing import Literal
 
 from autoseg.values.json_form import Value, require
 
-__all__ = ["LEAST_HOURS", "Job", "JobKind", "blocked", "hours_for", "job_graph", "makespan", "ready", "with_first_stages"]
+__all__ = [
+    "LEAST_HOURS",
+    "Job",
+    "JobKind",
+    "blocked",
+    "hours_for",
+    "job_graph",
+    "makespan",
+    "ready",
+    "with_first_stages",
+]
 
 JobKind = Literal["preprocess", "train", "select"]
 #: No training gets less: 3 minutes.

@@ -247,7 +247,9 @@ def _sole_writer(folder: FoldFolder, logger: Logger, stop: Callable[[], bool]) -
         except Timeout:
             raise
         except (OSError, NotImplementedError):  # a file system without locks: the lease alone counts
-            logger.event("message", text=f"{folder.path} cannot be locked: its file system knows no locks; a lease counts")
+            logger.event(
+                "message", text=f"{folder.path} cannot be locked: its file system knows no locks; a lease counts"
+            )
         stack.enter_context(leased(folder.path, stop=stop, tell=lambda text: logger.event("message", text=text)))
         yield
 

@@ -40,7 +40,10 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
 def owner(folder: Path, writes: int = 1_000_000) -> subprocess.Popen:
     """A process that holds the lease of the folder."""
     process = subprocess.Popen(
-        [sys.executable, "-c", OWNER, str(folder), str(writes)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", OWNER, str(folder), str(writes)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     assert process.stdout is not None
     assert process.stdout.readline() == "held\n"
