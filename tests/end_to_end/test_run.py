@@ -65,7 +65,9 @@ def finished(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A workspace in which two folds of both configurations were run, in one go, in this process."""
     workspace = tmp_path_factory.mktemp("run") / "workspace"
     planned(phantoms, workspace)
-    code = invoke(["run", phantoms, *options(workspace, "--folds", "0,1")])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "matplotlib", None)  # pictures would take most of the time
+        code = invoke(["run", phantoms, *options(workspace, "--folds", "0,1")])
     assert code == (0 if HAS_SELECTION else 1)
     return workspace
 
@@ -157,6 +159,7 @@ def run_of(phantoms: Path, workspace: Path, *more: object) -> subprocess.Popen:
     return subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="signals of POSIX systems")
 @pytest.mark.parametrize("more", [[], ["--jobs", "2"]], ids=["here", "processes"])
 def test_stopped_and_repeated_it_comes_to_the_same(
@@ -216,6 +219,7 @@ def test_what_goes_on_after_its_run_was_killed_is_waited_for(phantoms: Path, tmp
     assert model.trained("2d") == model.trained("3d_fullres") == ("0",)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="signals of POSIX systems")
 def test_hours_are_divided_among_the_trainings(phantoms: Path, tmp_path: Path) -> None:
     """The first one's share is known as soon as it begins; the planned costs of both make up the hours that are left."""
