@@ -17,14 +17,22 @@ from autoseg.leases import leased
 from autoseg.networks.weights import save_tensors
 from autoseg.status_stage import last_iterations, workspace_status
 from autoseg.training.length import fixed_length
-from autoseg.values import Fold, Length, TrainJob
+from autoseg.values import Case, Dataset, Fold, Length, TrainJob
 from autoseg.values.status import FoldStatus, Status
 from autoseg.workspace import FoldFolder, ModelFolder, Workspace
 from tests.conftest import PROJECT
-from tests.small_plans import small_configuration, small_plan
+from tests.small_plans import ONE_LABEL, small_configuration, small_plan
 
 CASES = tuple("abcd")
 SPLIT = tuple(Fold(train=tuple(each for each in CASES if each != case), val=(case,)) for case in CASES)
+DATASET = Dataset(
+    name="D",
+    root="/d",
+    channels=("MRI",),
+    labels=ONE_LABEL,
+    file_ending=".mha",
+    cases=tuple(Case(id=case, images=(f"{case}_0000.mha",), label=f"{case}.mha") for case in CASES),
+)
 PLAN = small_plan(small_configuration("2d", (8, 8)), small_configuration("3d_fullres"))
 
 
@@ -32,6 +40,7 @@ PLAN = small_plan(small_configuration("2d", (8, 8)), small_configuration("3d_ful
 def workspace(tmp_path: Path) -> Workspace:
     """A workspace with a plan of two configurations and four folds, and nothing trained."""
     workspace = Workspace(tmp_path / "workspace")
+    write_document(workspace.dataset_path, DATASET)
     write_document(workspace.split_path, SPLIT)
     write_document(workspace.path / "models" / "tiny" / "plan.json", PLAN)
     (workspace.path / "workspace.json").write_text('{"schema": "autoseg.workspace/1", "active_plan": "tiny"}')
@@ -92,10 +101,11 @@ def test_every_state_of_a_training_is_told(workspace: Workspace) -> None:
     assert (fourth.state, fourth.iteration, fourth.seconds_left) == ("running", 41, 12.5)
     assert status_of(status, 0, "3d_fullres").state == "not begun"
     text = status_text(status)
+    assert "data set D: 4 of 4 cases annotated, 4 folds [/d]" in text
     assert "missing of 2d: folds 0, 1, 3" in text
     assert "41 of 100, 12 s left" in text
     assert "nothing is selected yet" in text
-    assert status.command == "run DATASET"
+    assert status.command == "run /d"
     assert status_of(workspace_status(workspace), 3).state == "stopped"
 
 
@@ -123,7 +133,9 @@ def test_a_selection_is_current_until_a_training_changes(workspace: Workspace) -
     assert workspace_status(workspace).plans[0].selection.changed == ("it does not tell what it was made of",)
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b"\xff" * 64, b'{"winner": 3, "basis": {"weights": 7}}'])
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"[]", b"null", b"\xff" * 64, b'{"winner": 3, "basis": {"weights": 7}}']
+)
 @pytest.mark.parametrize(
     "name",
     [

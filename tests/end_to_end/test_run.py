@@ -112,7 +112,9 @@ def test_a_training_of_another_length_is_refused_by_name_and_stops_no_other(
     arguments = options(finished, "--folds", "0", "--iterations", "21", "-c", "2d")
     assert invoke(["run", phantoms, *arguments]) == 1
     (line,) = failures_but_selection(capsys.readouterr().err)
-    assert line.startswith("  - train 2d 0: a training with other settings stands here; found 20 iterations, expected 21")
+    assert line.startswith(
+        "  - train 2d 0: a training with other settings stands here; found 20 iterations, expected 21"
+    )
 
 
 def test_a_workspace_of_other_data_and_other_memory_are_refused(
