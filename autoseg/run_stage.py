@@ -110,7 +110,7 @@ def run_all(
     if len([length for length in (epochs, iterations, hours) if length is not None]) > 1:
         raise InputError("a training has one length", expected="one of epochs, iterations and hours")
     model = _model_to_run(dataset, workspace, wishes or PlanWishes(), understood, executor, logger)
-    plan, split = model.plan(), read_document(Split, workspace.split_path)  # type: ignore[var-annotated, arg-type]
+    plan, split = model.plan(), read_document(Split, workspace.split_path)
     names = [plan.configuration(name).name for name in configurations]
     stages = {each.name: each.previous_stage for each in plan.configurations}
     jobs = job_graph(names, stages, fold_names(folds, len(split)), fold_names("all", len(split)))
@@ -316,7 +316,7 @@ class _Run:
         )
 
     def _select(self) -> None:
-        from autoseg.select_stage import select_best
+        from autoseg.select_stage import select_best  # type: ignore[import-not-found, unused-ignore]
 
         names = list(dict.fromkeys(job.configuration for job in self.jobs if job.kind == "train"))
         self.selection = select_best(

@@ -136,8 +136,9 @@ def _last_in(log: Path, configuration: str, fold: str) -> dict[str, Any]:
         if b'"iterations"' in line:
             with contextlib.suppress(msgspec.DecodeError):  # the first line may be cut
                 event = msgspec.json.decode(line)
-                if isinstance(event, dict) and (event.get("configuration"), event.get("fold")) == (configuration, fold):
-                    return event
+                named = isinstance(event, dict) and [event.get(key) for key in ("event", "configuration", "fold")]
+                if named == ["iterations", configuration, fold] and isinstance(event.get("iteration"), int):
+                    return dict(event)
     return {}
 
 

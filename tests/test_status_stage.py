@@ -90,7 +90,8 @@ def test_every_state_of_a_training_is_told(workspace: Workspace) -> None:
     log = workspace.log_path("train")
     log.parent.mkdir()
     told = {"event": "iterations", "configuration": "2d", "fold": "3", "iteration": 41, "seconds_left": 12.5}
-    log.write_text(json.dumps({**told, "time": "1"}) + '\n{"event": "iterations", "fold"')
+    other = {**told, "event": "expected", "iterations": 100, "iteration": None}
+    log.write_text(json.dumps({**told, "time": "1"}) + "\n" + json.dumps(other) + '\n{"event": "iterations", "fold"')
     with leased(running.path):
         status = workspace_status(workspace)
     assert status.problems == ()

@@ -56,6 +56,7 @@ def weights(model: ModelFolder, folds: int) -> dict[str, bytes]:
 
 def failures_but_selection(text: str) -> list[str]:
     """The failures that the end of a run names, without that of the selection where it is not here yet."""
+    assert "Traceback" not in text, text
     lines = [line for line in text.splitlines() if line.startswith("  - ")]
     return [line for line in lines if HAS_SELECTION or not line.startswith("  - select: ModuleNotFoundError")]
 
