@@ -139,7 +139,7 @@ def test_new_cases_are_told_and_not_silently_left_out(
     phantoms: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from autoseg.logs import SilentLogger
-    from autoseg.run_stage import _check_data
+    from autoseg.run_plan import check_data
 
     workspace, told = Workspace(tmp_path / "workspace"), []
 
@@ -149,11 +149,11 @@ def test_new_cases_are_told_and_not_silently_left_out(
 
     assert invoke(["plan", phantoms, *options(workspace.path)]) == 0
     dataset = workspace.dataset()
-    _check_data(phantoms, workspace, None, Listener())
+    check_data(phantoms, workspace, None, Listener())
     assert told == []
     fewer = msgspec.structs.replace(dataset, cases=dataset.cases[1:])
     write_document(workspace.dataset_path, fewer)
-    _check_data(phantoms, workspace, None, Listener())
+    check_data(phantoms, workspace, None, Listener())
     assert f"annotated cases are not known to the plan: {dataset.cases[0].id}. " in str(told[0])
 
 
