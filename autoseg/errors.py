@@ -6,6 +6,7 @@ AutosegError                      anything that autoseg reports on purpose
 │   ├── UnknownNameError          a configuration, fold, plug or option that does not exist
 │   ├── UnreadableFileError       a file that cannot be read as what it should be
 │   ├── DamagedCaseError          a preprocessed case is missing or not as it was written
+│   ├── HeldError                 another process writes where this one was to write; nothing was changed
 │   └── FindingsError             several findings of one pass over a data set, all listed
 ├── MissingPartError              an optional package or a plug's code is not installed; exit code 2
 │   └── CompressedStoreError      preprocessed cases are compressed, and the package that reads them is not installed
@@ -13,6 +14,7 @@ AutosegError                      anything that autoseg reports on purpose
 ├── TooLargeError                 a case needs more memory than there is; exit code 1
 ├── ShortMemoryError              not even one patch of a training fits into the GPU's memory; exit code 1, resumable
 ├── WorkerLostError               the process that worked on a case died, or had to be ended; exit code 1
+├── LostLeaseError                another process has taken over what this one was writing; exit code 1
 ├── ProcessLostError              one of several processes that train together failed; exit code that of its error
 ├── FollowedError                 this process ends because another one did, which tells why
 ├── CasesFailedError              some cases failed, the others are done; exit code 1 (2: all, by their input)
@@ -33,8 +35,10 @@ __all__ = [
     "DocumentError",
     "FindingsError",
     "FollowedError",
+    "HeldError",
     "InputError",
     "InterruptedRunError",
+    "LostLeaseError",
     "MissingPartError",
     "ProcessLostError",
     "ShortMemoryError",
@@ -108,6 +112,18 @@ class DamagedCaseError(InputError):
             file=file,
             remedy="Repeat the command: train and preprocess make it anew from its files.",
         )
+
+
+class HeldError(InputError):
+    """Another process trains this fold.
+
+    Args:
+        folder: of the fold.
+        who: has it, if that is known.
+    """
+
+    def __init__(self, folder: Path, who: str | None = None) -> None:
+        super().__init__("another process is training this fold", file=folder, found=who, remedy="Wait for it.")
 
 
 class FindingsError(InputError):
@@ -215,6 +231,20 @@ class WorkerLostError(AutosegError):
         held = "" if memory is None else f"; it held up to {memory / 2**30:.2f} GiB"
         said = f" Its last words: {output}." if output else ""
         super().__init__(describe(f"{stage}: {what}{held}", case=case, remedy=f"{remedy or ''}{said}".strip() or None))
+
+
+class LostLeaseError(AutosegError):
+    """This process gave no sign for so long that another one has taken over its training; nothing more is written here.
+
+    Args:
+        folder: of the fold.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(
+            f"this process gave no sign for long, and another one has taken over its work [{folder}]. Nothing more is "
+            "written here; that one has gone on from the last checkpoint"
+        )
 
 
 class ProcessLostError(AutosegError):

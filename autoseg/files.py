@@ -22,9 +22,11 @@ from autoseg.values.json_form import Value, decode, encode
 __all__ = [
     "Content",
     "ContentIndex",
+    "check_fence",
     "content_hash",
     "content_of",
     "discard",
+    "fenced",
     "keep",
     "read_document",
     "replacing",
@@ -38,6 +40,31 @@ __all__ = [
 T = TypeVar("T")
 #: Names of files and folders that are being written; see ``replacing`` and ``written_folder``.
 _BESIDE = re.compile(r"\.[0-9a-f]{12}-")
+#: Folder to what has to agree before a file in it is replaced; see ``fenced``.
+_FENCES: dict[Path, Callable[[], None]] = {}
+
+
+@contextlib.contextmanager
+def fenced(folder: Path, check: Callable[[], None]) -> Iterator[None]:
+    """Meanwhile, in this process, no file below a folder takes its place before ``check``, called just then, agrees.
+
+    Args:
+        folder: that others may write to, too.
+        check: raises if this process may not write there any more.
+    """
+    folder = folder.absolute()
+    _FENCES[folder] = check
+    try:
+        yield
+    finally:
+        del _FENCES[folder]
+
+
+def check_fence(path: Path) -> None:
+    """Asks whether a file may be written now, for whoever does not use ``replacing``; see ``fenced``."""
+    for folder in path.absolute().parents if _FENCES else ():
+        if folder in _FENCES:
+            _FENCES[folder]()
 
 
 def write_atomically(path: Path, data: bytes, before: Callable[[], None] = lambda: None) -> None:
@@ -61,6 +88,7 @@ def replacing(path: Path, before: Callable[[], None] = lambda: None) -> Iterator
         yield beside
         if whole:
             _sync_file(beside)
+        check_fence(path)
         before()
         os.replace(beside, path)
         if whole:

@@ -9,14 +9,26 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import os
+import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 from autoseg.values.json_form import Value
 
-__all__ = ["SHARE", "Memory", "gibibytes", "machine_memory", "process_memory", "processor_quota"]
+__all__ = [
+    "SHARE",
+    "Memory",
+    "gibibytes",
+    "is_running",
+    "machine_identity",
+    "machine_memory",
+    "process_memory",
+    "process_start",
+    "processor_quota",
+]
 
 #: Share of the limit that may be used at most: the rest is for what nobody predicts.
 SHARE = 0.9
@@ -158,4 +170,51 @@ def process_memory(process: int | str = "self") -> tuple[int, int] | None:
         told = {line.split(":")[0]: int(line.split()[1]) * 1024 for line in lines if line.endswith(" kB")}
         return told["VmRSS"], told["VmHWM"]
     except (OSError, KeyError, ValueError, IndexError):  # gone, or no such system
+        return None
+
+
+@functools.cache
+def machine_identity() -> str:
+    """What tells apart where numbers of processes mean different processes: machines, their starts, containers.
+
+    Empty where a process cannot be looked for by its number.
+    """
+    try:
+        started = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{started} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:  # no Linux
+        return socket.gethostname() if os.name == "posix" else ""
+
+
+def process_start(process: int) -> int | None:
+    """When a process began, in the system's own count; None if it is no more, or the system does not tell."""
+    state = _state_and_start(process)
+    return None if state is None or state[0] in "ZX" else state[1]
+
+
+def is_running(process: int, began: int | None) -> bool:
+    """Whether a process of this machine still runs; a later one of the same number does not count.
+
+    Args:
+        process: its number.
+        began: what ``process_start`` gave for it.
+    """
+    if began is not None:
+        return process_start(process) == began
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # somebody else's
+        return True
+    return True
+
+
+def _state_and_start(process: int) -> tuple[str, int] | None:
+    """A letter (Z and X: it has ended) and ticks since the system started."""
+    try:
+        told = Path("/proc", str(process), "stat").read_text()
+        fields = told.rpartition(")")[2].split()  # the name before it may hold anything
+        return fields[0], int(fields[19])
+    except (OSError, ValueError, IndexError):
         return None

@@ -30,6 +30,7 @@ from autoseg.values import (
     Split,
     Summary,
     digest,
+    fold_names,
     select_fold,
 )
 from autoseg.workspace import ModelFolder, Workspace
@@ -169,7 +170,7 @@ def train(
     Args:
         workspace: with a plan.
         configuration: its name.
-        fold: a number, "all" for every fold in turn, or "full" for one model on all cases.
+        fold: a number, several ("0,2", "0..4"), "all" for every fold in turn, or "full" for one model on all cases.
         plan_name: the active plan by default.
         parts: plugs instead of the plan's: a plan with them is derived, and trained beside it.
         begin_from: a model of ours or of nnU-Net's, a new training begins with its weights; no code of it is run.
@@ -224,7 +225,7 @@ def _folds(
     from autoseg.training.job import left_to_finish
 
     split: Split = read_document(Split, workspace.split_path)
-    names = [str(index) for index in range(len(split))] if fold == "all" else [fold]
+    names = list(fold_names(fold, len(split)))
     if finish:
         names = left_to_finish({each: model.fold(configuration, each) for each in names}, logger)
     return {each: select_fold(split, each) for each in names}

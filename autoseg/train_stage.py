@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from filelock import FileLock, Timeout
 
 from autoseg.cascade_stage import staged_store
-from autoseg.errors import InputError
+from autoseg.errors import HeldError
 from autoseg.estimates import announce
 from autoseg.files import read_document, sweep, write_document
 from autoseg.finetuning.begin import begin_fold
@@ -17,6 +18,7 @@ from autoseg.inference.cases import validate_cases
 from autoseg.inference.model import Choice, load_predictor
 from autoseg.inference.window import scoring_batches
 from autoseg.io.case_store import CaseStore
+from autoseg.leases import leased
 from autoseg.logs import Logger, SilentLogger
 from autoseg.networks.weights import load_metadata
 from autoseg.plan_check import foreign_parts, usable_plan
@@ -184,13 +186,15 @@ def train_one(
         ranks: the processes that train together; the others ``follow``.
 
     Raises:
-        InputError: another process trains this fold, or another training stands there.
+        HeldError: another process trains this fold.
+        LostLeaseError: another one has taken it over meanwhile.
+        InputError: another training stands there.
         InterruptedRunError: ``stop`` said so.
     """
     folder = model.fold(wanted.configuration, wanted.fold)
     folder.path.mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(folder.lock, timeout=0):
+        with _sole_writer(folder, logger, stop):
             sweep(folder.path, older_than_seconds=0)  # nobody else writes here
             job = job_to_do(folder.job, wanted, exact_length=wish.iterations is not None, plan=plan)
             configuration, keys = plan.configuration(job.configuration), job.case_keys
@@ -226,9 +230,32 @@ def train_one(
                 summary = validate_cases(predictor, plan, store, held_out, job.annotated, folder, logger, stop)
                 tell_validated(summary, truth, logger)
     except Timeout as error:
-        raise InputError("another process is training this fold", file=folder.path, remedy="Wait for it.") from error
+        raise HeldError(folder.path) from error
     skipped = tuple(load_metadata(folder.model).get("skipped", ()))
     return Trained(configuration=job.configuration, fold=job.fold, folder=folder, summary=summary, skipped=skipped)
+
+
+@contextlib.contextmanager
+def _sole_writer(folder: FoldFolder, logger: Logger, stop: Callable[[], bool]) -> Iterator[None]:
+    """Sees to it that nobody else writes in the folder: by a file lock, which the system releases when a process dies, and
+    by a lease, for folders that several machines share.
+
+    Raises:
+        Timeout: another process has the lock.
+        HeldError: another one has the lease.
+    """
+    lock = FileLock(folder.lock, timeout=0)
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(lock)
+        except Timeout:
+            raise
+        except (OSError, NotImplementedError):  # a file system without locks: the lease alone counts
+            logger.event(
+                "message", text=f"{folder.path} cannot be locked: its file system knows no locks; a lease counts"
+            )
+        stack.enter_context(leased(folder.path, stop=stop, tell=lambda text: logger.event("message", text=text)))
+        yield
 
 
 def follow(

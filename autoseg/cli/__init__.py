@@ -18,6 +18,8 @@ from autoseg.cli.convert import convert
 from autoseg.cli.data import plan, preprocess
 from autoseg.cli.demo import demo
 from autoseg.cli.models import evaluate, predict, train
+from autoseg.cli.run import run
+from autoseg.cli.status import status
 from autoseg.errors import AutosegError, FollowedError
 from autoseg.together import own_place
 
@@ -31,6 +33,8 @@ def autoseg() -> None:
 
     \b
     autoseg check DATASET             find everything that is wrong with the data
+    autoseg run DATASET               everything, from the folder to the selected model
+    autoseg status                    what is there, what is missing, what to type next
     autoseg plan DATASET              look at the data, plan networks that fit it
     autoseg train 3d_fullres 0        train one fold
     autoseg predict -i DIR -o DIR     segment new images with the best model
@@ -38,7 +42,7 @@ def autoseg() -> None:
     """
 
 
-for command in (check, plan, preprocess, train, predict, evaluate, convert, demo, benchmark):
+for command in (check, plan, preprocess, train, predict, evaluate, convert, demo, benchmark, run, status):
     autoseg.add_command(command)
 
 

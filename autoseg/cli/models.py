@@ -67,8 +67,9 @@ def train(
 ) -> None:
     """Train one FOLD of CONFIGURATION and score it on the fold's held-out cases.
 
-    FOLD is a number, "all" (every fold in turn) or "full" (one model on all cases). Repeating the command goes on where
-    it stopped, exactly; Ctrl-C saves and stops. A file named STOP in the fold's folder ends it early, like --finish.
+    FOLD is a number, several (0,2 or 0..4), "all" (every fold in turn) or "full" (one model on all cases). Repeating the
+    command goes on where it stopped, exactly; Ctrl-C saves and stops. A file named STOP in the fold's folder ends it early,
+    like --finish.
 
     On several GPUs: torchrun --standalone --nproc-per-node 2 -m autoseg train 3d_fullres 0
 

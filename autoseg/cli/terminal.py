@@ -20,6 +20,8 @@ HEARTBEAT_SECONDS = 20.0
 LEAST_BUSY = 0.9
 #: tqdm's own, but with the count of what is wholly done: within a case, progress has fractions.
 BAR_FORMAT = "{l_bar}{bar}| {postfix[0]}/{total} [{elapsed}<{remaining}, {rate_fmt}{postfix[1]}]"
+#: Of a run, whose jobs take unlike times: it tells itself how long the rest will take.
+RUN_FORMAT = "{l_bar}{bar}| {postfix[0]}/{total} [{elapsed}{postfix[1]}]"
 
 
 class TerminalLogger:
@@ -46,7 +48,7 @@ class TerminalLogger:
             return
         with self._lock:
             if kind == "progress":
-                self._progress(fields["stage"], fields["done"], fields["total"], str(fields.get("detail", "")))
+                self._progress(fields["stage"], fields["done"], fields["total"], _detail(fields))
             elif kind == "message":
                 self._line(str(fields["text"]))
             elif kind == "worker_lost":
@@ -108,7 +110,7 @@ class TerminalLogger:
                 file=sys.stderr,
                 dynamic_ncols=True,
                 initial=begin,
-                bar_format=BAR_FORMAT,
+                bar_format=RUN_FORMAT if stage == "run" else BAR_FORMAT,
                 postfix=[0, ""],
             )
         self._bar.total = total  # a training may be ended early
@@ -133,6 +135,12 @@ class TerminalLogger:
             with self._lock:
                 if self._state and time.monotonic() - self._last_line > HEARTBEAT_SECONDS:
                     self._line(f"{self._state} after {seconds(time.monotonic() - self._begin)}")
+
+
+def _detail(fields: dict[str, Any]) -> str:
+    """What is done now, and how long the rest of a run will take, where that is known."""
+    detail, left = str(fields.get("detail", "")), fields.get("seconds_left")
+    return detail if left is None else f"{detail}; about {seconds(left)} left"
 
 
 def _truth(fields: dict[str, Any]) -> str:

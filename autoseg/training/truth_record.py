@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 
 from autoseg.errors import DocumentError
-from autoseg.files import write_atomically
+from autoseg.files import check_fence, write_atomically
 from autoseg.values.json_form import Value, decode, require
 
 __all__ = ["Pace", "TruthLine", "TruthRecord", "TruthScore"]
@@ -112,6 +112,7 @@ class TruthRecord:
             self._outdated = False
 
     def _write_last(self, line: TruthLine) -> None:
+        check_fence(self._path)
         self._path.parent.mkdir(parents=True, exist_ok=True)
         with self._path.open("ab+") as file:
             size = file.tell()

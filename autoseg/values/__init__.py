@@ -18,7 +18,7 @@ from autoseg.values.processing import AugmentationSpec, NormalizationSpec, Resam
 from autoseg.values.scores import CaseScore, LabelScore, MeanScore, Measuring, Summary
 from autoseg.values.selection import Candidate, Cost, Evidence, Missing, Selection, SelectionRule, Standing, Verdict
 from autoseg.values.statistics import EffectSizes, Interval, IntervalMethod, PairedTest
-from autoseg.values.training import ExecutionPath, Fold, Length, Split, TrainJob, fold_folder, select_fold
+from autoseg.values.training import ExecutionPath, Fold, Length, Split, TrainJob, fold_folder, fold_names, select_fold
 
 __all__ = [
     "PREDICTION_RECORD",
@@ -87,5 +87,6 @@ __all__ = [
     "encode",
     "findings_text",
     "fold_folder",
+    "fold_names",
     "select_fold",
 ]

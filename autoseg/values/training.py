@@ -9,7 +9,7 @@ from autoseg.errors import UnknownNameError
 from autoseg.values.json_form import Value, require
 from autoseg.values.parts import PartRecord
 
-__all__ = ["ExecutionPath", "Fold", "Length", "Split", "TrainJob"]
+__all__ = ["ExecutionPath", "Fold", "Length", "Split", "TrainJob", "fold_names"]
 
 
 class Fold(Value, frozen=True, kw_only=True):
@@ -146,6 +146,35 @@ class Length(Value, frozen=True, kw_only=True, tag_field="schema", tag="autoseg.
 def fold_folder(fold: str) -> str:
     """``fold_0`` for fold "0", ``full`` for "full"."""
     return fold if fold == "full" else f"fold_{fold}"
+
+
+def fold_names(text: str, count: int) -> tuple[str, ...]:
+    """The folds that a text names, in order, each once: a number, a list ``0,2``, a range ``0..4``, both, "all" or "full".
+
+    Args:
+        text: as typed.
+        count: how many folds there are.
+
+    Raises:
+        UnknownNameError: it names none, or one that there is not.
+    """
+    if text == "full":
+        return ("full",)
+    if text == "all":
+        return tuple(map(str, range(count)))
+    named: set[int] = set()
+    for part in text.split(","):
+        first, dots, last = (each.strip() for each in part.partition(".."))
+        last = last if dots else first
+        if not (first.isdecimal() and last.isdecimal() and int(first) <= int(last) < count):
+            raise UnknownNameError(
+                f"there is no fold {part.strip()!r}",
+                found=repr(text) if part != text else None,
+                expected=f"0 to {count - 1}, several as in 0,2 or 0..{count - 1}, all (each of them in turn) or full (one "
+                "model on all cases)",
+            )
+        named.update(range(int(first), int(last) + 1))
+    return tuple(map(str, sorted(named)))
 
 
 def select_fold(split: Split, fold: str) -> Fold:

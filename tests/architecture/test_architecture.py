@@ -48,7 +48,9 @@ def test_help_imports_nothing_heavy():
     assert not loaded_after(statement) & HEAVY
 
 
-@pytest.mark.parametrize("command", ["check", "plan", "preprocess", "train", "predict", "evaluate", "convert", "demo"])
+@pytest.mark.parametrize(
+    "command", ["check", "plan", "preprocess", "train", "predict", "evaluate", "convert", "demo", "run", "status"]
+)
 def test_help_of_commands_imports_nothing_heavy_and_has_an_example(command):
     code = f"from autoseg.cli import autoseg\nautoseg.main(['{command}', '--help'], standalone_mode=False)"
     assert not loaded_after(code) & HEAVY

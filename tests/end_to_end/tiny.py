@@ -18,6 +18,20 @@ class TinyPlanner:
         return msgspec.structs.replace(plan, planner="tiny", configurations=tuple(map(_tiny, plan.configurations)))
 
 
+class ShortPlanner(TinyPlanner):
+    """The same, with trainings of 20 iterations in two epochs."""
+
+    def plan(self, fingerprint: Fingerprint, budget: Budget, cost: MemoryCost, *, name: str) -> Plan:
+        """The tiny plan, to be trained for a moment."""
+        plan = super().plan(fingerprint, budget, cost, name=name)
+        return msgspec.structs.replace(plan, configurations=tuple(map(_short, plan.configurations)))
+
+
+def _short(configuration):
+    training = msgspec.structs.replace(configuration.training, epochs=2)
+    return msgspec.structs.replace(configuration, training=training)
+
+
 def _tiny(configuration):
     network = msgspec.structs.replace(
         configuration.network,

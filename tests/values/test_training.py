@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 
 from autoseg.errors import UnknownNameError
-from autoseg.values import ExecutionPath, Fold, Split, TrainJob, fold_folder, select_fold
+from autoseg.values import ExecutionPath, Fold, Split, TrainJob, fold_folder, fold_names, select_fold
 from autoseg.values.json_form import decode
 
 SPLIT: Split = (Fold(train=("a", "b"), val=("c",)), Fold(train=("a", "c"), val=("b",)))
@@ -56,3 +58,38 @@ def test_a_batch_has_one_part_at_least(parts: int) -> None:
 
 def test_a_path_from_before_there_were_parts_has_one() -> None:
     assert decode(ExecutionPath, b'{"schema":"autoseg.execution/1","device":"cuda"}', source=None).parts == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("0", "0"),
+        ("4", "4"),
+        ("all", "01234"),
+        ("0..4", "01234"),
+        ("1..2", "12"),
+        ("3..3", "3"),
+        ("0,2", "02"),
+        ("4, 0..1 ,1", "014"),
+        ("full", ("full",)),
+    ],
+)
+def test_folds_are_named_by_number_list_and_range(text: str, names: Sequence[str]) -> None:
+    assert fold_names(text, 5) == tuple(names)
+
+
+@pytest.mark.parametrize(
+    ("text", "wrong"),
+    [
+        *((text, text) for text in ["5", "-1", "", "none", "0..5", "3..1", "..", "0..", "0...2", "0-4", "1.0"]),
+        ("0,5", "5"),
+        ("0,", ""),
+        ("0,all", "all"),
+        ("full,0", "full"),
+    ],
+)
+def test_a_fold_that_there_is_not_is_named_with_those_that_there_are(text: str, wrong: str) -> None:
+    with pytest.raises(UnknownNameError) as caught:
+        fold_names(text, 5)
+    assert str(caught.value).startswith(f"there is no fold {wrong!r}")
+    assert "0 to 4, several as in 0,2 or 0..4, all" in str(caught.value)
