@@ -41,6 +41,9 @@ __all__ = ["evaluate", "predict", "train"]
 @click.option(
     "--deterministic", is_flag=True, help="On a GPU, too: same seed, same weights. Slower; the log says how much."
 )
+@click.option(
+    "--no-probabilities", is_flag=True, help="Keep no probabilities of held-out cases: less disk, but no ensembles."
+)
 @part_options
 @click.option(
     "--from",
@@ -58,6 +61,7 @@ def train(
     workspace_path: Path,
     plan_name: str | None,
     deterministic: bool,
+    no_probabilities: bool,
     parts: Parts,
     begin_from: Path | None,
     device: str,
@@ -91,6 +95,7 @@ def train(
             plan_name=plan_name,
             **length,
             deterministic=deterministic,
+            probabilities=not no_probabilities,
             parts=parts,
             begin_from=begin_from,
             device=device,

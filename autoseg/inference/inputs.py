@@ -23,7 +23,7 @@ from autoseg.preprocessing.memory import preparing_bytes
 from autoseg.values import Plan, PreprocessRecord
 from autoseg.values.json_form import Value
 
-__all__ = ["PrepareInput", "Prepared", "hand_over_folder"]
+__all__ = ["PrepareInput", "PrepareMembers", "Prepared", "PreparedMembers", "hand_over_folder"]
 
 PREFIX = ".prepared-"
 #: A folder that is younger may just be about to be locked by its owner.
@@ -91,6 +91,44 @@ class PrepareInput(Value, frozen=True, kw_only=True):
     def bytes(self, item: CaseFiles, headers: tuple[Header | None, ...]) -> int:
         """Memory that the work on an image takes at most."""
         return preparing_bytes(headers, self.plan, self.plan.configuration(self.configuration))
+
+
+class PreparedMembers(Value, frozen=True, kw_only=True):
+    """An image as the networks of several configurations see it."""
+
+    members: tuple[Prepared, ...]
+
+    @property
+    def hashes(self) -> tuple[str, ...]:
+        """Of the content of the image's files."""
+        return self.members[0].hashes
+
+
+class PrepareMembers(Value, frozen=True, kw_only=True):
+    """Brings an image to the grids of several configurations, one after the other; a task for any executor.
+
+    Attributes:
+        tasks: for each configuration, with folders of their own if there are several.
+    """
+
+    tasks: tuple[PrepareInput, ...]
+
+    @property
+    def stage(self) -> str:
+        """For messages."""
+        return self.tasks[0].stage
+
+    def __call__(self, item: CaseFiles) -> PreparedMembers:
+        """Writes the arrays.
+
+        Raises:
+            InputError: the image cannot be used.
+        """
+        return PreparedMembers(members=tuple(task(item) for task in self.tasks))
+
+    def bytes(self, item: CaseFiles, headers: tuple[Header | None, ...]) -> int:
+        """Memory that the work on an image takes at most."""
+        return max(task.bytes(item, headers) for task in self.tasks)
 
 
 @contextlib.contextmanager
