@@ -18,6 +18,7 @@ from autoseg.cli.convert import convert
 from autoseg.cli.data import plan, preprocess
 from autoseg.cli.demo import demo
 from autoseg.cli.models import evaluate, predict, train
+from autoseg.cli.select import select
 from autoseg.errors import AutosegError, FollowedError
 from autoseg.together import own_place
 
@@ -33,12 +34,13 @@ def autoseg() -> None:
     autoseg check DATASET             find everything that is wrong with the data
     autoseg plan DATASET              look at the data, plan networks that fit it
     autoseg train 3d_fullres 0        train one fold
+    autoseg select                    choose the configuration or ensemble that predicts
     autoseg predict -i DIR -o DIR     segment new images with the best model
     autoseg evaluate -p DIR -r DIR    score against references
     """
 
 
-for command in (check, plan, preprocess, train, predict, evaluate, convert, demo, benchmark):
+for command in (check, plan, preprocess, train, select, predict, evaluate, convert, demo, benchmark):
     autoseg.add_command(command)
 
 

@@ -89,8 +89,13 @@ def _grid(record: PreprocessRecord) -> tuple[object, ...]:
     return (record.source, record.axes, record.crop_start, record.crop_shape)
 
 
-def ensemble_bytes(record: PreprocessRecord, configurations: int, ensembles: int) -> int:
-    """The most memory that the label maps of a case's ensembles take, with one of them scored against the reference."""
-    own = int(np.prod(record.source.shape))
-    maps = 2 * 2 * own * ensembles  # on the box, and on the files' grid
-    return maps + 8 * VOXELS_AT_ONCE * (configurations + 2 * ensembles) + 12 * own
+def ensemble_bytes(voxels: int, configurations: int, ensembles: int) -> int:
+    """The most memory that label maps of a case take, with one of them scored against the reference.
+
+    Args:
+        voxels: of the image.
+        configurations: whose probabilities are read.
+        ensembles: label maps that are made.
+    """
+    maps = 2 * 2 * voxels * ensembles  # 16 bits, on the box and on the files' grid
+    return maps + 8 * min(voxels, VOXELS_AT_ONCE) * (configurations + 2 * ensembles) + 12 * voxels

@@ -17,7 +17,15 @@ from torch import nn
 from autoseg.errors import InputError, UnreadableFileError
 from autoseg.files import content_hash, write_atomically
 
-__all__ = ["drop_aliases", "load_metadata", "load_tensors", "load_weights", "save_tensors", "tensor_bytes", "weights_id"]
+__all__ = [
+    "drop_aliases",
+    "load_metadata",
+    "load_tensors",
+    "load_weights",
+    "save_tensors",
+    "tensor_bytes",
+    "weights_id",
+]
 
 
 #: All of our metadata is one entry: safetensors writes several in random order, and equal files should be equal bytes.
