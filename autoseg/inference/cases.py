@@ -165,20 +165,17 @@ def predict_files(
     files = {case.id: target / f"{case.id}{label_ending(split_ending(case.images[0])[1])}" for case in cases}
     made = _made_before(target, files, plan)
     members = (predictor, *others)
-    mirroring = any(each.mirror_axes for each in members)
-    model = f"{'+'.join(each.configuration.name for each in members)}, weights {model_key[:16]}"
+    names = [each.configuration.name for each in members]
     written: dict[str, Path] = {}
     failures: dict[str, BaseException] = {}
 
-    def key_of(hashes: Sequence[str]) -> str:
-        done_after = [digest(list(steps))] if steps else []
-        return digest([__version__, plan.id, model_key, str(mirroring), *done_after, *hashes])
+    def made_of(hashes: Sequence[str]) -> CasePrediction:
+        return _not_yet_written(members, plan, model_key, steps, hashes)
 
     def is_made(item: CaseFiles) -> bool:
         before = made.get(item.id)
-        return before is not None and files[item.id].is_file() and before.key == key_of(item.look()[0])
+        return before is not None and files[item.id].is_file() and before.key == made_of(item.look()[0]).key
 
-    names = [each.configuration.name for each in members]
     tasks = [PrepareInput(plan=plan, configuration=name, root=str(source), folder="") for name in names]
     with closing(_inputs(tasks, cases, target, is_made, executor or SerialExecutor())) as inputs:
         for done, (case, prepared, problem) in enumerate(inputs, start=1):
@@ -187,16 +184,8 @@ def predict_files(
                 if problem is not None:
                     raise problem
                 if prepared is not None:
-                    key = key_of(prepared.hashes)
                     _remove_old(file, made.get(case.id))
-                    made[case.id] = CasePrediction(
-                        autoseg_version=__version__,
-                        plan=plan.id,
-                        model=model,
-                        mirroring=mirroring,
-                        key=key,
-                        postprocessing=tuple(steps),
-                    )
+                    made[case.id] = made_of(prepared.hashes)
                     _write_record(target, plan, made)  # first: a file that is not recorded is not ours
                     advance = _advance(logger, "predict", done, len(cases), case.id)
                     warnings = _predict_file(members, plan, prepared, steps, file, advance)
@@ -214,6 +203,26 @@ def predict_files(
     if failures:
         raise CasesFailedError("predict", dict(sorted(failures.items())), len(written))
     return {case.id: written[case.id] for case in cases}
+
+
+def _not_yet_written(
+    members: Sequence[Predictor],
+    plan: Plan,
+    model_key: str,
+    steps: Sequence[ComponentStep],
+    hashes: Sequence[str],
+) -> CasePrediction:
+    """What the record tells of a label map that these members make of an image with these hashes."""
+    mirroring = any(each.mirror_axes for each in members)
+    done_after = [digest(list(steps))] if steps else []
+    return CasePrediction(
+        autoseg_version=__version__,
+        plan=plan.id,
+        model=f"{'+'.join(each.configuration.name for each in members)}, weights {model_key[:16]}",
+        mirroring=mirroring,
+        key=digest([__version__, plan.id, model_key, str(mirroring), *done_after, *hashes]),
+        postprocessing=tuple(steps),
+    )
 
 
 def _inputs(
