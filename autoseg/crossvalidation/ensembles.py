@@ -78,9 +78,10 @@ class HeldOutCase(Value, frozen=True, kw_only=True):
 
     def depends_on(self, candidate: str, labels: Labels) -> str:
         """Digest of all that the label map of a candidate, and its scores, depend on."""
-        made_of = [self.ids[member] for member in self.candidates[candidate]]
         if self.label_map:
             made_of = [content_hash(Path(self.label_map))]
+        else:
+            made_of = [self.ids[member] for member in self.candidates[candidate]]
         return digest([SCORING, *made_of, self.key, digest(labels), str(self.annotated)])
 
 

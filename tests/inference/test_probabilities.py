@@ -19,9 +19,7 @@ from autoseg.volume.resample import SeparableResampler
 from tests.small_plans import small_configuration
 
 TWO = Labels(foreground=(Label(name="heart", values=(1,)), Label(name="lung", values=(4,))))
-REGIONS = Labels(
-    foreground=(Label(name="whole", values=(1, 2)), Label(name="core", values=(2,))), region_values=(1, 2)
-)
+REGIONS = Labels(foreground=(Label(name="whole", values=(1, 2)), Label(name="core", values=(2,))), region_values=(1, 2))
 ONE = Labels(foreground=(Label(name="heart", values=(1,)),))
 
 
@@ -65,7 +63,9 @@ def test_levels_of_known_logits() -> None:
     logits = row((0.0, 500.0, 1.0), (np.log(3.0), 400.0, 1.0))
     first, second = levels_of(logits, record_of((1, 1, 3)), configuration(ONE), ONE)
     assert (first.ravel().tolist(), second.ravel().tolist()) == ([16384, LEVELS, 32767], [49151, 0, 32767])
-    (whole, _) = levels_of(row((0.0, 1e-3, -1e4, 1e4), (0.0,) * 4), record_of((1, 1, 4)), configuration(REGIONS), REGIONS)
+    (whole, _) = levels_of(
+        row((0.0, 1e-3, -1e4, 1e4), (0.0,) * 4), record_of((1, 1, 4)), configuration(REGIONS), REGIONS
+    )
     assert whole.ravel().tolist() == [32767, 32784, 0, LEVELS]
 
 
@@ -185,5 +185,5 @@ def test_of_different_images_or_labels_they_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="a and b are not of the same image"):
         ensemble_label_maps(kept, [("a", "b")], TWO)
     kept["b"] = keep(tmp_path / "c", smooth(6, 2, record.shape), ONE, record)
-    with pytest.raises(InputError, match="found 2 outputs.*expected 3 outputs"):
+    with pytest.raises(InputError, match=r"found 2 outputs.*expected 3 outputs"):
         ensemble_label_maps(kept, [("a", "b")], TWO)
