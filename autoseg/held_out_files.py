@@ -33,9 +33,14 @@ class ValidationFiles:
         """What made the results, and how long they took."""
         return self.folder / "record.json"
 
+    @property
+    def all_probabilities(self) -> Path:
+        """Folder of the folders of cases."""
+        return self.folder / "probabilities"
+
     def probabilities(self, case_id: str) -> Path:
         """Folder of one case's probabilities."""
-        return self.folder / "probabilities" / case_id
+        return self.all_probabilities / case_id
 
 
 class SelectionFiles:

@@ -7,7 +7,7 @@ import contextlib
 import msgspec
 
 from autoseg.errors import DocumentError, InputError
-from autoseg.files import discard, read_document, write_document
+from autoseg.files import discard, read_document, sweep, write_document
 from autoseg.held_out_files import ValidationFiles
 from autoseg.inference.predict import Predictor
 from autoseg.inference.probabilities import KeptProbabilities
@@ -39,6 +39,7 @@ def begin_validation(predictor: Predictor, plan: Plan, folder: FoldFolder) -> Va
             discard(folder.validation)
         elif (before.device, before.threads) == (wanted.device, wanted.threads):
             wanted = before
+    sweep(files.all_probabilities, older_than_seconds=0)  # nobody else writes here
     write_document(files.record, wanted)
     return wanted
 
