@@ -15,6 +15,7 @@ _HOMES = {
     "plan_dataset": "autoseg.pipeline",
     "preprocess": "autoseg.pipeline",
     "train": "autoseg.pipeline",
+    "select_best": "autoseg.pipeline",
     "predict": "autoseg.pipeline",
     "evaluate": "autoseg.pipeline",
     "convert_dataset": "autoseg.conversion",
@@ -35,6 +36,7 @@ __all__ = [
     "plan_dataset",
     "predict",
     "preprocess",
+    "select_best",
     "train",
 ]
 

@@ -6,21 +6,20 @@ Every stage takes values and gives values; where two rooms must meet, this modul
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from autoseg.check_stage import Checked, check_dataset
 from autoseg.errors import InputError
 from autoseg.executors import Executor, SerialExecutor, ThreadExecutor
-from autoseg.files import content_hash, read_document, write_document
+from autoseg.files import read_document, write_document
 from autoseg.logs import Logger, SilentLogger, WithFields
-from autoseg.plan_check import USED_IN_PREDICTION, changed_parts, check_no_foreign_code, usable_plan
+from autoseg.plan_check import usable_plan
 from autoseg.plan_stage import Planned, explain, plan_dataset
+from autoseg.predict_stage import Predicted, predict
+from autoseg.select_stage import select_best
 from autoseg.stores import case_store_of
 from autoseg.values import (
-    PREDICTION_RECORD,
-    Case,
     Fingerprint,
     Fold,
     Labels,
@@ -29,14 +28,12 @@ from autoseg.values import (
     Plan,
     Split,
     Summary,
-    digest,
     fold_names,
     select_fold,
 )
 from autoseg.workspace import ModelFolder, Workspace
 
 if TYPE_CHECKING:
-    from autoseg.inference.model import Choice
     from autoseg.io.case_store import CaseStore
     from autoseg.train_stage import Trained
     from autoseg.training.job import Wish
@@ -52,20 +49,12 @@ __all__ = [
     "plan_dataset",
     "predict",
     "preprocess",
+    "select_best",
     "train",
 ]
 
 SILENT = SilentLogger()
 NEVER: Callable[[], bool] = lambda: False  # noqa: E731
-
-
-@dataclass(frozen=True, kw_only=True)
-class Predicted:
-    """What ``predict`` made: label files by case, and the model that was used."""
-
-    files: dict[str, Path]
-    choice: Choice
-    model: ModelFolder
 
 
 def preprocess(
@@ -155,6 +144,7 @@ def train(
     extend: int | None = None,
     finish: bool = False,
     deterministic: bool = False,
+    probabilities: bool = True,
     device: str = "auto",
     executor: Executor | None = None,
     logger: Logger = SILENT,
@@ -181,6 +171,7 @@ def train(
         extend: iterations to add to a training that has ended.
         finish: end a training that has begun, by a short cooldown; one that runs elsewhere is asked to, and not waited for.
         deterministic: use only algorithms that give the same bits in every run; slower on a GPU.
+        probabilities: keep those of the held-out cases, for ensembles.
         device: cpu, cuda, mps or auto.
         executor: runs the preprocessing.
         logger: for events.
@@ -213,6 +204,7 @@ def train(
         results = _train_folds(
             *(ranks, workspace, model, configuration, folds, wish, begin_from, device, executor, logger, stop),
             deterministic=deterministic,
+            probabilities=probabilities,
         )
         dismiss(ranks)
         return results
@@ -245,6 +237,7 @@ def _train_folds(
     stop: Callable[[], bool],
     *,
     deterministic: bool,
+    probabilities: bool,
 ) -> list[Trained]:
     from autoseg.cascade_stage import prepare_earlier, require_first_stage
     from autoseg.finetuning.begin import find_sources
@@ -272,7 +265,13 @@ def _train_folds(
         wanted = job_of(plan, configuration, each, cases, keys, iterations, annotated, source, earlier)
         events = WithFields(logger, configuration=configuration, fold=each)
         how = (wish, source, device, events, stop)
-        results.append(train_one(model, plan, wanted, store, *how, deterministic=deterministic, ranks=ranks))
+        trained = train_one(
+            *(model, plan, wanted, store, *how),
+            deterministic=deterministic,
+            probabilities=probabilities,
+            ranks=ranks,
+        )
+        results.append(trained)
     return results
 
 
@@ -294,68 +293,6 @@ def _iterations(epochs: int | None, iterations: int | None, per_epoch: int) -> i
     if epochs is not None and iterations is not None:
         raise InputError("a training has one length", found="epochs and iterations", expected="one of them")
     return iterations if epochs is None else epochs * per_epoch
-
-
-def predict(
-    source: Path,
-    target: Path,
-    *,
-    workspace: Workspace | None = None,
-    model: ModelFolder | None = None,
-    configuration: str | None = None,
-    folds: Sequence[str] = (),
-    device: str = "auto",
-    mirroring: bool = True,
-    trust_code: bool = False,
-    executor: Executor | None = None,
-    logger: Logger = SILENT,
-) -> Predicted:
-    """Predicts new images with a trained model: the best of the workspace, or the one that is named.
-
-    Args:
-        source: a folder of images, or one image file.
-        target: folder for the label maps; made if missing.
-        workspace: with a trained model.
-        model: a model folder, instead of a workspace.
-        configuration: None to choose the one with the best validation Dice.
-        folds: to average; empty for all that are trained.
-        device: cpu, cuda, mps or auto.
-        mirroring: average over flips.
-        trust_code: let a model folder that is named, and so may come from elsewhere, run code that is no installed plug.
-        executor: reads the images.
-        logger: for events.
-
-    Raises:
-        InputError: nothing to predict, or no model.
-        CasesFailedError: some cases failed; the others are written.
-    """
-    from autoseg.inference.cases import predict_files
-    from autoseg.inference.model import choose_model, parts_trained_with
-    from autoseg.inference.stages import load_staged_predictor, stages_of
-    from autoseg.io.formats import split_ending
-    from autoseg.io.layouts import read_inputs
-    from autoseg.io.outputs import check_no_links_out, check_outside
-    from autoseg.networks.execution import resolve_device
-
-    if model is not None and not trust_code:
-        check_no_foreign_code(model)
-    models = [model] if model else (workspace or Workspace()).models()
-    model, choice = choose_model(models, configuration, folds)
-    stages = {each.configuration: each for each in stages_of(model, model.plan(), choice)}
-    records = [record for each in stages.values() for record in parts_trained_with(model, each)]
-    plan = usable_plan(model, configurations=[*stages], kinds=USED_IN_PREDICTION, records=records)
-    for text in (text for name in stages for text in changed_parts(plan, name, records, kinds=USED_IN_PREDICTION)):
-        logger.event("message", text=text)
-    cases: tuple[Case, ...] = read_inputs(source, plan.channels)
-    folder = source if source.is_dir() else source.parent
-    check_outside(target, folder, whole=source.is_dir())
-    ids = {case.id for case in cases}
-    check_no_links_out(target, lambda name: name == PREDICTION_RECORD or split_ending(name)[0] in ids)
-    logger.event("model", plan=plan.name, configuration=choice.configuration, folds=choice.folds, dice=choice.dice)
-    predictor = load_staged_predictor(model, choice, device=resolve_device(device), mirroring=mirroring)
-    weights = [content_hash(model.fold(name, fold).model) for name, each in stages.items() for fold in each.folds]
-    files = predict_files(predictor, plan, digest(weights), cases, folder, target, logger, executor)
-    return Predicted(files=files, choice=choice, model=model)
 
 
 def evaluate(

@@ -168,6 +168,7 @@ def train_one(
     stop: Callable[[], bool],
     *,
     deterministic: bool,
+    probabilities: bool = True,
     ranks: Ranks = ALONE,
 ) -> Trained:
     """Trains a fold, or goes on with it, and scores it on its held-out cases; the first of several processes calls it.
@@ -183,6 +184,7 @@ def train_one(
         logger: for events.
         stop: asked often; True saves and stops.
         deterministic: use only algorithms that give the same bits in every run.
+        probabilities: keep those of the held-out cases, for ensembles.
         ranks: the processes that train together; the others ``follow``.
 
     Raises:
@@ -227,7 +229,8 @@ def train_one(
                 choice = Choice(configuration=job.configuration, folds=(job.fold,), dice=None)
                 predictor = load_predictor(model, choice, device=device)
                 held_out = {case: keys[case] for case in job.cases.val}
-                summary = validate_cases(predictor, plan, store, held_out, job.annotated, folder, logger, stop)
+                how = (plan, store, held_out, job.annotated, folder, logger, stop)
+                summary = validate_cases(predictor, *how, probabilities=probabilities)
                 tell_validated(summary, truth, logger)
     except Timeout as error:
         raise HeldError(folder.path) from error

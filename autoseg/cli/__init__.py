@@ -19,6 +19,7 @@ from autoseg.cli.data import plan, preprocess
 from autoseg.cli.demo import demo
 from autoseg.cli.models import evaluate, predict, train
 from autoseg.cli.run import run
+from autoseg.cli.select import select
 from autoseg.cli.status import status
 from autoseg.errors import AutosegError, FollowedError
 from autoseg.together import own_place
@@ -37,12 +38,13 @@ def autoseg() -> None:
     autoseg status                    what is there, what is missing, what to type next
     autoseg plan DATASET              look at the data, plan networks that fit it
     autoseg train 3d_fullres 0        train one fold
+    autoseg select                    choose the configuration or ensemble that predicts
     autoseg predict -i DIR -o DIR     segment new images with the best model
     autoseg evaluate -p DIR -r DIR    score against references
     """
 
 
-for command in (check, plan, preprocess, train, predict, evaluate, convert, demo, benchmark, run, status):
+for command in (check, run, status, plan, preprocess, train, select, predict, evaluate, convert, demo, benchmark):
     autoseg.add_command(command)
 
 

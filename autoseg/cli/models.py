@@ -15,6 +15,7 @@ from autoseg.errors import counted
 from autoseg.together import own_place
 
 if TYPE_CHECKING:
+    from autoseg.predict_stage import Predicted
     from autoseg.values import Parts
     from autoseg.workspace import ModelFolder, Workspace
 
@@ -41,6 +42,9 @@ __all__ = ["evaluate", "predict", "train"]
 @click.option(
     "--deterministic", is_flag=True, help="On a GPU, too: same seed, same weights. Slower; the log says how much."
 )
+@click.option(
+    "--no-probabilities", is_flag=True, help="Keep no probabilities of held-out cases: less disk, but no ensembles."
+)
 @part_options
 @click.option(
     "--from",
@@ -58,6 +62,7 @@ def train(
     workspace_path: Path,
     plan_name: str | None,
     deterministic: bool,
+    no_probabilities: bool,
     parts: Parts,
     begin_from: Path | None,
     device: str,
@@ -92,6 +97,7 @@ def train(
             plan_name=plan_name,
             **length,
             deterministic=deterministic,
+            probabilities=not no_probabilities,
             parts=parts,
             begin_from=begin_from,
             device=device,
@@ -130,7 +136,7 @@ def _check_one_length(wishes: Mapping[str, object]) -> None:
 @options.workspace
 @click.option("-m", "--model", "model_path", type=click.Path(path_type=Path), help="A model folder (has plan.json).")
 @options.plan_name
-@click.option("-c", "--configuration", help="Its model; the best trained one by default.")
+@click.option("-c", "--configuration", help="Its model; by default what was selected, or else the best one.")
 @click.option("-f", "--fold", "folds", multiple=True, help="Only this fold; may be repeated. All trained by default.")
 @click.option("--no-mirroring", is_flag=True, help="Do not average over flips: 4 to 8 times faster, a little worse.")
 @click.option("--trust-code", is_flag=True, help="With -m: let the model run code that is not an installed plug.")
@@ -179,15 +185,23 @@ def predict(
             executor=executor,
             logger=logger,
         )
-    choice = predicted.choice
     if as_json:
         return options.print_json({case: str(file) for case, file in predicted.files.items()})
-    dice = "not validated" if choice.dice is None else f"validation Dice {choice.dice:.4f}"
-    click.echo(
-        f"{len(predicted.files)} label maps in {target}, by {choice.configuration}, fold "
-        f"{', '.join(choice.folds)} of the plan {predicted.model.path.name} ({dice})"
-    )
+    click.echo(f"{len(predicted.files)} label maps in {target}, by {_made_by(predicted)}")
     click.echo(f"Next: autoseg evaluate -p {shlex.quote(str(target))} -r LABELS")
+
+
+def _made_by(predicted: Predicted) -> str:
+    """What predicted, in words."""
+    parts = []
+    for choice in predicted.choices:
+        dice = "not validated" if choice.dice is None else f"validation Dice {choice.dice:.4f}"
+        parts.append(f"{choice.configuration}, fold {', '.join(choice.folds)} ({dice})")
+    text = f"{' and '.join(parts)} of the plan {predicted.model.path.name}"
+    if predicted.selected:
+        steps = ", ".join(step.name for step in predicted.steps)
+        text += ", as selected" + (f"; only the largest component is kept of {steps}" if steps else "")
+    return text
 
 
 def _named_model(workspace: Workspace, model_path: Path | None, plan_name: str | None) -> ModelFolder | None:

@@ -11,13 +11,24 @@ from msgspec import UNSET
 from autoseg.cli.options import seconds
 from autoseg.errors import counted
 from autoseg.planning import GIBIBYTE
-from autoseg.values import Configuration, MeanScore, Patients, Plan, Split, Summary
+from autoseg.values import (
+    Configuration,
+    Cost,
+    MeanScore,
+    Patients,
+    Plan,
+    Postprocessing,
+    Selection,
+    Split,
+    Standing,
+    Summary,
+)
 from autoseg.values.scores import Measured
 
 if TYPE_CHECKING:
     from autoseg.estimates import Explanation
 
-__all__ = ["explanation_text", "patients_text", "plan_text", "summary_text", "table"]
+__all__ = ["explanation_text", "patients_text", "plan_text", "selection_text", "summary_text", "table"]
 
 
 DEVICES = {
@@ -213,6 +224,46 @@ def summary_text(summary: Summary) -> str:
     if summary.absent_labels:
         text += f"\nnever in reference or prediction, so not in the mean: {', '.join(summary.absent_labels)}"
     return text
+
+
+def selection_text(selection: Selection, postprocessing: Postprocessing) -> str:
+    """Every candidate with its mean, how far it is behind the best and its cost; then the choice in words."""
+    costs = {each.name: each.cost for each in selection.evidence.candidates}
+    rows = [["", "candidate", "Dice", "behind the best", "s per case", "training", ""]]
+    for standing in selection.standings:
+        rows.append(
+            [
+                "→" if standing.candidate == selection.winner else "",
+                standing.candidate,
+                f"{100 * standing.mean:.2f}",
+                _behind(standing),
+                *_cost(costs[standing.candidate]),
+                standing.place,
+            ]
+        )
+    return f"{table(rows)}\n\n{_wrapped(selection.reason)}\n{_wrapped(_postprocessing(postprocessing))}"
+
+
+def _behind(standing: Standing) -> str:
+    if standing.place == "best":
+        return "–"
+    if standing.regret_lower is None or standing.regret_upper is None:
+        return f"{100 * standing.regret:.2f}, no bounds"
+    lower, upper = 100 * standing.regret_lower, 100 * standing.regret_upper
+    return f"{100 * standing.regret:.2f} ({lower:.2f} to {upper:.2f})"
+
+
+def _cost(cost: Cost) -> list[str]:
+    per_case = "–" if cost.seconds_per_case is None else f"{cost.seconds_per_case:.3g}"
+    return [per_case, "–" if cost.training_hours is None else seconds(cost.training_hours * 3600)]
+
+
+def _postprocessing(decided: Postprocessing) -> str:
+    if not decided.steps:
+        return "Postprocessing: none; removing small components does not raise the Dice of these cases."
+    objects = ", ".join(step.name for step in decided.steps)
+    gain = 100 * ((decided.dice_after or 0) - (decided.dice_before or 0))
+    return f"Postprocessing: only the largest component is kept of {objects}; that adds {gain:.2f} points of mean Dice."
 
 
 def _score(value: Measured, digits: int = 4) -> str:

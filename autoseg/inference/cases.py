@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
 from functools import partial
@@ -15,12 +16,15 @@ from autoseg.evaluation.score_table import SCORE_TABLE, write_score_table
 from autoseg.evaluation.summarize import summarize
 from autoseg.executors import Executor, SerialExecutor
 from autoseg.files import content_hash, keep, read_document, write_document
+from autoseg.held_out_files import ValidationFiles
 from autoseg.inference.export import label_map
-from autoseg.inference.held_out import case_score, prediction_of, with_whole_case
-from autoseg.inference.inputs import Prepared, PrepareInput, hand_over_folder
+from autoseg.inference.held_out import case_score, logits_of, with_whole_case
+from autoseg.inference.inputs import PreparedMembers, PrepareInput, PrepareMembers, hand_over_folder
 from autoseg.inference.likeness import unlike_training
+from autoseg.inference.members import predicted_label_map
 from autoseg.inference.predict import Predictor
-from autoseg.inference.stages import logits_of
+from autoseg.inference.probabilities import keep_probabilities
+from autoseg.inference.validation_record import begin_validation, has_probabilities, timed
 from autoseg.io.case_store import CaseStore
 from autoseg.io.case_work import CaseFiles, run_admitted
 from autoseg.io.formats import format_of, label_ending, split_ending
@@ -30,12 +34,15 @@ from autoseg.values import (
     Case,
     CasePrediction,
     CaseScore,
+    ComponentStep,
     Measuring,
     Plan,
     PredictionRecord,
     Summary,
+    Volume,
     digest,
 )
+from autoseg.volume.components import keep_largest_components
 from autoseg.workspace import FoldFolder
 
 __all__ = ["predict_files", "validate_cases"]
@@ -50,11 +57,14 @@ def validate_cases(
     folder: FoldFolder,
     logger: Logger,
     stop: Callable[[], bool],
+    *,
+    probabilities: bool = True,
 ) -> Summary:
     """Predicts preprocessed cases back to their original grids, writes the label maps and scores them there.
 
-    A case that has been scored before is not predicted again, so that an interrupted validation goes on. That is safe
-    because the folder belongs to one training job, which is refused when its cases change.
+    A case that has been scored before is not predicted again, so that an interrupted validation goes on, unless its
+    probabilities are missing and wanted. That is safe because the folder belongs to one training job, which is refused when
+    its cases change, and what other weights left there is removed. The score is written last.
 
     Args:
         predictor: the trained model.
@@ -65,11 +75,13 @@ def validate_cases(
         folder: of the training; gets the label maps, a score per case, their summary and a table of them.
         logger: for progress.
         stop: asked before every case, and after every few tiles.
+        probabilities: keep them, too, so that ensembles can be made of them.
 
     Raises:
         InterruptedRunError: ``stop`` said so.
     """
     scores, measuring = [], Measuring()
+    validation = begin_validation(predictor, plan, folder)
     for done, (case_id, key) in enumerate(sorted(keys.items()), start=1):
 
         def check(case_id: str = case_id) -> None:
@@ -79,25 +91,38 @@ def validate_cases(
         check()
 
         def score(case_id: str = case_id, key: str = key, done: int = done) -> CaseScore:
-            stored = store.open(case_id, key)
-            prediction = prediction_of(
-                predictor, plan, stored, _advance(logger, "validate", done, len(keys), case_id, check)
-            )
+            nonlocal validation
+            stored, began = store.open(case_id, key), time.perf_counter()
+            logits = logits_of(predictor, stored, _advance(logger, "validate", done, len(keys), case_id, check))
+            prediction = label_map(logits, stored.record, predictor.configuration, plan.labels)
+            seconds = time.perf_counter() - began
+            if probabilities:
+                kept = ValidationFiles(folder).probabilities(case_id)
+                how = (stored.record, predictor.configuration, plan.labels, validation.weights)
+                keep_probabilities(kept, logits, *how)
+            del logits  # scoring needs the room
             score = case_score(stored, prediction, plan, annotated.get(case_id), measuring)
-            file = folder.validation / score.prediction_file
-            try:
-                format_of(file).write(file, prediction)
-            except MissingPartError as error:  # scores need no image library
-                logger.event("message", text=f"{file.name} is not written: {error}")
+            _write_label_map(folder.validation / score.prediction_file, prediction, logger)
+            validation = timed(validation, folder, case_id, seconds)
             return score
 
-        scored = with_whole_case(store, key, partial(keep, folder.score(case_id), CaseScore, score))
+        def whole(score: CaseScore, case_id: str = case_id) -> bool:
+            return not probabilities or has_probabilities(folder, case_id, validation.weights)
+
+        scored = with_whole_case(store, key, partial(keep, folder.score(case_id), CaseScore, score, valid=whole))
         scores.append(scored)
         logger.event("progress", stage="validate", done=done, total=len(keys), detail=case_id)
     summary = summarize(scores, plan.labels, measuring)
     write_score_table(folder.validation / SCORE_TABLE, summary)
     write_document(folder.summary, summary)
     return summary
+
+
+def _write_label_map(file: Path, prediction: Volume, logger: Logger) -> None:
+    try:
+        format_of(file).write(file, prediction)
+    except MissingPartError as error:  # scores need no image library
+        logger.event("message", text=f"{file.name} is not written: {error}")
 
 
 def predict_files(
@@ -109,6 +134,9 @@ def predict_files(
     target: Path,
     logger: Logger,
     executor: Executor | None = None,
+    *,
+    others: Sequence[Predictor] = (),
+    steps: Sequence[ComponentStep] = (),
 ) -> dict[str, Path]:
     """Predicts image files and writes a label map for each, on the image's own grid.
 
@@ -124,6 +152,8 @@ def predict_files(
         target: folder of the label maps.
         logger: for progress.
         executor: reads the images and brings them to the network's grid; None for one after another.
+        others: of other configurations, whose probabilities are averaged with those of the first.
+        steps: what is done to every label map.
 
     Returns:
         Case id to label file.
@@ -134,34 +164,31 @@ def predict_files(
     """
     files = {case.id: target / f"{case.id}{label_ending(split_ending(case.images[0])[1])}" for case in cases}
     made = _made_before(target, files, plan)
-    mirroring = bool(predictor.mirror_axes)
-    model = f"{predictor.configuration.name}, weights {model_key[:16]}"
+    members = (predictor, *others)
+    names = [each.configuration.name for each in members]
     written: dict[str, Path] = {}
     failures: dict[str, BaseException] = {}
 
-    def key_of(hashes: Sequence[str]) -> str:
-        return digest([__version__, plan.id, model_key, str(mirroring), *hashes])
+    def made_of(hashes: Sequence[str]) -> CasePrediction:
+        return _not_yet_written(members, plan, model_key, steps, hashes)
 
     def is_made(item: CaseFiles) -> bool:
         before = made.get(item.id)
-        return before is not None and files[item.id].is_file() and before.key == key_of(item.look()[0])
+        return before is not None and files[item.id].is_file() and before.key == made_of(item.look()[0]).key
 
-    task = PrepareInput(plan=plan, configuration=predictor.configuration.name, root=str(source), folder="")
-    with closing(_inputs(task, cases, target, is_made, executor or SerialExecutor())) as inputs:
+    tasks = [PrepareInput(plan=plan, configuration=name, root=str(source), folder="") for name in names]
+    with closing(_inputs(tasks, cases, target, is_made, executor or SerialExecutor())) as inputs:
         for done, (case, prepared, problem) in enumerate(inputs, start=1):
             file = files[case.id]
             try:
                 if problem is not None:
                     raise problem
                 if prepared is not None:
-                    key = key_of(prepared.hashes)
                     _remove_old(file, made.get(case.id))
-                    made[case.id] = CasePrediction(
-                        autoseg_version=__version__, plan=plan.id, model=model, mirroring=mirroring, key=key
-                    )
+                    made[case.id] = made_of(prepared.hashes)
                     _write_record(target, plan, made)  # first: a file that is not recorded is not ours
                     advance = _advance(logger, "predict", done, len(cases), case.id)
-                    warnings = _predict_file(predictor, plan, prepared, file, advance)
+                    warnings = _predict_file(members, plan, prepared, steps, file, advance)
                     for warning in warnings:
                         logger.event("message", text=f"case {case.id}: {warning}", case=case.id)
                     made[case.id] = msgspec.structs.replace(
@@ -178,12 +205,36 @@ def predict_files(
     return {case.id: written[case.id] for case in cases}
 
 
+def _not_yet_written(
+    members: Sequence[Predictor],
+    plan: Plan,
+    model_key: str,
+    steps: Sequence[ComponentStep],
+    hashes: Sequence[str],
+) -> CasePrediction:
+    """What the record tells of a label map that these members make of an image with these hashes."""
+    mirroring = any(each.mirror_axes for each in members)
+    done_after = [digest(list(steps))] if steps else []
+    return CasePrediction(
+        autoseg_version=__version__,
+        plan=plan.id,
+        model=f"{'+'.join(each.configuration.name for each in members)}, weights {model_key[:16]}",
+        mirroring=mirroring,
+        key=digest([__version__, plan.id, model_key, str(mirroring), *done_after, *hashes]),
+        postprocessing=tuple(steps),
+    )
+
+
 def _inputs(
-    task: PrepareInput, cases: Sequence[Case], target: Path, is_made: Callable[[CaseFiles], bool], executor: Executor
-) -> Generator[tuple[Case, Prepared | None, Exception | None]]:
-    """Every case with its image for the network, None where it is predicted already, or an error."""
+    tasks: Sequence[PrepareInput],
+    cases: Sequence[Case],
+    target: Path,
+    is_made: Callable[[CaseFiles], bool],
+    executor: Executor,
+) -> Generator[tuple[Case, PreparedMembers | None, Exception | None]]:
+    """Every case with its image for the networks, None where it is predicted already, or an error."""
     items = []
-    for item in (CaseFiles.of(case, task.root) for case in cases):
+    for item in (CaseFiles.of(case, tasks[0].root) for case in cases):
         try:
             done = is_made(item)
         except Exception as error:  # one bad case costs one case
@@ -196,7 +247,11 @@ def _inputs(
     if not items:
         return
     with hand_over_folder(target) as folder:
-        task = msgspec.structs.replace(task, folder=str(folder))
+        own = [folder / str(number) for number in range(len(tasks))]
+        for each in own:
+            each.mkdir()
+        pairs = zip(tasks, own, strict=True)
+        task = PrepareMembers(tasks=tuple(msgspec.structs.replace(each, folder=str(path)) for each, path in pairs))
         for outcome in run_admitted(executor, task, items, task.bytes):
             yield outcome.item.case, outcome.result, outcome.error
 
@@ -253,10 +308,16 @@ def _advance(
 
 
 def _predict_file(
-    predictor: Predictor, plan: Plan, prepared: Prepared, file: Path, advance: Callable[[int, int], None]
+    members: Sequence[Predictor],
+    plan: Plan,
+    prepared: PreparedMembers,
+    steps: Sequence[ComponentStep],
+    file: Path,
+    advance: Callable[[int, int], None],
 ) -> tuple[str, ...]:
     """Writes the label map of an image; returns what about the image is unlike those of the training."""
-    logits = logits_of(predictor, plan, prepared, advance)
-    prediction = label_map(logits, prepared.record, predictor.configuration, plan.labels)
+    prediction = predicted_label_map(members, plan, prepared, advance)
+    if steps:
+        prediction.array[0] = keep_largest_components(prediction.array[0], [step.values for step in steps])
     format_of(file).write(file, prediction)
-    return unlike_training(prepared.record.source, plan)
+    return unlike_training(prepared.members[0].record.source, plan)

@@ -23,7 +23,7 @@ from autoseg.values import CaseScore, Configuration, Measuring, Plan, Preprocess
 from autoseg.volume.spline import between_bytes
 from autoseg.workspace import ModelFolder
 
-__all__ = ["case_score", "prediction_bytes", "prediction_of", "running_scorer", "with_whole_case"]
+__all__ = ["case_score", "logits_of", "prediction_bytes", "prediction_of", "running_scorer", "with_whole_case"]
 
 T = TypeVar("T")
 #: Tells how many tiles are done, of how many.
@@ -34,7 +34,12 @@ OVERLAP_ONLY = Measuring(metrics=())
 
 def prediction_of(predictor: Predictor, plan: Plan, stored: StoredCase, advance: Advance) -> Volume:
     """The label map ``(1, *spatial)`` of a stored case, on the grid and in the order of its files."""
-    return label_map(predictor.logits(stored.image, advance), stored.record, predictor.configuration, plan.labels)
+    return label_map(logits_of(predictor, stored, advance), stored.record, predictor.configuration, plan.labels)
+
+
+def logits_of(predictor: Predictor, stored: StoredCase, advance: Advance) -> np.ndarray:
+    """Logits ``(outputs, *spatial)`` float32 of a stored case, on the grid of its configuration."""
+    return predictor.logits(stored.image, advance)
 
 
 def case_score(

@@ -24,7 +24,7 @@ from autoseg.preprocessing.memory import preparing_bytes
 from autoseg.values import Plan, PreprocessRecord
 from autoseg.values.json_form import Value
 
-__all__ = ["PrepareInput", "Prepared", "hand_over_folder"]
+__all__ = ["PrepareInput", "PrepareMembers", "Prepared", "PreparedMembers", "hand_over_folder"]
 
 PREFIX = ".prepared-"
 #: A folder that is younger may just be about to be locked by its owner.
@@ -99,6 +99,44 @@ class PrepareInput(Value, frozen=True, kw_only=True):
         """Memory that the work on an image takes at most."""
         stages = map(self.plan.configuration, self.plan.stages(self.configuration))
         return max(preparing_bytes(headers, self.plan, stage) for stage in stages)
+
+
+class PreparedMembers(Value, frozen=True, kw_only=True):
+    """An image as the networks of several configurations see it."""
+
+    members: tuple[Prepared, ...]
+
+    @property
+    def hashes(self) -> tuple[str, ...]:
+        """Of the content of the image's files."""
+        return self.members[0].hashes
+
+
+class PrepareMembers(Value, frozen=True, kw_only=True):
+    """Brings an image to the grids of several configurations, one after the other; a task for any executor.
+
+    Attributes:
+        tasks: for each configuration, with folders of their own if there are several.
+    """
+
+    tasks: tuple[PrepareInput, ...]
+
+    @property
+    def stage(self) -> str:
+        """For messages."""
+        return self.tasks[0].stage
+
+    def __call__(self, item: CaseFiles) -> PreparedMembers:
+        """Writes the arrays.
+
+        Raises:
+            InputError: the image cannot be used.
+        """
+        return PreparedMembers(members=tuple(task(item) for task in self.tasks))
+
+    def bytes(self, item: CaseFiles, headers: tuple[Header | None, ...]) -> int:
+        """Memory that the work on an image takes at most."""
+        return max(task.bytes(item, headers) for task in self.tasks)
 
 
 @contextlib.contextmanager

@@ -100,7 +100,7 @@ def _boxes(shape: Sequence[int], chunk: Sequence[int]) -> Iterator[Box]:
         yield tuple(slice(at, min(at + e, size)) for at, e, size in zip(corner, chunk, shape, strict=True))
 
 
-def write_chunks(path: Path, array: np.ndarray, chunk: Sequence[int], levels: Sequence[Levels] = ()) -> StoredArray:
+def write_chunks(path: Path, array: Readable, chunk: Sequence[int], levels: Sequence[Levels] = ()) -> StoredArray:
     """Writes an array compressed; with levels (one per entry of axis 0, along which chunks are 1 thick) as their codes.
 
     Returns:

@@ -15,9 +15,17 @@ from safetensors.torch import save as to_bytes
 from torch import nn
 
 from autoseg.errors import InputError, UnreadableFileError
-from autoseg.files import write_atomically
+from autoseg.files import content_hash, write_atomically
 
-__all__ = ["drop_aliases", "load_metadata", "load_tensors", "load_weights", "save_tensors", "tensor_bytes"]
+__all__ = [
+    "drop_aliases",
+    "load_metadata",
+    "load_tensors",
+    "load_weights",
+    "save_tensors",
+    "tensor_bytes",
+    "weights_id",
+]
 
 
 #: All of our metadata is one entry: safetensors writes several in random order, and equal files should be equal bytes.
@@ -71,6 +79,17 @@ def load_metadata(path: Path) -> dict[str, Any]:
     with _opened(path) as (_, metadata):
         metadata.pop(CHECKSUM, None)
         return metadata
+
+
+def weights_id(path: Path) -> str:
+    """SHA-256 that the file states of its content, without reading all of it; of a file that states none, its own.
+
+    Raises:
+        UnreadableFileError: the file is missing or damaged.
+    """
+    with _opened(path) as (_, metadata):
+        stated = metadata.get(CHECKSUM)
+    return stated if isinstance(stated, str) else content_hash(path)
 
 
 @contextlib.contextmanager

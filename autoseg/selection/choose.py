@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from autoseg.errors import InputError
@@ -70,7 +71,7 @@ def choose(evidence: Evidence, rule: SelectionRule | None = None) -> Selection:
 
 def repeated(selection: Selection) -> Selection:
     """The choice made again from the evidence and the rule that it holds; it is the same unless somebody changed it."""
-    return choose(selection.evidence, selection.rule)
+    return msgspec.structs.replace(choose(selection.evidence, selection.rule), basis=selection.basis)
 
 
 def _best(means: np.ndarray, evidence: Evidence, rule: SelectionRule) -> int:

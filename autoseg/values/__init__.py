@@ -16,9 +16,20 @@ from autoseg.values.prediction import PREDICTION_RECORD, CasePrediction, Predict
 from autoseg.values.preprocessing import PreprocessRecord
 from autoseg.values.processing import AugmentationSpec, NormalizationSpec, ResamplingSpec
 from autoseg.values.scores import CaseScore, LabelScore, MeanScore, Measuring, Summary
-from autoseg.values.selection import Candidate, Cost, Evidence, Missing, Selection, SelectionRule, Standing, Verdict
+from autoseg.values.selection import (
+    Basis,
+    Candidate,
+    Cost,
+    Evidence,
+    Missing,
+    Selection,
+    SelectionRule,
+    Standing,
+    Verdict,
+)
 from autoseg.values.statistics import EffectSizes, Interval, IntervalMethod, PairedTest
 from autoseg.values.training import ExecutionPath, Fold, Length, Split, TrainJob, fold_folder, fold_names, select_fold
+from autoseg.values.validation import Validation
 
 __all__ = [
     "PREDICTION_RECORD",
@@ -26,6 +37,7 @@ __all__ = [
     "Adoption",
     "AugmentationSpec",
     "AxisMap",
+    "Basis",
     "Candidate",
     "Case",
     "CaseEffects",
@@ -79,6 +91,7 @@ __all__ = [
     "TrainJob",
     "TrainingSpec",
     "TriedStep",
+    "Validation",
     "Value",
     "Verdict",
     "Volume",

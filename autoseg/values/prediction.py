@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from autoseg.values.dataset import Labels
 from autoseg.values.json_form import Value
+from autoseg.values.postprocessing import ComponentStep
 
 __all__ = ["PREDICTION_RECORD", "CasePrediction", "PredictionRecord"]
 
@@ -17,11 +18,12 @@ class CasePrediction(Value, frozen=True, kw_only=True):
     Attributes:
         autoseg_version: that predicted.
         plan: its id.
-        model: configuration, and digest of the weights of its folds.
+        model: configurations whose probabilities were averaged, and digest of the weights of their folds.
         mirroring: whether flips were averaged.
         key: digest of the image files and of everything above.
         content: SHA-256 of the label file as written; empty until it is written.
         warnings: what about this image is unlike the training images.
+        postprocessing: what was done to the label map.
     """
 
     autoseg_version: str
@@ -31,6 +33,7 @@ class CasePrediction(Value, frozen=True, kw_only=True):
     key: str
     content: str = ""
     warnings: tuple[str, ...] = ()
+    postprocessing: tuple[ComponentStep, ...] = ()
 
 
 class PredictionRecord(Value, frozen=True, kw_only=True, tag_field="schema", tag="autoseg.prediction/1"):

@@ -7,7 +7,7 @@ from typing import Literal
 from autoseg.values.json_form import Value, require
 from autoseg.values.statistics import IntervalMethod
 
-__all__ = ["Candidate", "Cost", "Evidence", "Missing", "Selection", "SelectionRule", "Standing", "Verdict"]
+__all__ = ["Basis", "Candidate", "Cost", "Evidence", "Missing", "Selection", "SelectionRule", "Standing", "Verdict"]
 
 #: One stands out, several are as good as far as the cases tell, or there was nothing to compare.
 Verdict = Literal["clear", "tie", "only"]
@@ -160,6 +160,20 @@ class Standing(Value, frozen=True, kw_only=True):
     place: Literal["best", "equivalent", "worse", "undecided"]
 
 
+class Basis(Value, frozen=True, kw_only=True):
+    """What a choice was made of; while these are the same, it holds.
+
+    Attributes:
+        plan: its id.
+        weights: configuration to its finished folds to the SHA-256 of their weights.
+        postprocessing: digest of the document beside the selection.
+    """
+
+    plan: str
+    weights: dict[str, dict[str, str]]
+    postprocessing: str
+
+
 class Selection(Value, frozen=True, kw_only=True, tag_field="schema", tag="autoseg.selection/1"):
     """The choice, with all that it rests on: made again from ``evidence`` and ``rule``, it comes out the same.
 
@@ -171,6 +185,7 @@ class Selection(Value, frozen=True, kw_only=True, tag_field="schema", tag="autos
         rule: by which it was chosen.
         standings: in the order of the candidates.
         evidence: scores, costs and patients.
+        basis: the trainings behind it; None of a choice from scores alone.
     """
 
     winner: str
@@ -180,6 +195,7 @@ class Selection(Value, frozen=True, kw_only=True, tag_field="schema", tag="autos
     rule: SelectionRule
     standings: tuple[Standing, ...]
     evidence: Evidence
+    basis: Basis | None = None
 
     def __post_init__(self) -> None:
         names = [candidate.name for candidate in self.evidence.candidates]

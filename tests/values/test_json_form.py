@@ -26,6 +26,7 @@ from autoseg.values import (
     Adoption,
     AugmentationSpec,
     AxisMap,
+    Basis,
     Candidate,
     Case,
     CaseEffects,
@@ -76,6 +77,7 @@ from autoseg.values import (
     TrainingSpec,
     TrainJob,
     TriedStep,
+    Validation,
     Value,
     decode,
     digest,
@@ -184,9 +186,15 @@ STANDING = Standing(
 )
 STEP = ComponentStep(name="heart", values=(1, 3))
 TRIED = TriedStep(step=STEP, adopted=True, before=0.5, after=0.75, changed=2, fell=("lung",))
+BASIS = Basis(plan="f" * 64, weights={"2d": {"0": "a" * 64}}, postprocessing="b" * 64)
+VALIDATION = Validation(
+    plan="f" * 64, configuration="2d", weights="a" * 64, device="cpu", threads=2, seconds={"case_1": 0.25}
+)
 EXAMPLES: dict[type, Any] = {
     type(value): value
     for value in (
+        BASIS,
+        VALIDATION,
         CURVE,
         CURVE.points[0],
         LABELS,

@@ -33,6 +33,7 @@ FORM = {
             "key": "f" * 64,
             "content": "cd",
             "warnings": ["odd"],
+            "postprocessing": [],
         }
     },
 }

@@ -1,0 +1,68 @@
+"""Where the results on held-out cases lie in a model folder: what a validation keeps, and what a selection makes of it.
+
+models/PLAN/
+    CONFIGURATION/fold_K/validation/
+        record.json                 what made all this, and how long it took
+        probabilities/CASE/         of one case, for ensembles
+    ensembles/CASE.json             scores of ensembles, and what postprocessing does, by content
+    postprocessing.json             of the selected candidate
+    selection.json                  which candidate is used, and why; written last
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from autoseg.workspace import FoldFolder, ModelFolder
+
+__all__ = ["SelectionFiles", "ValidationFiles"]
+
+
+class ValidationFiles:
+    """What the final validation of a fold keeps beside label maps and scores.
+
+    Args:
+        fold: whose validation it is.
+    """
+
+    def __init__(self, fold: FoldFolder) -> None:
+        self.folder = fold.validation
+
+    @property
+    def record(self) -> Path:
+        """What made the results, and how long they took."""
+        return self.folder / "record.json"
+
+    @property
+    def all_probabilities(self) -> Path:
+        """Folder of the folders of cases."""
+        return self.folder / "probabilities"
+
+    def probabilities(self, case_id: str) -> Path:
+        """Folder of one case's probabilities."""
+        return self.all_probabilities / case_id
+
+
+class SelectionFiles:
+    """What a selection leaves in a model folder.
+
+    Args:
+        model: the folder.
+    """
+
+    def __init__(self, model: ModelFolder) -> None:
+        self.folder = model.path
+
+    @property
+    def selection(self) -> Path:
+        """The choice with its evidence."""
+        return self.folder / "selection.json"
+
+    @property
+    def postprocessing(self) -> Path:
+        """What is done to label maps of the selected candidate."""
+        return self.folder / "postprocessing.json"
+
+    def case(self, case_id: str) -> Path:
+        """What has been computed of one case."""
+        return self.folder / "ensembles" / f"{case_id}.json"
