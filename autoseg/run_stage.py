@@ -236,13 +236,14 @@ class _Run:
         )
 
     def _select(self) -> None:
-        from autoseg.select_stage import select_best  # type: ignore[import-not-found, unused-ignore]
+        from autoseg.networks.execution import resolve_device
 
         names = list(dict.fromkeys(job.configuration for job in self.jobs if job.kind == "train"))
-        self.selection = select_best(
+        self.selection = pipeline.select_best(
             self.workspace,
             plan_name=self.model.path.name,
             configurations=names,
+            device=resolve_device(self.options.device),
             executor=self.executor,
             logger=self.progress,
             stop=self.stop,

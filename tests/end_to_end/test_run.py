@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import random
@@ -24,10 +23,6 @@ from tests.conftest import TINY_PRESET
 
 SHORT_PRESET = TINY_PRESET.replace("TinyPlanner", "ShortPlanner")
 PROGRAM = [sys.executable, "-m", "autoseg"]
-selects = pytest.mark.skipif(
-    importlib.util.find_spec("autoseg.select_stage") is None, reason="the selection is not here yet"
-)
-HAS_SELECTION = importlib.util.find_spec("autoseg.select_stage") is not None
 
 
 def options(workspace: Path, *more: object) -> list[object]:
@@ -54,11 +49,10 @@ def weights(model: ModelFolder, folds: int) -> dict[str, bytes]:
     }
 
 
-def failures_but_selection(text: str) -> list[str]:
-    """The failures that the end of a run names, without that of the selection where it is not here yet."""
+def failures_told(text: str) -> list[str]:
+    """The failures that the end of a run names."""
     assert "Traceback" not in text, text
-    lines = [line for line in text.splitlines() if line.startswith("  - ")]
-    return [line for line in lines if HAS_SELECTION or not line.startswith("  - select: ModuleNotFoundError")]
+    return [line for line in text.splitlines() if line.startswith("  - ")]
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +63,7 @@ def finished(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, "matplotlib", None)  # pictures would take most of the time
         code = invoke(["run", phantoms, *options(workspace, "--folds", "0,1")])
-    assert code == (0 if HAS_SELECTION else 1)
+    assert code == 0
     return workspace
 
 
@@ -84,7 +78,6 @@ def test_all_folds_are_trained_and_scored(finished: Path) -> None:
     assert sorted(took) == ["train 2d 0", "train 2d 1", "train 3d_fullres 0", "train 3d_fullres 1"]
 
 
-@selects
 def test_the_run_ends_with_a_selection(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert (Workspace(finished).model().path / "selection.json").is_file()
     assert invoke(["status", "-w", finished, "--json"]) == 0
@@ -101,7 +94,7 @@ def test_what_is_done_is_not_done_again_by_whatever_executor(
     before = [file.stat().st_mtime_ns for file in files]
     for more in ([], ["--jobs", "2"]):
         invoke(["run", phantoms, *options(finished, "--folds", "0..1", *more)])
-        assert failures_but_selection(capsys.readouterr().err) == []
+        assert failures_told(capsys.readouterr().err) == []
     assert [file.stat().st_mtime_ns for file in files] == before
     assert not (finished / "logs" / "jobs").exists()
 
@@ -112,7 +105,7 @@ def test_a_training_of_another_length_is_refused_by_name_and_stops_no_other(
     """The length of a training that stands there is not the wanted one: that is an error of that job."""
     arguments = options(finished, "--folds", "0", "--iterations", "21", "-c", "2d")
     assert invoke(["run", phantoms, *arguments]) == 1
-    (line,) = failures_but_selection(capsys.readouterr().err)
+    (line,) = failures_told(capsys.readouterr().err)
     assert line.startswith(
         "  - train 2d 0: a training with other settings stands here; found 20 iterations, expected 21"
     )
@@ -180,8 +173,8 @@ def test_stopped_and_repeated_it_comes_to_the_same(
     assert "the same command goes on from here" in text
     process = run_of(*arguments)
     _, text = process.communicate(timeout=240)
-    assert failures_but_selection(text) == []
-    assert process.returncode == (0 if HAS_SELECTION else 1), text
+    assert failures_told(text) == []
+    assert process.returncode == 0, text
     assert weights(model, 2) == weights(Workspace(finished).model(), 2)
 
 
@@ -200,7 +193,7 @@ def test_killed_at_random_it_comes_to_the_same(finished: Path, phantoms: Path, t
             process.kill()
             process.communicate()
             kills += 1
-    assert failures_but_selection(text) == []
+    assert failures_told(text) == []
     assert kills > 3
     assert weights(model, 2) == weights(Workspace(finished).model(), 2)
 
@@ -218,7 +211,7 @@ def test_what_goes_on_after_its_run_was_killed_is_waited_for(phantoms: Path, tmp
     process.communicate()
     _, text = run_of(*arguments).communicate(timeout=240)
     assert "is being done by process" in text
-    assert failures_but_selection(text) == []
+    assert failures_told(text) == []
     assert model.trained("2d") == model.trained("3d_fullres") == ("0",)
 
 
