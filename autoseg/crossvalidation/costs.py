@@ -46,8 +46,7 @@ def _place(validation: Validation) -> tuple[str, int]:
 
 
 def _mean(records: list[Validation]) -> float | None:
-    seconds = [each for record in records for each in record.seconds.values()]
-    return round(sum(seconds) / len(seconds), 4) if seconds else None
+    return _rounded([each for record in records for each in record.seconds.values()])
 
 
 def _hours(folds: list[FinishedFold]) -> float | None:
@@ -58,4 +57,9 @@ def _hours(folds: list[FinishedFold]) -> float | None:
             hours.append(float(load_metadata(each.folder.checkpoint)["seconds"]) / 3600)
         except (InputError, KeyError, TypeError, ValueError):
             return None
-    return round(sum(hours) / len(hours), 4) if hours else None
+    return _rounded(hours)
+
+
+def _rounded(times: list[float]) -> float | None:
+    """The mean in four digits, however short it is: what costs little does not cost nothing."""
+    return float(f"{sum(times) / len(times):.4g}") if times else None
