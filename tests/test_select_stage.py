@@ -19,6 +19,7 @@ from autoseg.files import read_document, write_document
 from autoseg.held_out_files import SelectionFiles, ValidationFiles
 from autoseg.inference.probabilities import KeptProbabilities
 from autoseg.io.cases import read_labels
+from autoseg.io.checked import sealed
 from autoseg.networks.weights import load_tensors, save_tensors
 from autoseg.preprocessing.inverse import restore_labels
 from autoseg.selection import repeated
@@ -246,7 +247,7 @@ def other_probabilities(workspace: Workspace) -> None:
     from autoseg.inference.probabilities import _Document
 
     changed = msgspec.convert(document, _Document)
-    write_document(file, msgspec.structs.replace(changed, checksum=changed.own_checksum))
+    write_document(file, sealed(changed))
 
 
 def corrected_label_map(workspace: Workspace) -> None:

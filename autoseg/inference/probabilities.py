@@ -16,15 +16,14 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 
 from autoseg import plugins
 from autoseg.errors import DamagedCaseError, InputError
 from autoseg.files import read_document, write_document, written_folder
-from autoseg.io.checked import StoredArray, checksum_of, mapped_npy
+from autoseg.io.checked import StoredArray, checksum_of, is_sealed, mapped_npy, sealed
 from autoseg.io.chunks import ChunkedArray, Readable, can_compress, write_chunks
-from autoseg.values import Configuration, Labels, PreprocessRecord, digest
+from autoseg.values import Configuration, Labels, PreprocessRecord
 from autoseg.values.json_form import Value
 from autoseg.volume.spline import in_threads, slice_groups
 
@@ -43,11 +42,6 @@ class _Document(Value, frozen=True, kw_only=True, tag_field="schema", tag="autos
     weights: str
     levels: StoredArray
     checksum: str = ""
-
-    @property
-    def own_checksum(self) -> str:
-        """What ``checksum`` must be."""
-        return digest(msgspec.structs.replace(self, checksum=""))
 
 
 class KeptProbabilities:
@@ -70,7 +64,7 @@ class KeptProbabilities:
         try:
             document = read_document(_Document, folder / "record.json")
             stored = document.levels
-            if document.checksum != document.own_checksum:
+            if not is_sealed(document):
                 raise ValueError("record.json is not as it was written")
             if stored.shape[1:] != document.record.crop_shape or stored.dtype != "uint16":
                 raise ValueError("the record tells of something else than levels on the box of the case")
@@ -133,7 +127,7 @@ def keep_probabilities(
         else:
             stored = _write_npy(beside / "levels.npy", channels, shape)
         document = _Document(record=record, weights=weights, levels=stored)
-        document = msgspec.structs.replace(document, checksum=document.own_checksum)
+        document = sealed(document)
         write_document(beside / "record.json", document)
 
 

@@ -19,16 +19,15 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import msgspec
 import numpy as np
 
 from autoseg.errors import DamagedCaseError, DiskFullError, InputError
 from autoseg.files import discard, read_document, write_document, written_folder
-from autoseg.io.checked import StoredArray, checksum_of, mapped_npy, write_npy
+from autoseg.io.checked import StoredArray, checksum_of, is_sealed, mapped_npy, sealed, write_npy
 from autoseg.io.chunks import ChunkedArray, Readable, can_compress, chunk_shape, write_chunks
 from autoseg.io.levels import choose_levels
 from autoseg.io.locations import Locations, flat_locations
-from autoseg.values import PreprocessRecord, digest
+from autoseg.values import PreprocessRecord
 from autoseg.values.json_form import Value
 
 __all__ = ["CaseStore", "StoredCase"]
@@ -75,11 +74,6 @@ class _CaseDocument(Value, frozen=True, kw_only=True, tag_field="schema", tag="a
     arrays: dict[str, StoredArray]
     location_counts: tuple[tuple[int, int], ...]
     checksum: str = ""
-
-    @property
-    def own_checksum(self) -> str:
-        """What ``checksum`` must be."""
-        return digest(msgspec.structs.replace(self, checksum=""))
 
     def require_fitting(self) -> None:
         """Raises ``ValueError`` unless the arrays are those that such a record goes with."""
@@ -191,7 +185,7 @@ class CaseStore:
                 name: write_npy(folder / f"{name}.npy", each) for name, each in {"image": image, **arrays}.items()
             }
         document = _CaseDocument(record=case.record, arrays=stored, location_counts=tuple(counts.items()))
-        document = msgspec.structs.replace(document, checksum=document.own_checksum)
+        document = sealed(document)
         write_document(folder / "record.json", document)
         write_document(folder / "verified.json", _times(folder, document))
 
@@ -296,7 +290,7 @@ class CaseStore:
     def _document(self, case_id: str, key: str) -> _CaseDocument:
         folder = self._path(case_id, key)
         document = read_document(_CaseDocument, folder / "record.json")
-        if document.checksum != document.own_checksum:
+        if not is_sealed(document):
             raise ValueError("record.json is not as it was written")
         if (document.record.case_id, document.record.key) != (case_id, key):
             raise ValueError(f"record.json is that of case {document.record.case_id}, or of other content")

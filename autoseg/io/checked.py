@@ -12,14 +12,16 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, Any, TypeVar
 
+import msgspec
 import numpy as np
 
 from autoseg.io.levels import Levels
+from autoseg.values import digest
 from autoseg.values.json_form import Value, one_of, require, require_each, require_file_name
 
-__all__ = ["StoredArray", "checksum_of", "checksummed", "mapped_npy", "write_npy"]
+__all__ = ["StoredArray", "checksum_of", "checksummed", "is_sealed", "mapped_npy", "sealed", "write_npy"]
 
 BYTES_AT_ONCE = 2**22
 #: Numbers that an array may hold.
@@ -27,6 +29,22 @@ DTYPES = (*(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)
 MOST_AXES = 8
 #: Entries of an array, and of a chunk, which is decompressed as a whole: far more than is written.
 MOST_ENTRIES, MOST_IN_CHUNK = 2**40, 2**22
+
+Document = TypeVar("Document", bound=Value)
+
+
+def sealed(document: Document) -> Document:
+    """A document whose field ``checksum`` is the digest of everything else in it."""
+    return msgspec.structs.replace(document, checksum=_own_checksum(document))
+
+
+def is_sealed(document: Any) -> bool:
+    """Whether a document is as it was sealed."""
+    return bool(document.checksum == _own_checksum(document))
+
+
+def _own_checksum(document: Any) -> str:
+    return digest(msgspec.structs.replace(document, checksum=""))
 
 
 class StoredArray(Value, frozen=True, kw_only=True):

@@ -16,15 +16,13 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 
 from autoseg.errors import DamagedCaseError, DiskFullError, InputError
 from autoseg.files import discard, read_document, write_document, written_folder
 from autoseg.io.case_store import NO_ROOM, WHOLE_VOXELS, CaseStore, StoredCase
-from autoseg.io.checked import StoredArray, checksum_of, mapped_npy, write_npy
+from autoseg.io.checked import StoredArray, checksum_of, is_sealed, mapped_npy, sealed, write_npy
 from autoseg.io.chunks import ChunkedArray, Readable, can_compress, chunk_shape, write_chunks
-from autoseg.values import digest
 from autoseg.values.json_form import Value
 
 __all__ = ["EarlierStore", "ReferenceStore", "StagedStore", "WithChannels"]
@@ -37,11 +35,6 @@ class _MapDocument(Value, frozen=True, kw_only=True, tag_field="schema", tag="au
     key: str
     labels: StoredArray
     checksum: str = ""
-
-    @property
-    def own_checksum(self) -> str:
-        """What ``checksum`` must be."""
-        return digest(msgspec.structs.replace(self, checksum=""))
 
 
 class EarlierStore:
@@ -85,7 +78,7 @@ class EarlierStore:
                 else:
                     stored = write_npy(folder / "labels.npy", labels)
                 document = _MapDocument(case_id=case_id, key=key, labels=stored)
-                document = msgspec.structs.replace(document, checksum=document.own_checksum)
+                document = sealed(document)
                 write_document(folder / "record.json", document)
         except OSError as error:
             if error.errno in NO_ROOM:
@@ -118,7 +111,7 @@ class EarlierStore:
         folder = self._path(case_id, key)
         with _telling(case_id, folder):
             document = read_document(_MapDocument, folder / "record.json")
-            if (document.case_id, document.key) != (case_id, key) or document.checksum != document.own_checksum:
+            if (document.case_id, document.key) != (case_id, key) or not is_sealed(document):
                 raise ValueError("record.json is not as it was written")
             if "uint" not in document.labels.dtype or len(document.labels.shape) != 3:
                 raise ValueError("the record tells of no label map")

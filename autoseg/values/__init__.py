@@ -1,6 +1,7 @@
 """What flows through autoseg: frozen, keyword-only, self-checking values with one strict JSON form each."""
 
 from autoseg.values.adoption import AdoptedLayer, Adoption, Template, TemplateConfiguration
+from autoseg.values.comparison import ALL_LABELS, Comparison, Contrast, Experiment
 from autoseg.values.curve import Curve, CurvePoint
 from autoseg.values.dataset import Case, Dataset, Label, Labels
 from autoseg.values.finding import CheckReport, Finding, Severity, findings_text
@@ -32,6 +33,7 @@ from autoseg.values.training import ExecutionPath, Fold, Length, Split, TrainJob
 from autoseg.values.validation import Validation
 
 __all__ = [
+    "ALL_LABELS",
     "PREDICTION_RECORD",
     "AdoptedLayer",
     "Adoption",
@@ -45,8 +47,10 @@ __all__ = [
     "CasePrediction",
     "CaseScore",
     "CheckReport",
+    "Comparison",
     "ComponentStep",
     "Configuration",
+    "Contrast",
     "Cost",
     "Curve",
     "CurvePoint",
@@ -54,6 +58,7 @@ __all__ = [
     "EffectSizes",
     "Evidence",
     "ExecutionPath",
+    "Experiment",
     "Finding",
     "Fingerprint",
     "Fold",

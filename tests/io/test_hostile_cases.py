@@ -14,7 +14,7 @@ import pytest
 
 from autoseg.errors import DamagedCaseError
 from autoseg.io.case_store import CaseStore, _CaseDocument
-from autoseg.io.checked import checksum_of, write_npy
+from autoseg.io.checked import checksum_of, sealed, write_npy
 from autoseg.io.chunks import ChunkedArray, write_chunks
 from autoseg.io.levels import Levels
 from autoseg.values import digest
@@ -30,7 +30,7 @@ def forge(store: CaseStore, change: Change) -> Path:
     change(document)
     document["checksum"] = ""
     try:
-        document["checksum"] = msgspec.json.decode(msgspec.json.encode(document), type=_CaseDocument).own_checksum
+        document["checksum"] = sealed(msgspec.json.decode(msgspec.json.encode(document), type=_CaseDocument)).checksum
     except msgspec.ValidationError:
         document["checksum"] = digest("any")
     file.write_bytes(msgspec.json.encode(document))

@@ -34,8 +34,10 @@ from autoseg.values import (
     CasePrediction,
     CaseScore,
     CheckReport,
+    Comparison,
     ComponentStep,
     Configuration,
+    Contrast,
     Cost,
     Curve,
     CurvePoint,
@@ -43,6 +45,7 @@ from autoseg.values import (
     EffectSizes,
     Evidence,
     ExecutionPath,
+    Experiment,
     Finding,
     Fingerprint,
     Fold,
@@ -173,6 +176,14 @@ EVIDENCE = Evidence(
     dice={"2d+3d_lowres": ((0.75, None), (1.0, 0.5))},
     missing=(MISSING,),
 )
+CONTRAST = Contrast(
+    quantity="Dice of 3d_fullres minus Dice of 2d",
+    label="anterior",
+    group="first fifth of the axis",
+    interval=Interval(mean=0.75, lower=0.7, upper=0.8, level=0.95, method="bca", cases=6, patients=5, draws=10_000),
+    p_value=0.5,
+)
+EXPERIMENT = Experiment(name="position", question="Where?", method="Measured.", contrasts=(CONTRAST,), answer="There.")
 STANDING = Standing(
     candidate="2d+3d_lowres",
     mean=0.6875,
@@ -295,7 +306,19 @@ EXAMPLES: dict[type, Any] = {
             standings=(STANDING,),
             evidence=EVIDENCE,
         ),
-        Interval(mean=0.75, lower=0.7, upper=0.8, level=0.95, method="bca", cases=6, patients=5, draws=10_000),
+        CONTRAST.interval,
+        CONTRAST,
+        EXPERIMENT,
+        Comparison(
+            plan="abc",
+            first="3d_fullres",
+            second="2d",
+            weights={"2d": {"0": "d" * 64}},
+            difference=EXPERIMENT,
+            experiments=(EXPERIMENT, Experiment(name="retrained", question="Why?", method="None.", missing="No time.")),
+            costs={"2d": {"seconds per case": 1.5, "hours": None}},
+            answer="It is.",
+        ),
         PairedTest(
             difference=0.015,
             p_value=0.0625,
