@@ -15,9 +15,10 @@ from autoseg.values.adoption import Template, TemplateConfiguration
 from planners.augmentation import augmentation
 from planners.intensity import normalization
 from planners.memory import FittedPatch, Room, fit_batch
+from planners.order import fixed_axes, sides_and_order
 from planners.presets import Preset
-from planners.reasons import over_budget
-from planners.sides import LEFT_RIGHT_AXIS, Sides, find_sides
+from planners.reasons import label_reasons, over_budget
+from planners.sides import LEFT_RIGHT_AXIS
 from planners.spacing import median_shape
 from planners.topology import Topology
 from planners.training import Length, largest_batch, length, training
@@ -49,8 +50,7 @@ def plan_around(
     wanted = budget.configurations or [each.name for each in template.configurations]
     configurations = tuple(planning.configuration(each) for each in template.configurations if each.name in wanted)
     reasons = {"model": f"made around {template.source}: grid, patch, network and normalization are those of the model"}
-    if told := planning.sides.reason(mirrored_anyway=preset.as_nnunet):
-        reasons["left and right"] = told
+    reasons |= label_reasons(preset, planning.sides, planning.order)
     return Plan(
         name=name,
         planner=preset.name,
@@ -122,7 +122,7 @@ class _Around:
             budget,
             cost,
         )
-        self.sides: Sides = find_sides(fingerprint)
+        self.sides, self.order = sides_and_order(preset, fingerprint, template.orientation)
 
     def configuration(self, of_model: TemplateConfiguration) -> Configuration:
         """The model's configuration for these data: other inputs, outputs, batch and training."""
@@ -188,9 +188,10 @@ class _Around:
         patch, sides = of_model.patch_size, self.sides
         if self.preset.as_nnunet:
             return augmentation(patch)
+        fixed = fixed_axes(self.order, self.template.axis_order, len(patch))
         if self.template.orientation == "as_stored":
             with_sides = sides.forbid_mirroring or bool(sides.swapped_labels)
-            spec = augmentation(patch, left_right_axis=0, forbid_mirroring=with_sides)
+            spec = augmentation(patch, left_right_axis=0, forbid_mirroring=with_sides, fixed_axes=fixed)
             return msgspec.structs.replace(spec, mirror_axes=() if with_sides else spec.mirror_axes)
         axis = self.template.axis_order.index(LEFT_RIGHT_AXIS) - (3 - len(patch))
         return augmentation(
@@ -198,6 +199,7 @@ class _Around:
             left_right_axis=axis if axis >= 0 else None,
             forbid_mirroring=sides.forbid_mirroring,
             swapped_labels=sides.swapped_labels,
+            fixed_axes=fixed,
         )
 
     def _reasons(self, fitted: FittedPatch, duration: Length) -> dict[str, str]:

@@ -11,7 +11,7 @@ __all__ = ["augmentation"]
 #: Beyond these ratios of patch edges, rotation is kept small (2D) or within slices (3D).
 FLAT_2D, FLAT_3D = 1.5, 3
 #: Turned by half a circle and mirrored from front to back, a patient is mirrored from left to right. So where labels have
-#: sides, slices are turned only this far.
+#: sides or a fixed order, slices are turned only this far.
 WITH_SIDES = 30.0
 
 
@@ -21,6 +21,7 @@ def augmentation(
     left_right_axis: int | None = None,
     forbid_mirroring: bool = False,
     swapped_labels: Sequence[tuple[int, int]] = (),
+    fixed_axes: Sequence[int] = (),
 ) -> AugmentationSpec:
     """What may be done to patches of that size.
 
@@ -29,15 +30,18 @@ def augmentation(
         left_right_axis: the axis of the patch from the patient's right to left; None if the patch has no such axis.
         forbid_mirroring: along that axis, since labels have sides and it is not known how to exchange them.
         swapped_labels: labels that change places when that axis is mirrored.
+        fixed_axes: axes of the patch along which labels lie in a fixed order, so that nothing is mirrored along them.
     """
     if left_right_axis is None:
         forbid_mirroring, swapped_labels = False, ()
-    degrees, in_plane = _rotation(patch_size, has_sides=forbid_mirroring or bool(swapped_labels))
-    blocked = left_right_axis if forbid_mirroring else None
+    degrees, in_plane = _rotation(patch_size, has_sides=forbid_mirroring or bool(swapped_labels) or bool(fixed_axes))
+    blocked = {*fixed_axes, *([left_right_axis] if forbid_mirroring else [])}
+    if left_right_axis in blocked:
+        swapped_labels = ()
     return AugmentationSpec(
         rotation_degrees=degrees,
         in_plane=in_plane,
-        mirror_axes=tuple(axis for axis in range(len(patch_size)) if axis != blocked),
+        mirror_axes=tuple(axis for axis in range(len(patch_size)) if axis not in blocked),
         swap_axis=left_right_axis if swapped_labels else None,
         swapped_labels=tuple(swapped_labels),
     )

@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from autoseg.planning import GIBIBYTE, Budget
 from autoseg.values import Configuration
 from planners.memory import FittedPatch
+from planners.order import FixedOrder, told
 from planners.presets import Preset
 from planners.sides import Sides
 from planners.spacing import Grid
 
-__all__ = ["configuration_reasons", "over_budget", "plan_reasons"]
+__all__ = ["configuration_reasons", "label_reasons", "over_budget", "plan_reasons"]
 
 PURPOSES = {
     "2d": "learns from slices: the cheapest, and often best where slices are thick",
@@ -21,23 +22,27 @@ PURPOSES = {
 }
 
 
-def plan_reasons(preset: Preset, sides: Sides) -> dict[str, str]:
+def plan_reasons(preset: Preset, sides: Sides, order: Sequence[FixedOrder]) -> dict[str, str]:
     """Reasons of what all configurations share.
 
     Args:
         preset: of the planner.
         sides: labels that are the two sides of the patient.
+        order: labels that always lie the same way round.
     """
-    reasons = {
+    return {
         "orientation": "arrays are brought to one orientation by their geometry: superior, posterior, left"
         if preset.orientation == "canonical"
         else "arrays are taken as stored, as nnU-Net does",
         "axis order": "the coarsest axis first; 2d looks at its slices",
+        **label_reasons(preset, sides, order),
     }
-    told = sides.reason(mirrored_anyway=preset.as_nnunet)
-    if told:
-        reasons["left and right"] = told
-    return reasons
+
+
+def label_reasons(preset: Preset, sides: Sides, order: Sequence[FixedOrder]) -> dict[str, str]:
+    """What follows from where labels lie, if anything does; the arguments are those of ``plan_reasons``."""
+    reasons = {"left and right": sides.reason(mirrored_anyway=preset.as_nnunet), "order of labels": told(order)}
+    return {name: text for name, text in reasons.items() if text}
 
 
 def configuration_reasons(

@@ -14,12 +14,12 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
-from autoseg.values import CaseFingerprint, Fingerprint, Label, Labels
+from autoseg.values import Fingerprint, Labels
 from autoseg.values.json_form import Value
+from planners.places import Place, places_of
 
 __all__ = ["LEFT_RIGHT_AXIS", "SidePair", "Sides", "find_sides", "left_right_pairs"]
 
-Triple = tuple[float, float, float]
 #: Canonical array axes are (z, y, x); x runs from the patient's right to left.
 LEFT_RIGHT_AXIS = 2
 #: One case in so many may disagree; and how many cases there must be where no name helps.
@@ -86,11 +86,13 @@ class Sides(Value, frozen=True, kw_only=True):
         pairs: found by name.
         swapped_labels: pairs of positions in ``Labels.integers`` that mirroring exchanges; empty if it must not.
         lookalikes: pairs of labels that lie like two sides of the patient and are not named so.
+        one_way: other labels lie in a fixed order from right to left, so no exchange makes a mirrored patient believable.
     """
 
     pairs: tuple[SidePair, ...] = ()
     swapped_labels: tuple[tuple[int, int], ...] = ()
     lookalikes: tuple[tuple[str, str], ...] = ()
+    one_way: bool = False
 
     @property
     def forbid_mirroring(self) -> bool:
@@ -107,7 +109,7 @@ class Sides(Value, frozen=True, kw_only=True):
         if self.pairs:
             what = ", and this preset mirrors them as nnU-Net does" if mirrored_anyway else f": {self._decision()}"
             told.append(f"the labels {', '.join(map(str, self.pairs))} are sides of the patient by their names{what}")
-        if self.lookalikes and not mirrored_anyway:
+        if self.lookalikes and not mirrored_anyway and not self.one_way:
             named = ", ".join(f"{one!r} and {other!r}" for one, other in self.lookalikes)
             told.append(
                 f"the labels {named} look like the two sides of the patient; if they are, name them left … and right …: "
@@ -121,6 +123,8 @@ class Sides(Value, frozen=True, kw_only=True):
         return tuple(_warning(pair) for pair in self.pairs if pair.against)
 
     def _decision(self) -> str:
+        if self.one_way:
+            return "nothing is mirrored along the left-right axis, because other labels lie in a fixed order along it"
         if self.swapped_labels:
             return "mirroring along the left-right axis exchanges them"
         if _confirmed(self.pairs):
@@ -146,7 +150,7 @@ def find_sides(fingerprint: Fingerprint) -> Sides:
     """Which labels are sides of the patient, and whether mirroring may exchange them."""
     labels = fingerprint.labels
     by_name = {label.name: label for label in labels.foreground}
-    places = {label.name: _places(fingerprint.cases, label) for label in labels.foreground}
+    places = {label.name: places_of(fingerprint.cases, label) for label in labels.foreground}
     named = left_right_pairs(labels)
     pairs = tuple(_side_pair(left, right, places) for left, right in named)
     swapped: list[tuple[int, int]] = []
@@ -177,44 +181,7 @@ def _side(name: str) -> str | None:
     return match[0] if match else None
 
 
-class _Place(Value, frozen=True, kw_only=True):
-    """A label in one case: its centroid in millimetres along the canonical axes, its size in voxels and as a radius."""
-
-    centre: Triple
-    voxels: int
-    radius_mm: float
-
-
-def _places(cases: Sequence[CaseFingerprint], label: Label) -> dict[str, _Place]:
-    """Where a label lies, per id of the cases that hold it."""
-    found = ((case.id, _place(case, label)) for case in cases)
-    return {id_: place for id_, place in found if place is not None}
-
-
-def _place(case: CaseFingerprint, label: Label) -> _Place | None:
-    """The place of a label, or of a region as a whole; None if the case has nothing of it."""
-    names = [name for name in map(str, label.values) if name in case.label_centres]
-    voxels = sum(case.label_counts[name] for name in names)
-    if voxels == 0:
-        return None
-    stored = [
-        sum(case.label_counts[name] * case.label_centres[name][axis] for name in names) / voxels for axis in range(3)
-    ]
-    volume = voxels * math.prod(case.spacing)
-    return _Place(centre=_canonical(case, stored), voxels=voxels, radius_mm=(volume * 3 / (4 * math.pi)) ** (1 / 3))
-
-
-def _canonical(case: CaseFingerprint, stored: Sequence[float]) -> Triple:
-    """Millimetres along the stored axes as those along the canonical ones: a flipped axis is counted from its other end."""
-    lengths = [(size - 1) * step for size, step in zip(case.shape, case.spacing, strict=True)]
-    turned = zip(
-        case.to_canonical.reorder(stored), case.to_canonical.reorder(lengths), case.to_canonical.flipped, strict=True
-    )
-    first, second, third = (length - place if flip else place for place, length, flip in turned)
-    return (first, second, third)
-
-
-def _side_pair(left: str, right: str, places: Mapping[str, Mapping[str, _Place]]) -> SidePair:
+def _side_pair(left: str, right: str, places: Mapping[str, Mapping[str, Place]]) -> SidePair:
     lefts, rights = places[left], places[right]
     both = [case for case in lefts if case in rights]
     against = tuple(
@@ -223,7 +190,7 @@ def _side_pair(left: str, right: str, places: Mapping[str, Mapping[str, _Place]]
     return SidePair(left=left, right=right, present=bool(lefts or rights), cases=len(both), against=against)
 
 
-def _lookalikes(names: Sequence[str], places: Mapping[str, Mapping[str, _Place]]) -> tuple[tuple[str, str], ...]:
+def _lookalikes(names: Sequence[str], places: Mapping[str, Mapping[str, Place]]) -> tuple[tuple[str, str], ...]:
     """Pairs of labels that lie like two sides, each label with the partner that lies most exactly beside it."""
     if len(names) > MOST_LABELS:
         return ()
@@ -239,7 +206,7 @@ def _lookalikes(names: Sequence[str], places: Mapping[str, Mapping[str, _Place]]
     return tuple(sorted(chosen))
 
 
-def _offset_of_sides(one: Mapping[str, _Place], other: Mapping[str, _Place]) -> float | None:
+def _offset_of_sides(one: Mapping[str, Place], other: Mapping[str, Place]) -> float | None:
     """Median distance along the other axes, as a share of that from side to side; None if these do not lie like sides."""
     both = [case for case in one if case in other]
     if len(both) < CASES_WITHOUT_NAMES:
@@ -259,7 +226,7 @@ def _offset_of_sides(one: Mapping[str, _Place], other: Mapping[str, _Place]) -> 
     return statistics.median(shares)
 
 
-def _sideways(one: _Place, other: _Place) -> tuple[float, bool]:
+def _sideways(one: Place, other: Place) -> tuple[float, bool]:
     """Distance along the other axes as a share of that from side to side, and whether the first is the left one.
 
     Labels that lie within each other are not beside each other: their distance is nothing that counts.

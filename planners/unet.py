@@ -28,6 +28,7 @@ from planners.augmentation import augmentation
 from planners.intensity import normalization
 from planners.lowres import LowResolution, low_resolution
 from planners.memory import FittedPatch, Room, TooLittleMemoryError, fit_count, fit_memory
+from planners.order import fixed_axes, sides_and_order
 from planners.presets import (
     DEFAULT,
     NNUNET,
@@ -38,7 +39,7 @@ from planners.presets import (
     Preset,
 )
 from planners.reasons import configuration_reasons, over_budget, plan_reasons
-from planners.sides import LEFT_RIGHT_AXIS, Sides, find_sides
+from planners.sides import LEFT_RIGHT_AXIS
 from planners.spacing import Grid, common_grid, large_after_resampling
 from planners.topology import Topology
 from planners.training import Length, largest_batch, length, training
@@ -113,7 +114,7 @@ class _Planning:
         self.preset, self.fingerprint, self.budget, self.cost = preset, fingerprint, budget, cost
         self._known_costs: dict[tuple[int, Topology, int], int] = {}
         self.grid: Grid = common_grid(fingerprint, preset.orientation, budget.wishes.spacing)
-        self.sides: Sides = find_sides(fingerprint)
+        self.sides, self.order = sides_and_order(preset, fingerprint)
 
     def plan(self, name: str) -> Plan:
         """The plan of all configurations that make sense, or those that are wanted."""
@@ -139,7 +140,7 @@ class _Planning:
             budget_bytes=budget.memory_bytes,
             device=budget.device,
             configurations=configurations,
-            reasons=plan_reasons(preset, self.sides),
+            reasons=plan_reasons(preset, self.sides, self.order),
             warnings=(*self.sides.warnings, *blown_up, *over_budget(preset, budget, configurations)),
         )
 
@@ -308,6 +309,7 @@ class _Planning:
             left_right_axis=axis if axis >= 0 else None,
             forbid_mirroring=self.sides.forbid_mirroring,
             swapped_labels=self.sides.swapped_labels,
+            fixed_axes=fixed_axes(self.order, self.grid.order, len(patch_size)),
         )
 
 

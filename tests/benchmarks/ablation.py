@@ -45,12 +45,14 @@ class Variant:
     Attributes:
         training: fields of the TrainingSpec.
         recipe: of augmentation.
+        augmentation: other fields of the AugmentationSpec; ``rotation_degrees`` is one number for all axes.
         small_until: share of the training during which patches have half the edge (rounded up to what the network halves).
         features: number of feature maps at every level, as a share of the planned.
     """
 
     training: Mapping[str, Any] = field(default_factory=dict)
     recipe: str | None = None
+    augmentation: Mapping[str, Any] = field(default_factory=dict)
     small_until: float = 0.0
     features: float = 1.0
 
@@ -73,6 +75,10 @@ VARIANTS: dict[str, Variant] = {
     "half of the foreground share": Variant({"foreground_share": 0.167}),
     "twice the foreground share": Variant({"foreground_share": 0.67}),
     "no augmentation": Variant(recipe="none"),
+    "no mirroring": Variant(augmentation={"mirror_axes": ()}),
+    "no rotation, mirroring": Variant(augmentation={"rotation_degrees": 0.0}),
+    "no mirroring, 30 degrees": Variant(augmentation={"mirror_axes": (), "rotation_degrees": 30.0}),
+    "no mirroring, 15 degrees": Variant(augmentation={"mirror_axes": (), "rotation_degrees": 15.0}),
     "small patches for the first half": Variant(small_until=0.5),
     "small patches for four fifths": Variant(small_until=0.8),
     "half of the features": Variant(features=0.5),
@@ -89,6 +95,10 @@ def changed(configuration: Configuration, variant: Variant, batch: int, iteratio
     augmentation = configuration.augmentation
     if variant.recipe:
         augmentation = msgspec.structs.replace(augmentation, recipe=variant.recipe)
+    other = dict(variant.augmentation)
+    if "rotation_degrees" in other:
+        other["rotation_degrees"] = (other["rotation_degrees"],) * len(augmentation.rotation_degrees)
+    augmentation = msgspec.structs.replace(augmentation, **other)
     features = tuple(int(number * variant.features) for number in configuration.network.features)
     network = msgspec.structs.replace(configuration.network, features=features)
     return msgspec.structs.replace(
