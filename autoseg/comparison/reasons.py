@@ -171,12 +171,8 @@ def structure_size(compared: Compared) -> Experiment:
         f"Dice of {compared.first} minus Dice of {compared.second} in {compared.basis}, for each label in thirds of the "
         f"cases by the volume of its reference ({_range(volumes)} ml)."
     )
-    return _of_groups(
-        compared,
-        ("structure_size", question, method),
-        thirds,
-        ("in the smallest third", "in the middle third", "in the largest third"),
-    )
+    names = tuple(f"in the {which} third" for which in ("smallest", "middle", "largest"))
+    return _of_groups(compared, ("structure_size", question, method), thirds, names)
 
 
 def slice_thickness(compared: Compared) -> Experiment:
