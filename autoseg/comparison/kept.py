@@ -10,6 +10,7 @@ from autoseg.crossvalidation.ensembles import Attempts, HeldOutCase
 from autoseg.errors import CasesFailedError, DocumentError, InputError
 from autoseg.files import read_document, write_document
 from autoseg.held_out_files import ComparisonFiles
+from autoseg.inference.ensembles import ensemble_bytes
 from autoseg.values import Labels, digest
 from autoseg.values.json_form import Value
 
@@ -55,7 +56,8 @@ class MeasureLabelMap(Value, frozen=True, kw_only=True):
 
     def bytes(self, item: HeldOutCase) -> int:
         """Memory that the work on a case takes at most."""
-        return BYTES_A_VOXEL * item.voxels
+        made = 0 if item.label_map else ensemble_bytes(item.voxels, 1, 1)
+        return made + BYTES_A_VOXEL * item.voxels
 
 
 class _Entry(Value, frozen=True, kw_only=True):

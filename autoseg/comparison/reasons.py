@@ -294,12 +294,11 @@ def _consistency_answer(contrasts: Sequence[Contrast], first: str, second: str) 
             f"{{span}} more than those of {second}.",
         )
     ]
-    sides = {-1: "less than those of the references", 1: "more than those of the references"}
-    for sign, how in sides.items():
+    for sign, how in {-1: "less", 1: "more"}.items():
         named = zip((first, second), contrasts[1:3], strict=True)
-        found = [f"{name} ({points(sign * (each.interval.mean or 0))})" for name, each in named if each.claim == sign]
+        found = [f"{name} by {points(sign * (each.interval.mean or 0))}" for name, each in named if each.claim == sign]
         if found:
-            parts.append(f"They agree {how} in the predictions of {' and '.join(found)}.")
+            parts.append(f"They agree {how} than those of the references: of {', of '.join(found)} points.")
     return " ".join(parts)
 
 
