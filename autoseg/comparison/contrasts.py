@@ -11,6 +11,7 @@ import msgspec
 import numpy as np
 
 from autoseg.statistics import (
+    PERMUTATIONS,
     BootstrapMeans,
     bootstrap_means,
     bootstrap_of_mean,
@@ -26,6 +27,10 @@ __all__ = ["FEWEST_PATIENTS", "contrast", "contrast_of_groups", "corrected"]
 
 #: Of fewer there are no bounds and no test, as in the selection.
 FEWEST_PATIENTS = SelectionRule().fewest_patients
+#: Numbers in memory at a time.
+BLOCK = 2**20
+#: Of the largest number: means that differ by that much are equal.
+ROUNDING = 1e-12
 
 
 def contrast(
@@ -57,8 +62,8 @@ def contrast(
 
 def contrast_of_groups(
     quantity: str,
-    first: np.ndarray,
-    second: np.ndarray,
+    values: np.ndarray,
+    groups: tuple[np.ndarray, np.ndarray],
     patients: Sequence[str],
     *,
     group: str,
@@ -66,18 +71,18 @@ def contrast_of_groups(
 ) -> Contrast:
     """The mean in one group of cases minus that in another one; patients are drawn for both together.
 
-    The groups hold different cases, so there are no pairs to exchange, and nothing is tested but by the interval. It has
-    bounds only if each group has patients enough.
+    The groups hold different cases, so there are no pairs to exchange: the test deals the numbers out to the cases anew. It
+    is not made where patients have several cases, which are alike. There are bounds only if each group has patients enough.
 
     Args:
         quantity: what was measured, in words.
-        first: ``(cases, labels)``, NaN where a case is not in the group.
-        second: of the same cases.
+        values: ``(cases, labels)``, NaN where not defined.
+        groups: bool ``(cases, labels)`` of the first and of the second; a case is in one of them or in none.
         patients: of each case.
         group: how the two are called.
         label: name of the label.
     """
-    tables = np.stack([as_table(first), as_table(second)])
+    tables = np.stack([np.where(chosen, as_table(values), np.nan) for chosen in groups])
     cases = int(np.isfinite(tables).any(axis=(0, 2)).sum())
     alone = [bootstrap_of_mean(table, patients) for table in tables]
     if not all(each.cases for each in alone):
@@ -86,9 +91,45 @@ def contrast_of_groups(
     means = bootstrap_means(tables, patients).difference(0, 1)
     whole = np.isfinite(means.drawn[:, 0])  # rarely, nobody of a group is drawn
     interval = interval_of(BootstrapMeans(means.observed, means.drawn[whole], means.without), cases)
+    p_value = None
     if min(each.patients for each in alone) < FEWEST_PATIENTS:
         interval = msgspec.structs.replace(interval, lower=None, upper=None)
-    return Contrast(quantity=quantity, label=label, group=group, interval=interval)
+    elif len(set(patients)) == len(patients):
+        p_value = _dealt_anew(as_table(values), np.stack(groups))
+    return Contrast(quantity=quantity, label=label, group=group, interval=interval, p_value=p_value)
+
+
+def _dealt_anew(values: np.ndarray, groups: np.ndarray) -> float:
+    """P value of a permutation test: how often groups differ as much whose numbers are dealt out by chance.
+
+    Args:
+        values: ``(cases, labels)``, NaN where not defined; the numbers of a case stay together.
+        groups: bool ``(2, cases, labels)``.
+    """
+    sizes = np.abs(np.nan_to_num(values))
+    order = np.lexsort(
+        [*sizes.T, *groups[0].T, *groups[1].T]
+    )  # neither the order of cases nor a sign makes a difference
+    values, groups = values[order], groups[:, order].astype(np.float64)
+
+    def apart(dealt: np.ndarray) -> np.ndarray:
+        """Of ``(deals, cases)``: the means over labels, ``(deals,)``."""
+        numbers = values[dealt]
+        sums = np.einsum("dcl,gcl->gdl", np.nan_to_num(numbers), groups)
+        counts = np.einsum("dcl,gcl->gdl", np.isfinite(numbers).astype(np.float64), groups)
+        both = (counts > 0).all(axis=0)
+        means = np.divide(sums, counts, out=np.zeros_like(sums), where=counts > 0)
+        return np.where(both, means[0] - means[1], 0.0).sum(axis=1) / np.maximum(both.sum(axis=1), 1)
+
+    random, number = np.random.default_rng(0), len(values)
+    observed = abs(float(apart(np.arange(number)[None])[0]))
+    extreme, left = 0, PERMUTATIONS
+    while left:
+        rows = min(left, max(1, BLOCK // values.size))
+        dealt = random.permuted(np.tile(np.arange(number), (rows, 1)), axis=1)
+        extreme += int((np.abs(apart(dealt)) >= observed - ROUNDING * sizes.max()).sum())
+        left -= rows
+    return (1 + extreme) / (1 + PERMUTATIONS)
 
 
 def corrected(contrasts: Sequence[Contrast]) -> tuple[Contrast, ...]:

@@ -154,13 +154,13 @@ def structure_size(compared: Compared) -> Experiment:
     voxels = np.array([np.nan if case.voxel_ml is None else case.voxel_ml for case in compared.measures[0]])
     volumes = volumes * voxels[:, None]
     differences = compared.dice[0] - compared.dice[1]
-    thirds = [np.full(differences.shape, np.nan) for _ in range(3)]
+    thirds = [np.zeros(differences.shape, bool) for _ in range(3)]
     for label in range(len(compared.labels)):
         known = np.flatnonzero(np.isfinite(volumes[:, label] + differences[:, label]))
         ordered = known[np.argsort(volumes[known, label], kind="stable")]
         for third, chosen in zip(thirds, np.array_split(ordered, 3), strict=True):
-            third[chosen, label] = differences[chosen, label]
-    if not all(np.isfinite(third).any() for third in thirds):
+            third[chosen, label] = True
+    if not all(third.any() for third in thirds):
         return Experiment(
             name="structure_size",
             question=question,
@@ -190,8 +190,7 @@ def slice_thickness(compared: Compared) -> Experiment:
         )
     limit = float(np.median(steps))
     thin = steps <= limit if (steps > limit).any() else steps < limit
-    differences = compared.dice[0] - compared.dice[1]
-    groups = [np.where(chosen[:, None], differences, np.nan) for chosen in (~thin, thin)]
+    groups = [np.broadcast_to(chosen[:, None], compared.dice.shape[1:]) for chosen in (~thin, thin)]
     method = (
         f"Dice of {compared.first} minus Dice of {compared.second} in {compared.basis}: images whose slices are "
         f"{_range(steps[~thin])} mm apart against those with {_range(steps[thin])} mm."
@@ -209,18 +208,24 @@ def _of_groups(
     Args:
         compared: the cases.
         titles: name, question and method.
-        groups: differences ``(cases, labels)``, NaN where a case is not in the group.
+        groups: bool ``(cases, labels)``: who is in each.
         names: of the groups, with their prepositions.
     """
     quantity, patients = f"Dice of {compared.first} minus Dice of {compared.second}", compared.patients
     apart = f"{names[0]} minus {names[-1]}"
     more = f"{quantity}, {apart}"
-    of_groups = [contrast(quantity, values, patients, group=group) for group, values in zip(names, groups, strict=True)]
-    contrasts = [contrast_of_groups(more, groups[0], groups[-1], patients, group=apart), *of_groups]
+    values = compared.dice[0] - compared.dice[1]
+    of_groups = [
+        contrast(quantity, np.where(chosen, values, np.nan), patients, group=group)
+        for group, chosen in zip(names, groups, strict=True)
+    ]
+    extremes = (groups[0], groups[-1])
+    contrasts = [contrast_of_groups(more, values, extremes, patients, group=apart), *of_groups]
     if len(compared.labels) > 1:
         contrasts += [
-            contrast_of_groups(more, groups[0][:, [place]], groups[-1][:, [place]], patients, group=apart, label=label)
+            contrast_of_groups(more, values[:, [place]], (one, other), patients, group=apart, label=label)
             for place, label in enumerate(compared.labels)
+            for one, other in [(extremes[0][:, [place]], extremes[1][:, [place]])]
         ]
     there = f"{_mean(of_groups[0])} {names[0]}, {_mean(of_groups[-1])} {names[-1]}"
     name, question, method = titles

@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 import numpy as np
 import pytest
+from scipy import stats
 
 from autoseg.comparison.contrasts import contrast, contrast_of_groups, corrected
 from autoseg.comparison.difference import difference_of, mean_dice
@@ -180,17 +181,45 @@ def test_the_patients_that_it_takes_decide():
 
 def test_groups_of_different_cases_are_compared_with_bounds_only_where_both_are_large_enough():
     random, cases = np.random.default_rng(0), [f"c{number}" for number in range(24)]
-    values = random.normal(0, 1, (24, 1))
-    thick, thin = values + 5, values.copy()
-    thick[12:], thin[:12] = np.nan, np.nan
-    apart = contrast_of_groups("x", thick, thin, cases, group="a minus b")
-    assert apart.interval.mean == pytest.approx(np.nanmean(thick) - np.nanmean(thin))
-    assert (apart.claim, apart.p_value) == (1, None)
-    assert contrast_of_groups("x", thin, thick, cases, group="").interval.mean == pytest.approx(-apart.interval.mean)
-    thick[4:] = np.nan
-    assert contrast_of_groups("x", thick, thin, cases, group="").interval.lower is None
-    thick[:] = np.nan
-    assert contrast_of_groups("x", thick, thin, cases, group="").interval.mean is None
+    values, thick = random.normal(0, 1, (24, 1)), np.arange(24)[:, None] < 12
+    values[thick] += 5
+    apart = contrast_of_groups("x", values, (thick, ~thick), cases, group="a minus b")
+    assert apart.interval.mean == pytest.approx(values[:12].mean() - values[12:].mean())
+    assert (apart.claim, apart.p_value) == (1, 1e-4)
+    back = contrast_of_groups("x", values, (~thick, thick), cases, group="")
+    assert (back.interval.mean, back.claim) == (pytest.approx(-apart.interval.mean), -1)
+    pairs = contrast_of_groups("x", values, (thick, ~thick), [f"p{number // 2}" for number in range(24)], group="")
+    assert (pairs.claim, pairs.p_value) == (1, None)  # cases of one patient are alike, so they are not dealt out
+    few = np.arange(24)[:, None] < 4
+    assert contrast_of_groups("x", values, (few, ~thick), cases, group="").interval.lower is None
+    assert contrast_of_groups("x", values, (few & ~few, ~thick), cases, group="").interval.mean is None
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_test_of_groups_is_that_of_scipy(seed):
+    random = np.random.default_rng(seed)
+    values, first = random.normal(0, 1, (20, 1)), np.arange(20)[:, None] < 8
+    found = contrast_of_groups("x", values, (first, ~first), [f"c{number}" for number in range(20)], group="")
+
+    def apart(one, other, axis):
+        return one.mean(axis=axis) - other.mean(axis=axis)
+
+    expected = stats.permutation_test((values[:8, 0], values[8:, 0]), apart, n_resamples=9999, random_state=1)
+    assert found.p_value == pytest.approx(expected.pvalue, abs=0.02)
+
+
+def test_cases_in_another_order_have_the_same_test_of_groups():
+    random = np.random.default_rng(0)
+    values, first, cases = (
+        random.normal(0, 1, (20, 2)),
+        random.random((20, 2)) < 0.5,
+        [f"c{number}" for number in range(20)],
+    )
+    values[3, 0] = np.nan
+    order = random.permutation(20)
+    there = contrast_of_groups("x", values, (first, ~first), cases, group="")
+    back = contrast_of_groups("x", -values[order], (first[order], ~first[order]), cases, group="")
+    assert there.p_value == back.p_value
 
 
 def test_only_experiments_that_carry_a_claim_are_told_as_one():
