@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -21,6 +22,7 @@ from autoseg.values import (
     Cost,
     Evidence,
     Experiment,
+    Length,
     Patients,
     Plan,
     Split,
@@ -197,7 +199,8 @@ def _answered(
     )
     trained = f"Each was trained once for {'this fold' if len(folds) == 1 else f'each of {len(folds)} folds'}"
     basis = f"{trained}; what another training would change stands in no interval."
-    return msgspec.structs.replace(comparison, answer=answer_of(comparison, [*notes, basis]))
+    notes = [*notes, *_shortened(question, costs), basis]
+    return msgspec.structs.replace(comparison, answer=answer_of(comparison, notes))
 
 
 def _needed(plan: Plan, configurations: Sequence[str]) -> list[str]:
@@ -313,6 +316,27 @@ def _costs(question: Question, finished: Finished) -> dict[str, dict[str, float 
             "seconds per case": of[name].seconds_per_case,
             "hours of training a fold": of[name].training_hours,
             "GiB planned for training": max(each.expected_memory_bytes for each in used) / GIBIBYTE,
+            "iterations of training a fold": _iterations(question, name),
             "million parameters": sum(parameter_count(each.network) for each in used) / 1e6,
         }
     return costs
+
+
+def _iterations(question: Question, name: str) -> float | None:
+    """Mean over folds of what was trained; None if one of them does not tell."""
+    files = [fold.folder.length for fold in question.finished[name].values()]
+    if not all(file.is_file() for file in files):
+        return None
+    return fmean(read_document(Length, file).trained for file in files)
+
+
+def _shortened(question: Question, costs: Mapping[str, Mapping[str, float | None]]) -> Iterator[str]:
+    """A sentence for each of the two that was not trained for as long as its plan says."""
+    for name in question.pair:
+        planned = question.plan.configuration(name).training.iterations
+        trained = costs[name]["iterations of training a fold"]
+        if trained is not None and trained < planned:
+            yield (
+                f"{name} was trained for {trained:.0f} of the {planned} iterations that are planned for it, so this says "
+                "nothing about the whole training."
+            )

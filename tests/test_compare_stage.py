@@ -68,6 +68,8 @@ def test_the_folds_of_both_are_compared_and_the_answer_is_written(workspace) -> 
     scores = json.loads((workspace.model().fold("2d", "0").validation / "summary.json").read_text())
     assert comparison.dice["2d"]["all"] == pytest.approx(scores["foreground_mean"]["Dice"], abs=0.2)
     assert not comparison.left_out
+    assert costs["iterations of training a fold"] == 8
+    assert "3d_fullres was trained for 8 of the " in comparison.answer
 
 
 def test_exchanged_names_turn_the_difference(workspace) -> None:

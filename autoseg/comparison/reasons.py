@@ -299,11 +299,15 @@ def _consistency_answer(contrasts: Sequence[Contrast], first: str, second: str) 
             f"{{span}} more than those of {second}.",
         )
     ]
-    for sign, how in {-1: "less", 1: "more"}.items():
-        named = zip((first, second), contrasts[1:3], strict=True)
-        found = [f"{name} by {points(sign * (each.interval.mean or 0))}" for name, each in named if each.claim == sign]
-        if found:
-            parts.append(f"They agree {how} than those of the references: of {', of '.join(found)} points.")
+    sides = {-1: "less", 1: "more"}
+    named = zip((first, second), contrasts[1:3], strict=True)
+    against = [
+        f"{sides[each.claim]} in those of {name} ({points(abs(each.interval.mean or 0))} points)"
+        for name, each in named
+        if each.claim
+    ]
+    if against:
+        parts.append(f"Compared with the references, they agree {' and '.join(against)}.")
     return " ".join(parts)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from autoseg.comparison.words import points
+from autoseg.comparison.words import cost_text, points
 from autoseg.values import Comparison, Contrast, Experiment, Interval
 
 __all__ = ["cost_rows", "difference_rows", "experiment_rows", "report_of"]
@@ -67,7 +67,7 @@ def cost_rows(comparison: Comparison) -> Iterator[list[str]]:
     yield ["", *names]
     for quantity in comparison.costs[comparison.first]:
         costs = (comparison.costs[name].get(quantity) for name in names)
-        yield [quantity, *("not measured" if cost is None else f"{cost:.3g}" for cost in costs)]
+        yield [quantity, *("not measured" if cost is None else cost_text(cost) for cost in costs)]
 
 
 def experiment_rows(comparison: Comparison) -> Iterator[list[str]]:

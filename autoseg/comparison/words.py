@@ -10,7 +10,17 @@ from autoseg.comparison.contrasts import FEWEST_PATIENTS
 from autoseg.errors import counted
 from autoseg.values import Comparison, Contrast, Experiment, Interval, SelectionRule
 
-__all__ = ["Outcome", "answer_of", "difference_answer", "outcome_of", "patients_needed", "points", "span", "told"]
+__all__ = [
+    "Outcome",
+    "answer_of",
+    "cost_text",
+    "difference_answer",
+    "outcome_of",
+    "patients_needed",
+    "points",
+    "span",
+    "told",
+]
 
 #: Less than that is no difference, in Dice; the same as in the selection.
 MARGIN = SelectionRule().margin
@@ -24,6 +34,11 @@ def points(dice: float) -> str:
     """A Dice, or a difference, in points: 0.912 is 91.20."""
     text = f"{100 * dice:.2f}"
     return "0.00" if text == "-0.00" else text
+
+
+def cost_text(cost: float) -> str:
+    """Three digits, and none of a large number is left out: ``0.412``, ``12500``."""
+    return f"{cost:.0f}" if cost >= 1000 else f"{cost:.3g}"
 
 
 def span(interval: Interval, *, turned: bool = False) -> str:
@@ -157,15 +172,12 @@ def _labels(labels: Sequence[Contrast], first: str, second: str) -> list[str]:
 
 def _costs(costs: Mapping[str, Mapping[str, float | None]], first: str, second: str) -> list[str]:
     """What the first costs instead of the second, of what is known of both."""
-    pairs = {
-        quantity: (cost, costs[second].get(quantity))
-        for quantity, cost in costs[first].items()
-        if cost is not None and costs[second].get(quantity) is not None
-    }
-    if not pairs:
-        return ["What the two cost was not measured."]
-    listed = [f"{one:.3g} instead of {other:.3g} {quantity}" for quantity, (one, other) in pairs.items()]
-    return [f"{first} costs {', '.join(listed)}."]
+    listed = [
+        f"{cost_text(one)} instead of {cost_text(other)} {quantity}"
+        for quantity, one in costs[first].items()
+        if one is not None and (other := costs[second].get(quantity)) is not None
+    ]
+    return [f"{first} costs {', '.join(listed)}."] if listed else ["What the two cost was not measured."]
 
 
 def _reasons(experiments: Sequence[Experiment]) -> list[str]:

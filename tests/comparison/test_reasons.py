@@ -86,7 +86,7 @@ def test_predictions_that_flicker_are_told():
     found = compared(nothing, flickering)["slice_consistency"]
     assert claim(found) == 1
     assert "Predictions of 2d change more from slice to slice than those of 3d" in found.answer
-    assert "They agree less than those of the references: of 2d by " in found.answer
+    assert "Compared with the references, they agree less in those of 2d (" in found.answer
     flips = next(each for each in found.contrasts if each.quantity.startswith("voxels") and "2d" in each.quantity[-20:])
     assert flips.claim == -1
     assert claim(compared(flickering, nothing)["slice_consistency"]) == -1
