@@ -7,6 +7,8 @@ models/PLAN/
     ensembles/CASE.json             scores of ensembles, and what postprocessing does, by content
     postprocessing.json             of the selected candidate
     selection.json                  which candidate is used, and why; written last
+    comparison/CASE.json            what label maps tell of single cases, by content
+    comparison.json, comparison.md  two configurations compared, for programs and for people
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from pathlib import Path
 
 from autoseg.workspace import FoldFolder, ModelFolder
 
-__all__ = ["SelectionFiles", "ValidationFiles"]
+__all__ = ["ComparisonFiles", "SelectionFiles", "ValidationFiles"]
 
 
 class ValidationFiles:
@@ -66,3 +68,28 @@ class SelectionFiles:
     def case(self, case_id: str) -> Path:
         """What has been computed of one case."""
         return self.folder / "ensembles" / f"{case_id}.json"
+
+
+class ComparisonFiles:
+    """What a comparison of two configurations leaves in a model folder.
+
+    Args:
+        model: the folder.
+    """
+
+    def __init__(self, model: ModelFolder) -> None:
+        self.folder = model.path
+
+    @property
+    def comparison(self) -> Path:
+        """All numbers and what they say."""
+        return self.folder / "comparison.json"
+
+    @property
+    def report(self) -> Path:
+        """The same for people."""
+        return self.folder / "comparison.md"
+
+    def case(self, case_id: str) -> Path:
+        """What has been measured of one case."""
+        return self.folder / "comparison" / f"{case_id}.json"

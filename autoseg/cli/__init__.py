@@ -14,6 +14,7 @@ import click
 from autoseg import __version__
 from autoseg.cli.benchmark import benchmark
 from autoseg.cli.check import check
+from autoseg.cli.compare import compare
 from autoseg.cli.convert import convert
 from autoseg.cli.data import plan, preprocess
 from autoseg.cli.demo import demo
@@ -39,12 +40,27 @@ def autoseg() -> None:
     autoseg plan DATASET              look at the data, plan networks that fit it
     autoseg train 3d_fullres 0        train one fold
     autoseg select                    choose the configuration or ensemble that predicts
+    autoseg compare                   is 3D better than 2D here, and how sure is that
     autoseg predict -i DIR -o DIR     segment new images with the best model
     autoseg evaluate -p DIR -r DIR    score against references
     """
 
 
-for command in (check, run, status, plan, preprocess, train, select, predict, evaluate, convert, demo, benchmark):
+for command in (
+    check,
+    run,
+    status,
+    plan,
+    preprocess,
+    train,
+    compare,
+    select,
+    predict,
+    evaluate,
+    convert,
+    demo,
+    benchmark,
+):
     autoseg.add_command(command)
 
 

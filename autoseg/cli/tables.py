@@ -12,6 +12,7 @@ from autoseg.cli.options import seconds
 from autoseg.errors import counted
 from autoseg.planning import GIBIBYTE
 from autoseg.values import (
+    Comparison,
     Configuration,
     Cost,
     MeanScore,
@@ -28,7 +29,15 @@ from autoseg.values.scores import Measured
 if TYPE_CHECKING:
     from autoseg.estimates import Explanation
 
-__all__ = ["explanation_text", "patients_text", "plan_text", "selection_text", "summary_text", "table"]
+__all__ = [
+    "comparison_text",
+    "explanation_text",
+    "patients_text",
+    "plan_text",
+    "selection_text",
+    "summary_text",
+    "table",
+]
 
 
 DEVICES = {
@@ -242,6 +251,16 @@ def selection_text(selection: Selection, postprocessing: Postprocessing) -> str:
             ]
         )
     return f"{table(rows)}\n\n{_wrapped(selection.reason)}\n{_wrapped(_postprocessing(postprocessing))}"
+
+
+def comparison_text(comparison: Comparison) -> str:
+    """The difference per label, its costs, the first number of every experiment; then the answer in words."""
+    from autoseg.comparison.report import cost_rows, difference_rows, experiment_rows
+
+    parts = [table(list(difference_rows(comparison))), table(list(cost_rows(comparison)))]
+    if comparison.experiments:
+        parts.append(table(list(experiment_rows(comparison))))
+    return "\n\n".join([*parts, _wrapped(comparison.answer)])
 
 
 def _behind(standing: Standing) -> str:

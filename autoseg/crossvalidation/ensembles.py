@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import msgspec
 import numpy as np
@@ -21,21 +21,38 @@ from autoseg.files import content_hash, read_document, write_document
 from autoseg.held_out_files import SelectionFiles
 from autoseg.inference.ensembles import ensemble_bytes, ensemble_label_maps
 from autoseg.inference.probabilities import KeptProbabilities
-from autoseg.io.case_store import CaseStore
+from autoseg.io.case_store import CaseStore, StoredCase
 from autoseg.io.cases import read_labels
 from autoseg.logs import Logger
 from autoseg.selection import case_effects
 from autoseg.values import CaseEffects, Labels, digest
 from autoseg.values.json_form import Value
 
-__all__ = ["Dice", "EnsembleScores", "HeldOutCase", "PostprocessingEffects", "Work"]
+__all__ = ["Attempts", "CaseTask", "Dice", "EnsembleScores", "HeldOutCase", "PostprocessingEffects", "Work"]
 
-Result = TypeVar("Result")
+Result = TypeVar("Result", covariant=True)
 #: Changes when the same files get other scores.
 SCORING = "1"
 #: Of one case: label name to Dice, None where it is not defined.
 Dice = dict[str, float | None]
 BYTES_OF_EFFECTS = 40
+
+
+class CaseTask(Protocol[Result]):
+    """What is done with one held-out case; one that is also a ``Value`` can run in another process."""
+
+    @property
+    def stage(self) -> str:
+        """For messages."""
+        ...
+
+    def __call__(self, item: HeldOutCase) -> Result:
+        """The result of one case."""
+        ...
+
+    def bytes(self, item: HeldOutCase) -> int:
+        """Memory that the work on a case takes at most."""
+        ...
 
 
 class HeldOutCase(Value, frozen=True, kw_only=True):
@@ -65,7 +82,11 @@ class HeldOutCase(Value, frozen=True, kw_only=True):
 
     def reference(self) -> np.ndarray:
         """Integers ``(*spatial)`` on the grid and in the order of the case's files."""
-        return np.asarray(CaseStore(Path(self.store)).open(self.id, self.key).reference)
+        return np.asarray(self.stored().reference)
+
+    def stored(self) -> StoredCase:
+        """The preprocessed case."""
+        return CaseStore(Path(self.store)).open(self.id, self.key)
 
     def label_maps(self, labels: Labels) -> list[np.ndarray]:
         """Label maps ``(*spatial)`` of the candidates, in their order."""
@@ -162,29 +183,76 @@ class _Document(Value, frozen=True, kw_only=True, tag_field="schema", tag="autos
     effects: dict[str, _Tried] = {}
 
 
+class Attempts:
+    """Runs a task over held-out cases.
+
+    Args:
+        executor: runs the cases.
+        logger: for progress.
+        stop: asked after every case.
+        mend: makes preprocessed cases anew whose references turn out damaged.
+    """
+
+    def __init__(
+        self,
+        executor: Executor,
+        logger: Logger,
+        stop: Callable[[], bool],
+        mend: Callable[[Sequence[HeldOutCase]], None],
+    ) -> None:
+        self._executor, self._logger, self._stop, self._mend = executor, logger, stop, mend
+
+    def run(
+        self, task: CaseTask[Result], items: Sequence[HeldOutCase], total: int
+    ) -> Iterator[tuple[HeldOutCase, Result]]:
+        """Every case with its result; those whose references turn out damaged are made anew and tried once more.
+
+        Args:
+            task: for each case.
+            items: the cases that it is not done of.
+            total: with those that it was done of before.
+
+        Raises:
+            CasesFailedError: some cases failed, all others have been given.
+            InterruptedRunError: ``stop`` said so.
+        """
+        done = total - len(items)
+        failures: dict[str, BaseException] = {}
+        for attempt in range(2):
+            damaged = []
+            for outcome in self._executor.run(task, items, costs=[task.bytes(item) for item in items]):
+                if isinstance(outcome.error, DamagedCaseError) and not attempt:
+                    damaged.append(outcome.item)
+                    continue
+                if outcome.result is None:
+                    failures[outcome.item.id] = outcome.error or InputError("unknown failure")
+                else:
+                    yield outcome.item, outcome.result
+                done += 1
+                self._logger.event("progress", stage=task.stage, done=done, total=total, detail=outcome.item.id)
+                if self._stop():
+                    raise InterruptedRunError(
+                        f"stopped after {done} of {total} cases; they are kept, and the same command goes on from here"
+                    )
+            if not damaged:
+                break
+            self._mend(damaged)
+            items = damaged
+        if failures:
+            raise CasesFailedError(task.stage, dict(sorted(failures.items())), total - len(failures))
+
+
 class Work:
     """Computes what is not known yet, case by case.
 
     Args:
         files: where it is kept.
         labels: that are scored.
-        executor: runs the cases.
-        logger: for progress.
-        stop: asked after every case.
-        mend: makes preprocessed cases anew, by their ids, whose references turn out damaged.
+        attempts: runs the cases.
     """
 
-    def __init__(
-        self,
-        files: SelectionFiles,
-        labels: Labels,
-        executor: Executor,
-        logger: Logger,
-        stop: Callable[[], bool],
-        mend: Callable[[Sequence[HeldOutCase]], None],
-    ) -> None:
-        self._files, self._labels, self._executor = files, labels, executor
-        self._logger, self._stop, self._mend = logger, stop, mend
+    def __init__(self, files: SelectionFiles, labels: Labels, attempts: Attempts) -> None:
+        self._files, self._labels, self._attempts = files, labels, attempts
 
     def scores(self, cases: Sequence[HeldOutCase]) -> dict[str, dict[str, Dice]]:
         """Candidate to case to scores, of all candidates that the cases ask for.
@@ -205,7 +273,7 @@ class Work:
             if missing:
                 waiting.append(msgspec.structs.replace(case, candidates=missing))
         task = EnsembleScores(labels=self._labels)
-        for case, result in self._run(task, task.stage, task.bytes, waiting, len(cases)):
+        for case, result in self._attempts.run(task, waiting, len(cases)):
             before = self._known(case)
             new = {name: _Scored(key=keys[case.id][name], dice=dice) for name, dice in result.items()}
             self._write(case, msgspec.structs.replace(before, scores={**before.scores, **new}))
@@ -231,7 +299,7 @@ class Work:
             else:
                 waiting.append(case)
         task = PostprocessingEffects(labels=self._labels)
-        for case, result in self._run(task, task.stage, task.bytes, waiting, len(cases)):
+        for case, result in self._attempts.run(task, waiting, len(cases)):
             before, (name,) = self._known(case), case.candidates
             new = _Tried(key=keys[case.id], effects=result[name])
             self._write(case, msgspec.structs.replace(before, effects={**before.effects, name: new}))
@@ -246,40 +314,6 @@ class Work:
 
     def _write(self, case: HeldOutCase, document: _Document) -> None:
         write_document(self._files.case(case.id), document)
-
-    def _run(
-        self,
-        task: Callable[[HeldOutCase], Result],
-        stage: str,
-        cost: Callable[[HeldOutCase], int],
-        items: Sequence[HeldOutCase],
-        total: int,
-    ) -> Iterator[tuple[HeldOutCase, Result]]:
-        """Every case with its result; those whose references turn out damaged are made anew and tried once more."""
-        done = total - len(items)
-        failures: dict[str, BaseException] = {}
-        for attempt in range(2):
-            damaged = []
-            for outcome in self._executor.run(task, items, costs=[cost(item) for item in items]):
-                if isinstance(outcome.error, DamagedCaseError) and not attempt:
-                    damaged.append(outcome.item)
-                    continue
-                if outcome.result is None:
-                    failures[outcome.item.id] = outcome.error or InputError("unknown failure")
-                else:
-                    yield outcome.item, outcome.result
-                done += 1
-                self._logger.event("progress", stage=stage, done=done, total=total, detail=outcome.item.id)
-                if self._stop():
-                    raise InterruptedRunError(
-                        f"stopped after {done} of {total} cases; they are kept, and the same command goes on from here"
-                    )
-            if not damaged:
-                break
-            self._mend(damaged)
-            items = damaged
-        if failures:
-            raise CasesFailedError(stage, dict(sorted(failures.items())), total - len(failures))
 
 
 def _is_of(known: _Scored | None, key: str) -> bool:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from autoseg.crossvalidation.ensembles import Dice, HeldOutCase, Work
+from autoseg.crossvalidation.ensembles import Attempts, Dice, HeldOutCase, Work
 from autoseg.crossvalidation.finished import FinishedFold
 from autoseg.errors import DamagedCaseError, InputError
 from autoseg.executors import Executor
@@ -38,6 +38,9 @@ class HeldOut:
         executor: runs the cases.
         logger: for events.
         stop: asked after every case.
+
+    Attributes:
+        attempts: runs tasks over the cases.
     """
 
     def __init__(
@@ -52,7 +55,8 @@ class HeldOut:
     ) -> None:
         self._workspace, self._plan, self._finished = workspace, plan, finished
         self._executor, self._logger, self._stop = executor, logger, stop
-        self._work = Work(SelectionFiles(model), plan.labels, executor, logger, stop, self._mend)
+        self.attempts = Attempts(executor, logger, stop, self._mend)
+        self._work = Work(SelectionFiles(model), plan.labels, self.attempts)
         self._stores = {name: case_store_of(workspace, plan, name, partial(self._rebuild, name)) for name in finished}
         self._cases, self._lacking = self._cases_with_probabilities()
 
@@ -81,23 +85,31 @@ class HeldOut:
         members = selection.members
         items = []
         for case in sorted(scores):
-            fold, file = self._fold_of(members[0])[case], ""
-            if len(members) == 1:
-                file = str(fold.folder.validation / fold.scores[case].prediction_file)
-                file = file if Path(file).is_file() else ""
-                if not file and case in self._lacking[members[0]]:
-                    raise InputError(
-                        "neither the label map nor the probabilities of a held-out case are there",
-                        case=case,
-                        file=fold.folder.validation,
-                        remedy=f"Repeat the training's command, which makes them anew: {_command(fold)}",
-                    )
-            asked = {selection.winner: members}
-            items.append(msgspec.structs.replace(self._cases[case], label_map=file, candidates=asked))
+            of_one = self.case(members[0], case) if len(members) == 1 else self._cases[case]
+            items.append(msgspec.structs.replace(of_one, candidates={selection.winner: members}))
         effects = self._work.effects(items)
         for case, each in effects.items():
             _check_same(case, [row[0] for row in each.dice[0]], list(scores[case].values()), selection.winner)
         return decide_postprocessing(effects, self._plan.labels)
+
+    def case(self, configuration: str, case: str) -> HeldOutCase:
+        """A held-out case that asks for one configuration's label map: the file, or what is made of kept probabilities.
+
+        Raises:
+            InputError: neither is there.
+        """
+        fold = self._fold_of(configuration)[case]
+        file = fold.folder.validation / fold.scores[case].prediction_file
+        if not file.is_file() and case in self._lacking[configuration]:
+            raise InputError(
+                "neither the label map nor the probabilities of a held-out case are there",
+                case=case,
+                file=fold.folder.validation,
+                remedy=f"Repeat the training's command, which makes them anew: {_command(fold)}",
+            )
+        asked = {configuration: (configuration,)}
+        label_map = str(file) if file.is_file() else ""
+        return msgspec.structs.replace(self._cases[case], label_map=label_map, candidates=asked)
 
     def _fold_of(self, configuration: str) -> dict[str, FinishedFold]:
         """Held-out case to the fold that predicted it."""
