@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from filelock import FileLock, Timeout
 
-from autoseg.cascade_stage import staged_store
+from autoseg.cascade_stage import EarlierMaps, staged_store
 from autoseg.errors import HeldError
 from autoseg.estimates import announce
 from autoseg.files import read_document, sweep, write_document
@@ -125,7 +125,7 @@ def job_of(
     iterations: int,
     annotated: Mapping[str, tuple[str, ...]],
     source: Source | None,
-    previous_keys: Mapping[str, str],
+    earlier: EarlierMaps,
 ) -> TrainJob:
     """The training of a fold, fully specified.
 
@@ -138,7 +138,7 @@ def job_of(
         iterations: planned.
         annotated: case id to the labels that were looked for, of the cases in which not all were.
         source: of the weights to begin with, if any.
-        previous_keys: case id to content key of what the stage before predicted; empty without one.
+        earlier: what the stage before predicted, if there is one.
     """
     used = sorted((*cases.train, *cases.val))
     return TrainJob(
@@ -152,7 +152,8 @@ def job_of(
         annotated={case: annotated[case] for case in used if case in annotated},
         parts=foreign_parts(plan, configuration),
         begins_from=source.sha256 if source else "",
-        previous_keys=dict(previous_keys),
+        previous_keys=earlier.keys,
+        previous_weights=earlier.weights,
     )
 
 

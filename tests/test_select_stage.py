@@ -23,6 +23,7 @@ from autoseg.io.checked import sealed
 from autoseg.networks.weights import load_tensors, save_tensors
 from autoseg.preprocessing.inverse import restore_labels
 from autoseg.selection import repeated
+from autoseg.status_stage import workspace_status
 from autoseg.values import (
     PREDICTION_RECORD,
     ComponentStep,
@@ -346,6 +347,13 @@ def test_a_selection_of_other_trainings_predicts_nothing(workspace, phantoms, tm
     with pytest.raises(InputError, match=r"postprocessing\.json is missing"):
         pipeline.predict(phantoms / "imagesTs", tmp_path / "a", workspace=workspace, device="cpu")
     assert not (tmp_path / "a").exists()
+
+
+def test_what_was_left_out_of_a_comparison_may_be_trained_on(workspace, phantoms, tmp_path) -> None:
+    select(workspace, configurations=["2d"])
+    assert workspace_status(workspace).plans[0].selection.changed == ()
+    predicted = pipeline.predict(phantoms / "imagesTs", tmp_path / "a", workspace=workspace, device="cpu")
+    assert (predicted.selected, predicted.choice.configuration) == (True, "2d")
 
 
 def test_the_command_shows_a_table_and_prints_json(workspace, capsys) -> None:

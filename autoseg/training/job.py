@@ -97,6 +97,7 @@ def job_to_do(path: Path, wanted: TrainJob, *, exact_length: bool, plan: Plan | 
         named["previous_keys"] = (
             f"what the stage before predicted{_of_cases(there.previous_keys, wanted.previous_keys)}"
         )
+        named["previous_weights"] = "the weights of the stage before"
         named["parts"] = f"the code of {_changed_parts(there.parts, wanted.parts)}"
         found, expected = ", ".join(named.get(name, name) for name in changed) + " changed since", "the same as then"
         before = FoldFolder(path.parent).plan
