@@ -23,7 +23,14 @@ if TYPE_CHECKING:
     from autoseg.io.earlier_store import EarlierStore
     from autoseg.logs import Logger
 
-__all__ = ["EarlierMaps", "first_stage_missing", "holding_folds", "prepare_earlier", "require_first_stage", "staged_store"]
+__all__ = [
+    "EarlierMaps",
+    "first_stage_missing",
+    "holding_folds",
+    "prepare_earlier",
+    "require_first_stage",
+    "staged_store",
+]
 
 
 @dataclass(frozen=True, kw_only=True)

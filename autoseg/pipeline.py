@@ -252,7 +252,7 @@ def _train_folds(
     used = sorted({case for cases in folds.values() for case in (*cases.train, *cases.val)})
     annotated = {case.id: case.annotated or () for case in workspace.dataset().partly_annotated}
     sources = find_sources(begin_from, plan, configuration, list(folds)) if begin_from else {}
-    announce_new(workspace, model, configuration, list(folds), wish, device, logger)
+    announce_new(workspace, model, configuration, folds, wish, device, logger, probabilities=probabilities)
     keys = preprocess(
         workspace, [configuration], plan_name=name, cases=used, executor=executor, logger=logger, stop=stop
     )[configuration]

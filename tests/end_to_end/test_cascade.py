@@ -266,9 +266,7 @@ def test_a_first_stage_with_other_weights_neither_trains_nor_predicts(
     said = rf"fold 0 of 'second' was trained with what 'low', fold 0.*expected weights {told['0'][:12]}"
     for model in (workspace.model(), ModelFolder(shutil.copytree(workspace.model().path, tmp_path / "moved"))):
         with pytest.raises(InputError, match=said):
-            pipeline.predict(
-                phantoms / "imagesTs", tmp_path / "out", model=model, configuration="second", device="cpu"
-            )
+            pipeline.predict(phantoms / "imagesTs", tmp_path / "out", model=model, configuration="second", device="cpu")
     assert not (tmp_path / "out").exists()
     with pytest.raises(InputError, match=rf"{said}.*autoseg train second 0"):
         pipeline.select_best(workspace, configurations=["second"])
