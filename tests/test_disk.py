@@ -74,7 +74,7 @@ def test_probabilities_are_counted_on_each_case_s_own_grid_and_refused_where_the
         monkeypatch.setattr(disk, "free_bytes", lambda folder, least=least: least)
         disk.check_room_for_probabilities(tmp_path, raw, compressed=compressed)
         monkeypatch.setattr(disk, "free_bytes", lambda folder, least=least: least - 1)
-        with pytest.raises(DiskFullError, match="probabilities of the held-out cases take at least.*--no-probabil"):
+        with pytest.raises(DiskFullError, match=r"probabilities of the held-out cases take at least.*--no-probabil"):
             disk.check_room_for_probabilities(tmp_path, raw, compressed=compressed)
 
 

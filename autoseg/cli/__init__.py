@@ -17,6 +17,7 @@ from autoseg.cli.check import check
 from autoseg.cli.convert import convert
 from autoseg.cli.data import plan, preprocess
 from autoseg.cli.demo import demo
+from autoseg.cli.export import export
 from autoseg.cli.models import evaluate, predict, train
 from autoseg.cli.run import run
 from autoseg.cli.select import select
@@ -40,11 +41,26 @@ def autoseg() -> None:
     autoseg train 3d_fullres 0        train one fold
     autoseg select                    choose the configuration or ensemble that predicts
     autoseg predict -i DIR -o DIR     segment new images with the best model
+    autoseg export -o MODEL.zip       the selected model in one file, for others
     autoseg evaluate -p DIR -r DIR    score against references
     """
 
 
-for command in (check, run, status, plan, preprocess, train, select, predict, evaluate, convert, demo, benchmark):
+for command in (
+    check,
+    run,
+    status,
+    plan,
+    preprocess,
+    train,
+    select,
+    predict,
+    export,
+    evaluate,
+    convert,
+    demo,
+    benchmark,
+):
     autoseg.add_command(command)
 
 
