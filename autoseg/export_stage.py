@@ -87,6 +87,13 @@ def export_model(
     check_target(target)
     models = [workspace.model(plan_name)] if plan_name else workspace.existing().models()
     chosen = choose(models, configuration, folds)
+    if chosen.selection is not None and chosen.selection.folds != _members(chosen):
+        raise InputError(
+            "what was selected is exported with all folds that it was selected with",
+            found=f"fold {', '.join(folds)}",
+            expected="; ".join(f"{name}: {', '.join(of)}" for name, of in chosen.selection.folds.items()),
+            remedy="Leave out -f, or name a configuration with -c: it is exported as it is, without the selection.",
+        )
     for choice in chosen.choices:  # what cannot predict here is not exported
         load_staged_predictor(chosen.model, choice, device="cpu")
     stages = {(stage.configuration, fold): None for stage in chosen.stages() for fold in stage.folds}
@@ -168,15 +175,13 @@ def _metrics(workspace: Workspace, chosen: Chosen, plan: Plan) -> Metrics:
         case = score.prediction_file.removesuffix(ending)
         return patients.patient_of.get(case, case) if patients else case
 
-    selection = chosen.selection.selection if chosen.selection else None
-    members = _members(chosen)
-    as_selected = selection is not None and chosen.selection is not None and chosen.selection.folds == members
+    selection, members = chosen.selection.selection if chosen.selection else None, _members(chosen)
     return pooled_metrics(
         "+".join(members) if selection is None else selection.winner,
         plan.labels,
         {name: _summaries(chosen.model, name, folds) for name, folds in members.items()},
         {choice.configuration: choice.dice for choice in chosen.choices},
-        selection.evidence if selection is not None and (as_selected or len(members) > 1) else None,
+        selection.evidence if selection else None,
         patient_of,
     )
 

@@ -166,7 +166,7 @@ def train(
         fold: a number, several ("0,2", "0..4"), "all" for every fold in turn, or "full" for one model on all cases.
         plan_name: the active plan by default.
         parts: plugs instead of the plan's: a plan with them is derived, and trained beside it.
-        begin_from: a model of ours, exported or not, or of nnU-Net's: a new training begins with its weights; no code of it is run.
+        begin_from: a model of ours or nnU-Net's, a new training begins with its weights; no code of it is run.
         epochs: length in the plan's epochs.
         iterations: length in iterations, instead of ``epochs``.
         hours: time of each fold, with the scoring, without the preprocessing, instead of ``epochs``.

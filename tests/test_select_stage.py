@@ -39,26 +39,14 @@ from autoseg.values import (
 )
 from autoseg.workspace import ModelFolder, Workspace
 from tests.command_line import invoke
-from tests.conftest import TINY_PRESET
 from tests.training.test_loop import Listening
 
 BOTH = "2d+3d_fullres"
 
 
-@pytest.fixture(scope="module")
-def trained(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A workspace with folds 0 and 1 of two configurations; tests work on a copy."""
-    workspace = Workspace(tmp_path_factory.mktemp("selecting") / "W")
-    pipeline.plan_dataset(phantoms, workspace, preset=TINY_PRESET, name="tiny", device="cpu", memory_gib=2)
-    for configuration in ("2d", "3d_fullres"):
-        for fold in "01":
-            pipeline.train(workspace, configuration, fold, iterations=8, device="cpu")
-    return workspace.path
-
-
 @pytest.fixture
-def workspace(trained: Path, tmp_path: Path) -> Workspace:
-    return Workspace(shutil.copytree(trained, tmp_path / "W"))
+def workspace(trained_pair: Path, tmp_path: Path) -> Workspace:
+    return Workspace(shutil.copytree(trained_pair, tmp_path / "W"))
 
 
 def select(workspace: Workspace, **options) -> Selection:

@@ -214,7 +214,7 @@ def _trainings(facts: CardFacts) -> Iterator[str]:
 
 def _limits(facts: CardFacts) -> Iterator[str]:
     yield "- Not a medical device. Every result has to be looked at by somebody who can judge it."
-    yield "- The scores hold for images like those above: of other scanners, protocols, ages or diseases they promise nothing."
+    yield "- The scores hold for images like those above; of other scanners, protocols, ages or diseases they say nothing."
     if facts.metrics.cases and facts.metrics.patients < 20:
         yield f"- {counted(facts.metrics.patients, 'patient')} are few: what went wrong in none of them is in no interval."
     if any(each.iterations < 10_000 for each in facts.trainings):
@@ -223,13 +223,13 @@ def _limits(facts: CardFacts) -> Iterator[str]:
     absent = [label for label, each in facts.metrics.dice.items() if each.mean is None]
     if absent and facts.metrics.cases:
         yield f"- No held-out case tells anything of {', '.join(absent)}."
-    yield "- Weights can tell something of the images that they were learnt from; that no image can be made of them is not proven."
+    yield "- Weights hold something of the images that they were learnt from. That no image follows from them is not proven."
 
 
 def _usage(plan: Plan) -> Iterator[str]:
     yield "```bash"
     yield "autoseg predict -i IMAGES -o PREDICTIONS -m THIS_FOLDER_OR_ARCHIVE"
-    yield "autoseg train CONFIGURATION 0 --from THIS_FOLDER_OR_ARCHIVE     # to begin a training of your own with its weights"
+    yield "autoseg train CONFIGURATION 0 --from THIS_FOLDER_OR_ARCHIVE     # begins with its weights"
     yield "```"
     if len(plan.channels) > 1:
         yield ""

@@ -275,6 +275,32 @@ def test_a_first_stage_with_other_weights_neither_trains_nor_predicts(
         pipeline.train(workspace, "second", "1", iterations=1, device="cpu")
 
 
+def test_an_exported_cascade_holds_both_stages_and_predicts_the_same(
+    trained: Path, phantoms: Path, tmp_path: Path
+) -> None:
+    """Nothing was selected: the export itself says that the second stage predicts. The first one is checked there, too."""
+    workspace = Workspace(shutil.copytree(trained, tmp_path / "W"))
+    low = workspace.model().fold("low", "0").model
+    tensors, metadata = load_tensors(low)
+    options = {"configuration": "second", "folds": ["0"]}
+    made = pipeline.export_model(workspace, tmp_path / "model", **options)
+    assert made.members == {"second": ("0",)}
+    before = pipeline.predict(phantoms / "imagesTs", tmp_path / "a", workspace=workspace, device="cpu", **options)
+    workspace.path.rename(tmp_path / "gone")
+    exported = ModelFolder(tmp_path / "model")
+    after = pipeline.predict(phantoms / "imagesTs", tmp_path / "b", model=exported, device="cpu")
+    assert [(each.configuration, each.folds) for each in after.choices] == [("second", ("0",))]
+    for case, file in before.files.items():
+        assert file.read_bytes() == after.files[case].read_bytes()
+    plan = exported.plan()
+    assert [stage.configuration for stage in stages_of(exported, plan, after.choice)] == ["low", "second"]
+    told = load_metadata(exported.fold("second", "0").model)["previous_weights"]
+    assert told["0"] == weights_id(exported.fold("low", "0").model)
+    save_tensors(exported.fold("low", "0").model, tensors, {**metadata, "skipped": ["x"]})
+    with pytest.raises(InputError, match=r"low/fold_0/model\.safetensors has another content than its list states"):
+        pipeline.predict(phantoms / "imagesTs", tmp_path / "c", model=exported, device="cpu")
+
+
 @pytest.mark.parametrize("configurations", [(), ("second",)])
 def test_a_selection_holds_while_the_first_stage_is_the_same(
     trained: Path, phantoms: Path, tmp_path: Path, configurations: tuple[str, ...]
