@@ -6,7 +6,7 @@ import contextlib
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from autoseg.disk import GIBIBYTE, free_bytes
@@ -108,7 +108,7 @@ def files_of(folder: Path) -> dict[str, ExportedFile]:
 
 
 def write_manifest(
-    folder: Path, plan: str, members: Mapping[str, tuple[str, ...]], versions: Mapping[str, str], *, selected: bool
+    folder: Path, plan: str, members: Mapping[str, Sequence[str]], versions: Mapping[str, str], *, selected: bool
 ) -> None:
     """Writes the list of all files that lie in an export's folder; last.
 
@@ -120,6 +120,10 @@ def write_manifest(
         selected: whether ``autoseg select`` chose the members.
     """
     manifest = Exported(
-        plan=plan, members=dict(members), selected=selected, versions=dict(versions), files=files_of(folder)
+        plan=plan,
+        members={name: tuple(folds) for name, folds in members.items()},
+        selected=selected,
+        versions=dict(versions),
+        files=files_of(folder),
     )
     write_document(folder / MANIFEST, manifest)
