@@ -78,6 +78,8 @@ def job_to_do(path: Path, wanted: TrainJob, *, exact_length: bool, plan: Plan | 
         wanted = msgspec.structs.replace(wanted, iterations=there.iterations)
     if not wanted.begins_from:  # it goes on with what it began with
         wanted = msgspec.structs.replace(wanted, begins_from=there.begins_from)
+    if not there.previous_weights:  # it began before these were recorded; the label maps are compared all the same
+        wanted = msgspec.structs.replace(wanted, previous_weights={})
     changed = [name for name in there.__struct_fields__ if getattr(there, name) != getattr(wanted, name)]
     if not changed:
         return there
