@@ -7,12 +7,14 @@ fold that holds it out. Otherwise the second stage would learn to trust predicti
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from autoseg.errors import CasesFailedError, DiskFullError, InputError, InterruptedRunError
 from autoseg.files import content_hash, read_document
-from autoseg.values import Length, Plan, Split, TrainJob, select_fold
+from autoseg.held_out_files import ValidationFiles
+from autoseg.values import Length, Plan, Split, TrainJob, Validation, select_fold
 from autoseg.workspace import FoldFolder, ModelFolder, Workspace
 
 if TYPE_CHECKING:
@@ -21,7 +23,27 @@ if TYPE_CHECKING:
     from autoseg.io.earlier_store import EarlierStore
     from autoseg.logs import Logger
 
-__all__ = ["first_stage_missing", "holding_folds", "prepare_earlier", "require_first_stage", "staged_store"]
+__all__ = [
+    "EarlierMaps",
+    "first_stage_missing",
+    "holding_folds",
+    "prepare_earlier",
+    "require_first_stage",
+    "staged_store",
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EarlierMaps:
+    """What a training gets to see of the stage before; nothing if there is none.
+
+    Attributes:
+        keys: case id to content key of its label map.
+        weights: fold of the stage before to the SHA-256 of the weights that predicted.
+    """
+
+    keys: dict[str, str] = field(default_factory=dict)
+    weights: dict[str, str] = field(default_factory=dict)
 
 
 def holding_folds(split: Split, fold: str) -> dict[str, str]:
@@ -152,7 +174,7 @@ def prepare_earlier(
     executor: Executor,
     logger: Logger,
     stop: Callable[[], bool],
-) -> dict[str, str]:
+) -> EarlierMaps:
     """Brings what the first stage predicted of a fold's cases to the grid of the second; what is stored whole is left alone.
 
     Args:
@@ -167,25 +189,24 @@ def prepare_earlier(
         logger: for progress.
         stop: asked after every case.
 
-    Returns:
-        Case id to content key of its label map; empty without a stage before.
-
     Raises:
-        InputError: folds of the first stage are missing, or do not go with this training.
+        InputError: folds of the first stage are missing, do not go with this training, or were given other weights since
+            they predicted.
         CasesFailedError: some label maps cannot be used; the others are stored.
         InterruptedRunError: ``stop`` said so; what is stored stays.
     """
     plan = model.plan()
     first = plan.configuration(configuration).previous_stage
     if first is None:
-        return {}
+        return EarlierMaps()
     from autoseg.io.case_work import run_admitted
     from autoseg.preprocessing.earlier import EarlierMap, StoreEarlier, earlier_key
 
     require_first_stage(model, plan, configuration, split, fold)
     held = holding_folds(split, fold)
     _require_same_content(workspace, model, plan, first, held)
-    maps, wanted, items = _maps_of(store, first), {}, []
+    weights = {by: _weights_behind(model, first, by) for by in sorted(set(held.values()), key=int)}
+    maps, wanted, items = _maps_of(store, first), dict[str, str](), []
     for case, by in held.items():
         file = _map_file(model.fold(first, by), plan, case)
         wanted[case] = earlier_key(content_hash(file), keys[case])
@@ -205,7 +226,30 @@ def prepare_earlier(
             raise InterruptedRunError(f"stopped after {done} of {len(items)} predictions of {first}; they are kept")
     if failures:
         raise CasesFailedError(task.stage, dict(sorted(failures.items())), len(items) - len(failures))
-    return wanted
+    return EarlierMaps(keys=wanted, weights=weights)
+
+
+def _weights_behind(model: ModelFolder, first: str, fold: str) -> str:
+    """SHA-256 of the weights of a fold of the first stage, which made the label maps of its validation.
+
+    Raises:
+        InputError: others did.
+    """
+    from autoseg.networks.weights import weights_id
+
+    folder = model.fold(first, fold)
+    record, weights = ValidationFiles(folder).record, weights_id(folder.model)
+    made_by = read_document(Validation, record).weights if record.is_file() else weights
+    if made_by != weights:
+        raise InputError(
+            f"the label maps of the first stage {first!r}, fold {fold}, were made by other weights than those that stand "
+            "there",
+            file=folder.validation,
+            found=f"weights {made_by[:12]}",
+            expected=f"weights {weights[:12]}",
+            remedy=f"Repeat the training's command, which makes them anew: autoseg train {first} {fold}",
+        )
+    return weights
 
 
 def _require_same_content(

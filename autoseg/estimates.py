@@ -246,6 +246,7 @@ def announce(
     *,
     hours: float | None = None,
     held_out: bool = True,
+    probability_bytes: int = 0,
 ) -> None:
     """Tells, before a training starts, how long it will take and how much room on the disk, and warns where that is much.
 
@@ -259,6 +260,7 @@ def announce(
         logger: for the event ``expected`` and the warnings.
         hours: of each fold, if that is what was asked for.
         held_out: whether the folds have held-out cases.
+        probability_bytes: that the kept probabilities of all held-out cases are expected to take.
     """
     configuration = plan.configuration(name)
     fingerprint = read_document(Fingerprint, workspace.fingerprint_path())
@@ -266,7 +268,7 @@ def announce(
     expected = expectation(
         plan, configuration, fingerprint, device, iterations=iterations or 1, timed=timed, held_out=held_out
     )
-    disk = expected.case_bytes + folds * expected.fold_bytes
+    disk = expected.case_bytes + folds * expected.fold_bytes + probability_bytes
     each = expected.seconds if hours is None else hours * 3600
     seconds = None if each is None else folds * each
     logger.event(

@@ -5,13 +5,15 @@ Every stage takes values and gives values; where two rooms must meet, this modul
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from autoseg.check_stage import Checked, check_dataset
 from autoseg.errors import InputError
 from autoseg.executors import Executor, SerialExecutor, ThreadExecutor
+from autoseg.export_stage import export_model
 from autoseg.files import read_document, write_document
 from autoseg.logs import Logger, SilentLogger, WithFields
 from autoseg.plan_check import usable_plan
@@ -46,6 +48,7 @@ __all__ = [
     "check_dataset",
     "evaluate",
     "explain",
+    "export_model",
     "plan_dataset",
     "predict",
     "preprocess",
@@ -163,7 +166,7 @@ def train(
         fold: a number, several ("0,2", "0..4"), "all" for every fold in turn, or "full" for one model on all cases.
         plan_name: the active plan by default.
         parts: plugs instead of the plan's: a plan with them is derived, and trained beside it.
-        begin_from: a model of ours or of nnU-Net's, a new training begins with its weights; no code of it is run.
+        begin_from: a model of ours or nnU-Net's, a new training begins with its weights; no code of it is run.
         epochs: length in the plan's epochs.
         iterations: length in iterations, instead of ``epochs``.
         hours: time of each fold, with the scoring, without the preprocessing, instead of ``epochs``.
@@ -189,7 +192,7 @@ def train(
 
     if deterministic:
         prepare_deterministic()
-    with joined() as ranks:
+    with joined() as ranks, _named_model(begin_from) as begin_from:
         device = resolve_device(device)
         use_own_gpu(ranks, device)
         if not ranks.first:
@@ -208,6 +211,18 @@ def train(
         )
         dismiss(ranks)
         return results
+
+
+@contextlib.contextmanager
+def _named_model(path: Path | None) -> Iterator[Path | None]:
+    """A model to begin with; one of an archive is unpacked for the while, an exported one is checked."""
+    from autoseg.sharing.reading import opened_model
+
+    if path is None:
+        yield None
+        return
+    with opened_model(path) as model:
+        yield model.path
 
 
 def _folds(
@@ -252,7 +267,7 @@ def _train_folds(
     used = sorted({case for cases in folds.values() for case in (*cases.train, *cases.val)})
     annotated = {case.id: case.annotated or () for case in workspace.dataset().partly_annotated}
     sources = find_sources(begin_from, plan, configuration, list(folds)) if begin_from else {}
-    announce_new(workspace, model, configuration, list(folds), wish, device, logger)
+    announce_new(workspace, model, configuration, folds, wish, device, logger, probabilities=probabilities)
     keys = preprocess(
         workspace, [configuration], plan_name=name, cases=used, executor=executor, logger=logger, stop=stop
     )[configuration]

@@ -201,8 +201,10 @@ def _template(model: Path, *, trust_code: bool) -> Template:
     """What a plan is made around."""
     from autoseg.finetuning.source import find_template
     from autoseg.plan_check import check_trusted
+    from autoseg.sharing.reading import opened_model
 
-    template = find_template(model)
+    with opened_model(model) as opened:
+        template = find_template(opened.path)
     if not trust_code:
         check_trusted(template.code_paths, model)
     return template

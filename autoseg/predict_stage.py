@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from autoseg.values import PREDICTION_RECORD, Case, ComponentStep, Plan
 from autoseg.workspace import ModelFolder, Workspace
 
 if TYPE_CHECKING:
+    from autoseg.chosen import Chosen
     from autoseg.inference.model import Choice
 
 __all__ = ["Predicted", "predict"]
@@ -33,7 +35,7 @@ class Predicted:
     Attributes:
         files: label files by case.
         choices: the configurations that were used, whose probabilities were averaged if there are several.
-        model: their folder.
+        model: their folder; of an archive one that is gone.
         steps: what was done to every label map.
         selected: whether ``autoseg select`` had chosen them.
     """
@@ -72,8 +74,8 @@ def predict(
         source: a folder of images, or one image file.
         target: folder for the label maps; made if missing.
         workspace: with a trained model.
-        model: a model folder, instead of a workspace.
-        configuration: None for what was selected.
+        model: a model folder, or the path of an exported archive as one, instead of a workspace.
+        configuration: None for what was selected, or was exported to predict.
         folds: to average; empty for all that are trained.
         device: cpu, cuda, mps or auto.
         mirroring: average over flips.
@@ -85,6 +87,34 @@ def predict(
         InputError: nothing to predict, no model, or a selection that is not of the trainings that are there now.
         CasesFailedError: some cases failed; the others are written.
     """
+    from autoseg.sharing.reading import opened_model
+
+    with opened_model(model.path) if model else contextlib.nullcontext() as opened:
+        if opened is not None and not trust_code:
+            check_no_foreign_code(opened)
+        models = [opened] if opened else (workspace or Workspace()).models()
+        return _predicted(
+            *(models, configuration, folds, source, target),
+            device=device,
+            mirroring=mirroring,
+            executor=executor,
+            logger=logger,
+        )
+
+
+def _predicted(
+    models: Sequence[ModelFolder],
+    configuration: str | None,
+    folds: Sequence[str],
+    source: Path,
+    target: Path,
+    *,
+    device: str,
+    mirroring: bool,
+    executor: Executor | None,
+    logger: Logger,
+) -> Predicted:
+    from autoseg.chosen import choose
     from autoseg.inference.cases import predict_files
     from autoseg.inference.stages import load_staged_predictor
     from autoseg.io.formats import split_ending
@@ -92,10 +122,7 @@ def predict(
     from autoseg.io.outputs import check_no_links_out, check_outside
     from autoseg.networks.execution import resolve_device
 
-    if model is not None and not trust_code:
-        check_no_foreign_code(model)
-    models = [model] if model else (workspace or Workspace()).models()
-    chosen = _chosen(models, configuration, folds)
+    chosen = choose(models, configuration, folds)
     model, plan = chosen.model, _usable(chosen, logger)
     cases: tuple[Case, ...] = read_inputs(source, plan.channels)
     folder = source if source.is_dir() else source.parent
@@ -112,45 +139,7 @@ def predict(
     return Predicted(files=files, choices=chosen.choices, model=model, steps=chosen.steps, selected=chosen.selected)
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Chosen:
-    model: ModelFolder
-    choices: tuple[Choice, ...]
-    steps: tuple[ComponentStep, ...] = ()
-    selected: bool = False
-
-    def stages(self) -> list[Choice]:
-        """The configurations, each after the stages that it needs before it."""
-        from autoseg.inference.stages import stages_of
-
-        plan = self.model.plan()
-        return [stage for choice in self.choices for stage in stages_of(self.model, plan, choice)]
-
-    def weights(self) -> str:
-        """Digest of all weights that are used."""
-        from autoseg.files import content_hash
-        from autoseg.values import digest
-
-        used = [(stage.configuration, fold) for stage in self.stages() for fold in stage.folds]
-        return digest([content_hash(self.model.fold(configuration, fold).model) for configuration, fold in used])
-
-
-def _chosen(models: Sequence[ModelFolder], configuration: str | None, folds: Sequence[str]) -> _Chosen:
-    """The configuration that is named, or what was selected in the first model folder with a training, or the best one."""
-    from autoseg.inference.model import choose_model
-    from autoseg.selected import read_selection
-
-    if configuration is None:
-        trained = [each for each in models if any(each.trained(name) for name in each.plan().names)]
-        selected = read_selection(trained[0]) if trained else None
-        if selected is not None:
-            choices = [choose_model(trained[:1], member, folds or there)[1] for member, there in selected.folds.items()]
-            return _Chosen(model=trained[0], choices=tuple(choices), steps=selected.steps, selected=True)
-    model, choice = choose_model(models, configuration, folds)
-    return _Chosen(model=model, choices=(choice,))
-
-
-def _usable(chosen: _Chosen, logger: Logger) -> Plan:
+def _usable(chosen: Chosen, logger: Logger) -> Plan:
     """The plan, after all that it names is found to be here; tells of code that has changed since the training."""
     from autoseg.inference.model import parts_trained_with
 

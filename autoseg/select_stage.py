@@ -12,7 +12,7 @@ from autoseg.files import read_document, write_document
 from autoseg.held_out_files import SelectionFiles
 from autoseg.logs import Logger, SilentLogger
 from autoseg.values import Basis, Candidate, Cost, Patients, Plan, Selection, SelectionRule, Split, digest
-from autoseg.workspace import Workspace
+from autoseg.workspace import ModelFolder, Workspace
 
 if TYPE_CHECKING:
     from autoseg.crossvalidation import FinishedFold
@@ -73,13 +73,25 @@ def select_best(
     evidence = gather_evidence(candidates, scores, patients.patient_of if patients else None, split)
     selection = choose(evidence, rule)
     postprocessing = held_out.postprocessing(selection, scores[selection.winner])
-    weights = {name: {fold: each.weights for fold, each in folds.items()} for name, folds in finished.items()}
-    basis = Basis(plan=plan.id, weights=weights, postprocessing=digest(postprocessing))
+    basis = Basis(plan=plan.id, weights=_weights(model, plan, finished), postprocessing=digest(postprocessing))
     selection = msgspec.structs.replace(selection, basis=basis)
     files = SelectionFiles(model)
     write_document(files.postprocessing, postprocessing)
     write_document(files.selection, selection)  # last: it tells which postprocessing is its own
     return selection
+
+
+def _weights(
+    model: ModelFolder, plan: Plan, finished: Mapping[str, Mapping[str, FinishedFold]]
+) -> dict[str, dict[str, str]]:
+    """Configuration to fold to weights: of all that was compared, and of the stages before that it needs."""
+    from autoseg.earlier_stages import weights_of_earlier
+
+    weights = {name: {fold: each.weights for fold, each in folds.items()} for name, folds in finished.items()}
+    for name in [name for name, folds in finished.items() if folds]:
+        for stage, of in weights_of_earlier(model, plan, name).items():
+            weights[stage] = {**of, **weights.get(stage, {})}
+    return weights
 
 
 def _tell_missing_folds(finished: Mapping[str, Mapping[str, FinishedFold]], count: int, logger: Logger) -> None:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from autoseg.earlier_stages import folds_to_use
 from autoseg.errors import InputError
 from autoseg.files import read_document
 from autoseg.held_out_files import SelectionFiles
 from autoseg.networks.weights import weights_id
-from autoseg.values import Basis, ComponentStep, Postprocessing, Selection, digest
+from autoseg.values import Basis, ComponentStep, Plan, Postprocessing, Selection, digest
 from autoseg.workspace import ModelFolder
 
 __all__ = ["Selected", "finished_folds", "read_selection"]
@@ -63,7 +64,10 @@ def read_selection(model: ModelFolder) -> Selected | None:
 
 
 def _changed(model: ModelFolder, files: SelectionFiles, selection: Selection) -> Iterator[str]:
-    """What is not as it was when the selection was made. Members must be there; others may be left out of a copy."""
+    """What is not as it was when the selection was made. What predicts must be there; the rest may be left out of a copy.
+
+    Configurations that were not compared may be trained on.
+    """
     basis = selection.basis
     if basis is None:
         return
@@ -74,18 +78,25 @@ def _changed(model: ModelFolder, files: SelectionFiles, selection: Selection) ->
         yield f"{files.postprocessing.name} is missing"
     elif digest(read_document(Postprocessing, files.postprocessing)) != basis.postprocessing:
         yield f"{files.postprocessing.name} is another one"
-    for name in plan.names:
-        yield from _changed_folds(model, name, basis, member=name in selection.members)
+    used = _used(plan, selection.members, basis)
+    for name, then in basis.weights.items():
+        for fold in finished_folds(model, name):
+            if fold not in then:
+                yield f"fold {fold} of {name} was trained since"
+        for fold, weights in then.items():
+            path = model.fold(name, fold).model
+            if path.is_file() and weights_id(path) != weights:
+                yield f"fold {fold} of {name} has other weights"
+            elif not path.is_file() and (name, fold) in used:
+                yield f"the weights of fold {fold} of {name} are missing"
 
 
-def _changed_folds(model: ModelFolder, name: str, basis: Basis, *, member: bool) -> Iterator[str]:
-    then = basis.weights.get(name, {})
-    for fold in finished_folds(model, name):
-        if fold not in then:
-            yield f"fold {fold} of {name} was trained since"
-    for fold, weights in then.items():
-        path = model.fold(name, fold).model
-        if path.is_file() and weights_id(path) != weights:
-            yield f"fold {fold} of {name} has other weights"
-        elif not path.is_file() and member:
-            yield f"the weights of fold {fold} of {name} are missing"
+def _used(plan: Plan, members: Sequence[str], basis: Basis) -> set[tuple[str, str]]:
+    """Configuration and fold of all that predicts: the members, and the folds of the stages before that go with them."""
+    used = set()
+    for member in members:
+        folds = tuple(basis.weights.get(member, {}))
+        for name in plan.stages(member):
+            there = tuple(basis.weights.get(name, {}))
+            used |= {(name, fold) for fold in folds_to_use(there, folds) or there}
+    return used

@@ -182,8 +182,9 @@ def _selection_status(
         changed.append("the plan was changed")
     validated = {(each.configuration, each.fold) for each in folds if each.state == "validated" and each.fold != "full"}
     then = {(name, fold) for name, of in weights.items() for fold in of}
-    for name, fold in sorted(validated - then if weights else ()):
-        changed.append(f"fold {fold} of {name} was trained since")
+    for name, fold in sorted(validated - then):
+        if name in weights:  # others were not compared
+            changed.append(f"fold {fold} of {name} was trained since")
     for name, fold in sorted(then):
         stated = _read([], lambda name=name, fold=fold: _metadata(model.fold(name, fold).model))  # type: ignore[misc]
         if (stated or {}).get("sha256", weights[name][fold]) != weights[name][fold] or stated is None:

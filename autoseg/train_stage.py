@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 from filelock import FileLock, Timeout
 
-from autoseg.cascade_stage import staged_store
+from autoseg.cascade_stage import EarlierMaps, staged_store
+from autoseg.disk import SHARE_OF_PROBABILITIES, check_room_for_probabilities, probability_bytes
 from autoseg.errors import HeldError
 from autoseg.estimates import announce
 from autoseg.files import read_document, sweep, write_document
@@ -18,6 +19,7 @@ from autoseg.inference.cases import validate_cases
 from autoseg.inference.model import Choice, load_predictor
 from autoseg.inference.window import scoring_batches
 from autoseg.io.case_store import CaseStore
+from autoseg.io.chunks import can_compress
 from autoseg.leases import leased
 from autoseg.logs import Logger, SilentLogger
 from autoseg.networks.weights import load_metadata
@@ -28,7 +30,7 @@ from autoseg.training.loop import train_fold
 from autoseg.training.ranks import ALONE, Ranks
 from autoseg.training.trial import try_parts
 from autoseg.truth_stage import running_truth, tell_validated
-from autoseg.values import Fold, Parts, Plan, Summary, TrainJob, decode, encode
+from autoseg.values import Fingerprint, Fold, Parts, Plan, Summary, TrainJob, decode, encode
 from autoseg.values.json_form import Value
 from autoseg.workspace import FoldFolder, ModelFolder, Workspace
 
@@ -91,29 +93,53 @@ def announce_new(
     workspace: Workspace,
     model: ModelFolder,
     configuration: str,
-    folds: Sequence[str],
+    folds: Mapping[str, Fold],
     wish: Wish,
     device: str,
     logger: Logger,
+    *,
+    probabilities: bool = True,
 ) -> None:
-    """Tells how long the trainings will take that have not begun, if there are any.
+    """Tells how long the trainings will take that have not begun, if there are any, and how much room on the disk.
 
     Args:
         workspace: of the model.
         model: folder to train in.
         configuration: its name.
-        folds: to be trained.
+        folds: to be trained, with their cases.
         wish: how far to train.
         device: cpu, cuda or mps.
         logger: hears it.
+        probabilities: keep those of the held-out cases.
+
+    Raises:
+        DiskFullError: there is clearly too little room for these.
     """
-    new = sum(not model.fold(configuration, fold).job.is_file() for fold in folds)
+    new = [fold for fold in folds if not model.fold(configuration, fold).job.is_file()]
     if new:
         plan = model.plan()
         planned = wish.iterations or plan.configuration(configuration).training.iterations
         length = None if wish.hours or wish.until_plateau else planned
-        held_out = any(fold != "full" for fold in folds)
-        announce(workspace, plan, configuration, length, new, device, logger, hours=wish.hours, held_out=held_out)
+        held_out = {case for fold in new for case in folds[fold].val}
+        kept = _room_for_probabilities(workspace, plan, held_out) if probabilities else 0
+        announce(
+            *(workspace, plan, configuration, length, len(new), device, logger),
+            hours=wish.hours,
+            held_out=bool(held_out),
+            probability_bytes=kept,
+        )
+
+
+def _room_for_probabilities(workspace: Workspace, plan: Plan, cases: Collection[str]) -> int:
+    """Bytes that the kept probabilities of cases are expected to take.
+
+    Raises:
+        DiskFullError: there is clearly too little room.
+    """
+    fingerprint, compressed = read_document(Fingerprint, workspace.fingerprint_path()), can_compress()
+    raw = probability_bytes(plan, fingerprint, cases)
+    check_room_for_probabilities(workspace.path, raw, compressed=compressed)
+    return int(raw * SHARE_OF_PROBABILITIES) if compressed else raw
 
 
 def job_of(
@@ -125,7 +151,7 @@ def job_of(
     iterations: int,
     annotated: Mapping[str, tuple[str, ...]],
     source: Source | None,
-    previous_keys: Mapping[str, str],
+    earlier: EarlierMaps,
 ) -> TrainJob:
     """The training of a fold, fully specified.
 
@@ -138,7 +164,7 @@ def job_of(
         iterations: planned.
         annotated: case id to the labels that were looked for, of the cases in which not all were.
         source: of the weights to begin with, if any.
-        previous_keys: case id to content key of what the stage before predicted; empty without one.
+        earlier: what the stage before predicted, if there is one.
     """
     used = sorted((*cases.train, *cases.val))
     return TrainJob(
@@ -152,7 +178,8 @@ def job_of(
         annotated={case: annotated[case] for case in used if case in annotated},
         parts=foreign_parts(plan, configuration),
         begins_from=source.sha256 if source else "",
-        previous_keys=dict(previous_keys),
+        previous_keys=earlier.keys,
+        previous_weights=earlier.weights,
     )
 
 

@@ -50,3 +50,17 @@ def real_data() -> Path:
     if not folder.is_dir():
         pytest.skip("the real data sets are not here")
     return folder
+
+
+@pytest.fixture(scope="session")
+def trained_pair(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A workspace with folds 0 and 1 of two configurations, trained for a moment; tests work on a copy."""
+    from autoseg import pipeline
+    from autoseg.workspace import Workspace
+
+    workspace = Workspace(tmp_path_factory.mktemp("pair") / "W")
+    pipeline.plan_dataset(phantoms, workspace, preset=TINY_PRESET, name="tiny", device="cpu", memory_gib=2)
+    for configuration in ("2d", "3d_fullres"):
+        for fold in "01":
+            pipeline.train(workspace, configuration, fold, iterations=8, device="cpu")
+    return workspace.path

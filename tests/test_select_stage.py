@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +24,7 @@ from autoseg.io.checked import sealed
 from autoseg.networks.weights import load_tensors, save_tensors
 from autoseg.preprocessing.inverse import restore_labels
 from autoseg.selection import repeated
+from autoseg.status_stage import workspace_status
 from autoseg.values import (
     PREDICTION_RECORD,
     ComponentStep,
@@ -38,26 +40,14 @@ from autoseg.values import (
 )
 from autoseg.workspace import ModelFolder, Workspace
 from tests.command_line import invoke
-from tests.conftest import TINY_PRESET
 from tests.training.test_loop import Listening
 
 BOTH = "2d+3d_fullres"
 
 
-@pytest.fixture(scope="module")
-def trained(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A workspace with folds 0 and 1 of two configurations; tests work on a copy."""
-    workspace = Workspace(tmp_path_factory.mktemp("selecting") / "W")
-    pipeline.plan_dataset(phantoms, workspace, preset=TINY_PRESET, name="tiny", device="cpu", memory_gib=2)
-    for configuration in ("2d", "3d_fullres"):
-        for fold in "01":
-            pipeline.train(workspace, configuration, fold, iterations=8, device="cpu")
-    return workspace.path
-
-
 @pytest.fixture
-def workspace(trained: Path, tmp_path: Path) -> Workspace:
-    return Workspace(shutil.copytree(trained, tmp_path / "W"))
+def workspace(trained_pair: Path, tmp_path: Path) -> Workspace:
+    return Workspace(shutil.copytree(trained_pair, tmp_path / "W"))
 
 
 def select(workspace: Workspace, **options) -> Selection:
@@ -209,10 +199,12 @@ def other_weights(workspace: Workspace) -> None:
     exchange_weights(workspace.model(), "3d_fullres", "1")
 
 
-def exchanged_cases(job: TrainJob) -> TrainJob:
-    cases = job.cases
-    moved = msgspec.structs.replace(cases, train=(*cases.train[1:], cases.val[0]), val=(cases.train[0], *cases.val[1:]))
-    return msgspec.structs.replace(job, cases=moved)
+def moved_in_one_fold(workspace: Workspace) -> None:
+    """Of both configurations fold 1 is of another split than fold 0, which still is the workspace's."""
+    split = read_document(Split, workspace.split_path)
+    fold, case = split[1], split[1].val[0]
+    moved = msgspec.structs.replace(fold, train=(*fold.train[1:], case), val=(fold.train[0], *fold.val[1:]))
+    write_document(workspace.split_path, (split[0], moved, *split[2:]))
 
 
 def moved_split(workspace: Workspace) -> None:
@@ -267,6 +259,10 @@ def corrected_label_map(workspace: Workspace) -> None:
         (another_plan_in_weights, r"fold 0 of 2d was trained by another plan.*in its weights, plan e{12}"),
         (other_weights, r"scores of fold 1 of 3d_fullres were made by other weights.*autoseg train 3d_fullres 1"),
         (moved_split, r"fold 0 of 2d was trained with another split than the workspace's"),
+        (
+            moved_in_one_fold,
+            r"fold 1 of 2d was trained with another split.*split [0-9a-f]{12}, in which.*expected split",
+        ),
         (joined_in_one, r"fold 0 of 2d and fold 0 of 3d_fullres were trained with different splits"),
         (other_cases_in_summary, r"summary of fold 0 of 2d is not of the cases.*stranger"),
         (other_probabilities, r"probabilities of fold 0 of 2d were made by other weights.*d{12}"),
@@ -276,6 +272,22 @@ def corrected_label_map(workspace: Workspace) -> None:
 def test_what_does_not_belong_together_is_named_and_nothing_is_chosen(workspace, spoil, said) -> None:
     spoil(workspace)
     with pytest.raises(InputError, match=said):
+        select(workspace)
+    assert not SelectionFiles(workspace.model()).selection.exists()
+
+
+def test_damaged_probabilities_are_named_and_nothing_is_chosen(workspace) -> None:
+    """The damage does not show in the size of the file."""
+    case = read_document(Split, workspace.split_path)[0].val[0]
+    folder = ValidationFiles(workspace.model().fold("3d_fullres", "0")).probabilities(case)
+    (file,) = folder.glob("levels.*")
+    data = bytearray(file.read_bytes())
+    data[len(data) // 3] ^= 1
+    file.write_bytes(data)
+    said = (
+        rf"{case}: the kept probabilities .* are missing or damaged.*3d_fullres/fold_0/validation/probabilities/{case}"
+    )
+    with pytest.raises(CasesFailedError, match=said):
         select(workspace)
     assert not SelectionFiles(workspace.model()).selection.exists()
 
@@ -292,7 +304,10 @@ def test_changed_references_are_named(workspace, phantoms, tmp_path) -> None:
     file.write_text(file.read_text().replace(str(phantoms), str(data)))
     select(workspace)
     case, other = cases_of(workspace)[:2]
-    shutil.copy(next(data.glob(f"labelsTr/{other}.*")), next(data.glob(f"labelsTr/{case}.*")))
+    reference = next(data.glob(f"labelsTr/{case}.*"))
+    os.utime(reference, (1, 1))
+    select(workspace)  # the content counts, not the time
+    shutil.copy(next(data.glob(f"labelsTr/{other}.*")), reference)
     said = rf"references have changed.*{case} \(fold {fold_of(workspace, case)} of 2d, fold . of 3d_fullres\)"
     with pytest.raises(InputError, match=said):
         select(workspace)
@@ -346,6 +361,13 @@ def test_a_selection_of_other_trainings_predicts_nothing(workspace, phantoms, tm
     with pytest.raises(InputError, match=r"postprocessing\.json is missing"):
         pipeline.predict(phantoms / "imagesTs", tmp_path / "a", workspace=workspace, device="cpu")
     assert not (tmp_path / "a").exists()
+
+
+def test_what_was_left_out_of_a_comparison_may_be_trained_on(workspace, phantoms, tmp_path) -> None:
+    select(workspace, configurations=["2d"])
+    assert workspace_status(workspace).plans[0].selection.changed == ()
+    predicted = pipeline.predict(phantoms / "imagesTs", tmp_path / "a", workspace=workspace, device="cpu")
+    assert (predicted.selected, predicted.choice.configuration) == (True, "2d")
 
 
 def test_the_command_shows_a_table_and_prints_json(workspace, capsys) -> None:

@@ -18,6 +18,7 @@ from autoseg.cli.compare import compare
 from autoseg.cli.convert import convert
 from autoseg.cli.data import plan, preprocess
 from autoseg.cli.demo import demo
+from autoseg.cli.export import export
 from autoseg.cli.models import evaluate, predict, train
 from autoseg.cli.run import run
 from autoseg.cli.select import select
@@ -42,6 +43,7 @@ def autoseg() -> None:
     autoseg select                    choose the configuration or ensemble that predicts
     autoseg compare                   is 3D better than 2D here, and how sure is that
     autoseg predict -i DIR -o DIR     segment new images with the best model
+    autoseg export -o MODEL.zip       the selected model in one file, for others
     autoseg evaluate -p DIR -r DIR    score against references
     """
 
@@ -56,6 +58,7 @@ for command in (
     compare,
     select,
     predict,
+    export,
     evaluate,
     convert,
     demo,

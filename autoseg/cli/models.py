@@ -134,7 +134,13 @@ def _check_one_length(wishes: Mapping[str, object]) -> None:
 @click.option("-i", "source", required=True, type=click.Path(path_type=Path), help="A folder of images, or one image.")
 @click.option("-o", "target", required=True, type=click.Path(file_okay=False, path_type=Path), help="For label maps.")
 @options.workspace
-@click.option("-m", "--model", "model_path", type=click.Path(path_type=Path), help="A model folder (has plan.json).")
+@click.option(
+    "-m",
+    "--model",
+    "model_path",
+    type=click.Path(path_type=Path),
+    help="A model folder (has plan.json), or an exported archive.",
+)
 @options.plan_name
 @click.option("-c", "--configuration", help="Its model; by default what was selected, or else the best one.")
 @click.option("-f", "--fold", "folds", multiple=True, help="Only this fold; may be repeated. All trained by default.")

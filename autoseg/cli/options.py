@@ -12,6 +12,7 @@ import click
 __all__ = [
     "as_json",
     "device",
+    "in_workspace",
     "next_command",
     "plan_name",
     "print_json",
@@ -57,9 +58,14 @@ workers: Callable[[F], F] = click.option(
 
 
 def next_command(command: str, workspace_path: Path) -> str:
-    """The line that tells what to type next; names the workspace if it is not the usual one."""
+    """The line that tells what to type next."""
+    return f"Next: {in_workspace(command, workspace_path)}"
+
+
+def in_workspace(command: str, workspace_path: Path) -> str:
+    """A command as it is to be typed; names the workspace if it is not the usual one."""
     named = "" if str(workspace_path) == DEFAULT_WORKSPACE else f" -w {shlex.quote(str(workspace_path))}"
-    return f"Next: autoseg {command}{named}"
+    return f"autoseg {command}{named}"
 
 
 def quoted(path: Path) -> str:

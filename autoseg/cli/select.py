@@ -75,3 +75,4 @@ def select(
     click.echo(selection_text(selection, read_document(Postprocessing, files.postprocessing)))
     click.echo(f"Written: {files.selection} and {files.postprocessing.name}")
     click.echo(options.next_command("predict -i IMAGES -o PREDICTIONS", workspace_path))
+    click.echo(f"To share the model: {options.in_workspace('export -o model.zip', workspace_path)}")

@@ -32,6 +32,8 @@ def status(workspace_path: Path, as_json: bool) -> None:
         return options.print_json(told)
     click.echo(status_text(told))
     click.echo(options.next_command(told.command, workspace_path))
+    if told.plans and told.plans[0].selection is not None and not told.plans[0].selection.changed:
+        click.echo(f"To share the model: {options.in_workspace('export -o model.zip', workspace_path)}")
 
 
 def status_text(status: Status) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from autoseg.earlier_stages import require_same_earlier, stages_with_folds
 from autoseg.errors import InputError
 from autoseg.evaluation.overlap import label_keys
 from autoseg.files import read_document
@@ -62,7 +63,8 @@ def finished_trainings(
         configurations: names.
 
     Raises:
-        InputError: one was trained by another plan or split than the others, or its scores are not of its weights and cases.
+        InputError: one was trained by another plan or split than the others, or with another first stage than the one that
+            stands there; or its scores are not of its weights and cases.
     """
     finished = {
         name: {fold: _finished(model, plan, name, fold) for fold in finished_folds(model, name)}
@@ -72,6 +74,9 @@ def finished_trainings(
     for each in _all(finished):
         _check_split(each, split)
         _check_same_cases(each, first.setdefault(each.fold, each))
+    for name, folds in finished.items():
+        if folds:
+            require_same_earlier(model, stages_with_folds(model, plan, name, tuple(folds)))
     return finished
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import msgspec
 import torch
 
+from autoseg.earlier_stages import folds_to_use
 from autoseg.errors import InputError, UnknownNameError, UnreadableFileError
 from autoseg.files import read_document
 from autoseg.inference.predict import Predictor
@@ -20,7 +21,6 @@ from autoseg.workspace import ModelFolder
 __all__ = [
     "Choice",
     "choose_model",
-    "folds_to_use",
     "load_predictor",
     "parts_trained_with",
     "predictor_of_weights",
@@ -103,13 +103,6 @@ def choose_model(
         return -1.0 if dice is None else dice
 
     return max(choices, key=score)
-
-
-def folds_to_use(trained: Sequence[str], wanted: Sequence[str]) -> tuple[str, ...]:
-    """The wanted folds if all are trained; without a wish all folds, or the full model where there is nothing else."""
-    if wanted:
-        return tuple(dict.fromkeys(wanted)) if set(wanted) <= set(trained) else ()
-    return tuple(fold for fold in trained if fold != "full") or tuple(trained)
 
 
 def parts_trained_with(model: ModelFolder, choice: Choice) -> tuple[PartRecord, ...]:

@@ -6,10 +6,11 @@ from collections.abc import Callable
 
 import numpy as np
 
+from autoseg.earlier_stages import require_same_earlier, stages_with_folds
 from autoseg.errors import InputError
 from autoseg.inference.export import label_map
 from autoseg.inference.inputs import Prepared
-from autoseg.inference.model import Choice, folds_to_use, load_predictor
+from autoseg.inference.model import Choice, load_predictor
 from autoseg.inference.predict import Predictor
 from autoseg.io.earlier_store import WithChannels
 from autoseg.preprocessing.earlier import earlier_on_grid
@@ -32,27 +33,27 @@ def stages_of(model: ModelFolder, plan: Plan, choice: Choice) -> tuple[Choice, .
     Raises:
         InputError: an earlier stage is not trained.
     """
-    chosen = [choice]
-    for name in reversed(plan.stages(choice.configuration)[:-1]):
-        trained = model.trained(name)
-        if not trained:
+    *before, _ = stages_with_folds(model, plan, choice.configuration, choice.folds)
+    names = [*(name for name, _ in before), choice.configuration]
+    for (name, folds), following in zip(before, names[1:], strict=True):
+        if not folds:
             raise InputError(
-                f"{chosen[0].configuration!r} takes what {name!r} predicts, and no fold of that is trained here",
+                f"{following!r} takes what {name!r} predicts, and no fold of that is trained here",
                 file=model.path,
                 remedy=f"Train it: autoseg train {name} all. Or predict with another configuration: -c NAME",
             )
-        folds = folds_to_use(trained, choice.folds) or folds_to_use(trained, ())
-        chosen.insert(0, Choice(configuration=name, folds=folds, dice=None))
-    return tuple(chosen)
+    return (*(Choice(configuration=name, folds=folds, dice=None) for name, folds in before), choice)
 
 
 def load_staged_predictor(model: ModelFolder, choice: Choice, *, device: str, mirroring: bool = True) -> Predictor:
     """The predictor of a choice, as of ``load_predictor``, with those of the stages before it.
 
     Raises:
-        InputError: an earlier stage is not trained; weights are missing, damaged, or of another plan.
+        InputError: an earlier stage is not trained, or has other weights than those that the next one was trained with;
+            weights are missing, damaged, or of another plan.
     """
     stages = stages_of(model, model.plan(), choice)
+    require_same_earlier(model, tuple((stage.configuration, stage.folds) for stage in stages))
     *earlier, predictor = (load_predictor(model, stage, device=device, mirroring=mirroring) for stage in stages)
     predictor.earlier = tuple(earlier)
     return predictor

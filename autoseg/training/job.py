@@ -78,6 +78,8 @@ def job_to_do(path: Path, wanted: TrainJob, *, exact_length: bool, plan: Plan | 
         wanted = msgspec.structs.replace(wanted, iterations=there.iterations)
     if not wanted.begins_from:  # it goes on with what it began with
         wanted = msgspec.structs.replace(wanted, begins_from=there.begins_from)
+    if not there.previous_weights:  # it began before these were recorded; the label maps are compared all the same
+        wanted = msgspec.structs.replace(wanted, previous_weights={})
     changed = [name for name in there.__struct_fields__ if getattr(there, name) != getattr(wanted, name)]
     if not changed:
         return there
@@ -97,6 +99,7 @@ def job_to_do(path: Path, wanted: TrainJob, *, exact_length: bool, plan: Plan | 
         named["previous_keys"] = (
             f"what the stage before predicted{_of_cases(there.previous_keys, wanted.previous_keys)}"
         )
+        named["previous_weights"] = "the weights of the stage before"
         named["parts"] = f"the code of {_changed_parts(there.parts, wanted.parts)}"
         found, expected = ", ".join(named.get(name, name) for name in changed) + " changed since", "the same as then"
         before = FoldFolder(path.parent).plan

@@ -36,6 +36,8 @@ def write_model(folder: FoldFolder, job: TrainJob, state: TrainState, skipped: S
     metadata: dict[str, Any] = {"plan": job.plan_id, "fold": job.fold}
     if job.parts:  # what prediction elsewhere needs besides autoseg
         metadata["parts"] = msgspec.to_builtins(job.parts)
+    if job.previous_weights:  # the stage before has to be the same when both predict
+        metadata["previous_weights"] = job.previous_weights
     if skipped:
         metadata["skipped"] = list(skipped)
     try:

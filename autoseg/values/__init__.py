@@ -4,6 +4,7 @@ from autoseg.values.adoption import AdoptedLayer, Adoption, Template, TemplateCo
 from autoseg.values.comparison import ALL_LABELS, Comparison, Contrast, Experiment
 from autoseg.values.curve import Curve, CurvePoint
 from autoseg.values.dataset import Case, Dataset, Label, Labels
+from autoseg.values.exported import Exported, ExportedFile, Metrics
 from autoseg.values.finding import CheckReport, Finding, Severity, findings_text
 from autoseg.values.fingerprint import CaseFingerprint, Fingerprint, IntensityProperties, Orientation
 from autoseg.values.geometry import AxisMap, Geometry, Volume
@@ -59,6 +60,8 @@ __all__ = [
     "Evidence",
     "ExecutionPath",
     "Experiment",
+    "Exported",
+    "ExportedFile",
     "Finding",
     "Fingerprint",
     "Fold",
@@ -72,6 +75,7 @@ __all__ = [
     "Length",
     "MeanScore",
     "Measuring",
+    "Metrics",
     "Missing",
     "NetworkSpec",
     "NormalizationSpec",

@@ -165,7 +165,8 @@ class Basis(Value, frozen=True, kw_only=True):
 
     Attributes:
         plan: its id.
-        weights: configuration to its finished folds to the SHA-256 of their weights.
+        weights: configuration to its finished folds to the SHA-256 of their weights; of a stage before one of these, which
+            need not have been compared itself, to all folds that may predict. What is not named was left out.
         postprocessing: digest of the document beside the selection.
     """
 

@@ -80,6 +80,8 @@ class TrainJob(Value, frozen=True, kw_only=True, omit_defaults=True, tag_field="
         parts: where the code of the plugs came from that are not autoseg's; changed code makes another job.
         previous_keys: of a cascade's next stage, content key of what the stage before predicted of every case; other
             predictions make another job. Left out of the file where there is no stage before.
+        previous_weights: of such a stage, fold of the stage before to the SHA-256 of the weights that predicted; the stage
+            before predicts with no others.
         begins_from: SHA-256 of the weight file whose weights it begins with; empty for fresh weights.
     """
 
@@ -93,6 +95,7 @@ class TrainJob(Value, frozen=True, kw_only=True, omit_defaults=True, tag_field="
     annotated: dict[str, tuple[str, ...]] = {}
     parts: tuple[PartRecord, ...] = ()
     previous_keys: dict[str, str] = {}
+    previous_weights: dict[str, str] = {}
     begins_from: str = ""
 
     def __post_init__(self) -> None:

@@ -50,7 +50,20 @@ def test_help_imports_nothing_heavy():
 
 @pytest.mark.parametrize(
     "command",
-    ["check", "plan", "preprocess", "train", "predict", "evaluate", "convert", "demo", "run", "status", "compare"],
+    [
+        "check",
+        "plan",
+        "preprocess",
+        "train",
+        "predict",
+        "export",
+        "evaluate",
+        "convert",
+        "demo",
+        "run",
+        "status",
+        "compare",
+    ],
 )
 def test_help_of_commands_imports_nothing_heavy_and_has_an_example(command):
     code = f"from autoseg.cli import autoseg\nautoseg.main(['{command}', '--help'], standalone_mode=False)"

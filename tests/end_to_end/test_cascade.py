@@ -20,6 +20,9 @@ from autoseg.inference.model import Choice
 from autoseg.inference.stages import stages_of
 from autoseg.io.earlier_store import EarlierStore
 from autoseg.logs import SilentLogger
+from autoseg.networks.weights import load_metadata, load_tensors, save_tensors, weights_id
+from autoseg.selected import read_selection
+from autoseg.status_stage import workspace_status
 from autoseg.stores import case_store_of
 from autoseg.values import Split, TrainJob
 from autoseg.workspace import ModelFolder, Workspace
@@ -133,7 +136,7 @@ def prepared(workspace: Workspace, fold: str) -> dict[str, np.ndarray]:
         *(workspace, model, "second", split, fold, keys, store, SerialExecutor(), SilentLogger(), lambda: False)
     )
     earlier = EarlierStore(store.folder / "predicted_by_low")
-    return {case: np.asarray(earlier.open(case, key)) for case, key in maps.items()}
+    return {case: np.asarray(earlier.open(case, key)) for case, key in maps.keys.items()}
 
 
 @pytest.mark.parametrize("fold", ["0", "1", "full"])
@@ -244,3 +247,72 @@ def test_without_its_first_stage_the_second_does_not_predict(trained: Path, phan
     shutil.rmtree(moved.path / "low")
     with pytest.raises(InputError, match=r"'second' takes what 'low' predicts.*autoseg train low all"):
         pipeline.predict(phantoms / "imagesTs", tmp_path / "out", model=moved, configuration="second", device="cpu")
+
+
+def change_weights(file: Path) -> None:
+    tensors, metadata = load_tensors(file)
+    save_tensors(file, {name: tensor * 1.01 for name, tensor in tensors.items()}, metadata)
+
+
+def test_a_first_stage_with_other_weights_neither_trains_nor_predicts(
+    trained: Path, phantoms: Path, tmp_path: Path
+) -> None:
+    """The second stage knows whose label maps it was trained with, also in a copy of the model folder."""
+    workspace = Workspace(shutil.copytree(trained, tmp_path / "W"))
+    low = workspace.model().fold("low", "0").model
+    told = load_metadata(workspace.model().fold("second", "0").model)["previous_weights"]
+    assert told == {fold: weights_id(workspace.model().fold("low", fold).model) for fold in "01"}
+    change_weights(low)
+    said = rf"fold 0 of 'second' was trained with what 'low', fold 0.*expected weights {told['0'][:12]}"
+    for model in (workspace.model(), ModelFolder(shutil.copytree(workspace.model().path, tmp_path / "moved"))):
+        with pytest.raises(InputError, match=said):
+            pipeline.predict(phantoms / "imagesTs", tmp_path / "out", model=model, configuration="second", device="cpu")
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(InputError, match=rf"{said}.*autoseg train second 0"):
+        pipeline.select_best(workspace, configurations=["second"])
+    said = r"label maps of the first stage 'low', fold 0, were made by other weights.*autoseg train low 0"
+    with pytest.raises(InputError, match=said):
+        pipeline.train(workspace, "second", "1", iterations=1, device="cpu")
+
+
+def test_an_exported_cascade_holds_both_stages_and_predicts_the_same(
+    trained: Path, phantoms: Path, tmp_path: Path
+) -> None:
+    """Nothing was selected: the export itself says that the second stage predicts. The first one is checked there, too."""
+    workspace = Workspace(shutil.copytree(trained, tmp_path / "W"))
+    low = workspace.model().fold("low", "0").model
+    tensors, metadata = load_tensors(low)
+    options = {"configuration": "second", "folds": ["0"]}
+    made = pipeline.export_model(workspace, tmp_path / "model", **options)
+    assert made.members == {"second": ("0",)}
+    before = pipeline.predict(phantoms / "imagesTs", tmp_path / "a", workspace=workspace, device="cpu", **options)
+    workspace.path.rename(tmp_path / "gone")
+    exported = ModelFolder(tmp_path / "model")
+    after = pipeline.predict(phantoms / "imagesTs", tmp_path / "b", model=exported, device="cpu")
+    assert [(each.configuration, each.folds) for each in after.choices] == [("second", ("0",))]
+    for case, file in before.files.items():
+        assert file.read_bytes() == after.files[case].read_bytes()
+    plan = exported.plan()
+    assert [stage.configuration for stage in stages_of(exported, plan, after.choice)] == ["low", "second"]
+    told = load_metadata(exported.fold("second", "0").model)["previous_weights"]
+    assert told["0"] == weights_id(exported.fold("low", "0").model)
+    save_tensors(exported.fold("low", "0").model, tensors, {**metadata, "skipped": ["x"]})
+    with pytest.raises(InputError, match=r"low/fold_0/model\.safetensors has another content than its list states"):
+        pipeline.predict(phantoms / "imagesTs", tmp_path / "c", model=exported, device="cpu")
+
+
+@pytest.mark.parametrize("configurations", [(), ("second",)])
+def test_a_selection_holds_while_the_first_stage_is_the_same(
+    trained: Path, phantoms: Path, tmp_path: Path, configurations: tuple[str, ...]
+) -> None:
+    """Also where the first stage was not compared itself."""
+    workspace = Workspace(shutil.copytree(trained, tmp_path / "W"))
+    selection = pipeline.select_best(workspace, configurations=configurations)
+    low = {fold: weights_id(workspace.model().fold("low", fold).model) for fold in "01"}
+    assert selection.basis.weights["low"] == low
+    assert selection.basis.weights.keys() == {"low", "second"} | ({"3d_fullres"} if not configurations else set())
+    assert read_selection(workspace.model()).selection == selection
+    change_weights(workspace.model().fold("low", "0").model)
+    with pytest.raises(InputError, match=r"fold 0 of low has other weights"):
+        pipeline.predict(phantoms / "imagesTs", tmp_path / "out", workspace=workspace, device="cpu")
+    assert "fold 0 of low has other weights" in str(workspace_status(workspace).plans[0].selection.changed)

@@ -76,6 +76,17 @@ def test_a_job_that_differs_is_refused_with_what_changed(
         job_to_do(path, msgspec.structs.replace(JOB, **change), exact_length=exact_length)
 
 
+def test_other_weights_of_the_stage_before_make_another_training(path: Path) -> None:
+    """Of one that began before they were recorded, the label maps alone count."""
+    known = msgspec.structs.replace(JOB, previous_keys={"a": "4"}, previous_weights={"0": "f" * 64})
+    write_document(path, known)
+    with pytest.raises(InputError, match="the weights of the stage before changed since"):
+        job_to_do(path, msgspec.structs.replace(known, previous_weights={"0": "e" * 64}), exact_length=False)
+    before = msgspec.structs.replace(known, previous_weights={})
+    write_document(path, before)
+    assert job_to_do(path, known, exact_length=False) == before
+
+
 def test_a_damaged_document_is_named(path: Path) -> None:
     path.parent.mkdir()
     path.write_text('{"schema": "autoseg.train-job/1"')

@@ -46,6 +46,8 @@ from autoseg.values import (
     Evidence,
     ExecutionPath,
     Experiment,
+    Exported,
+    ExportedFile,
     Finding,
     Fingerprint,
     Fold,
@@ -58,6 +60,7 @@ from autoseg.values import (
     Length,
     MeanScore,
     Measuring,
+    Metrics,
     Missing,
     NetworkSpec,
     NormalizationSpec,
@@ -198,6 +201,8 @@ STANDING = Standing(
     regret_upper=None,
     place="best",
 )
+INTERVAL = Interval(mean=0.75, lower=0.7, upper=0.8, level=0.95, method="expanded", cases=6, patients=5, draws=10_000)
+EXPORTED_FILE = ExportedFile(bytes=7, sha256="0" * 64)
 STEP = ComponentStep(name="heart", values=(1, 3))
 TRIED = TriedStep(step=STEP, adopted=True, before=0.5, after=0.75, changed=2, fell=("lung",))
 BASIS = Basis(plan="f" * 64, weights={"2d": {"0": "a" * 64}}, postprocessing="b" * 64)
@@ -336,6 +341,23 @@ EXAMPLES: dict[type, Any] = {
         ),
         EffectSizes(
             mean=0.1, median=0.05, standardized=0.4, rank_biserial=None, better=3, worse=2, equal=1, left_out=1
+        ),
+        EXPORTED_FILE,
+        Exported(
+            plan="0123",
+            members={"2d": ("0", "1")},
+            selected=True,
+            versions={"autoseg": "0.1"},
+            files={"plan.json": EXPORTED_FILE},
+        ),
+        Metrics(
+            model="2d",
+            cases=5,
+            patients=4,
+            dice={"heart": INTERVAL},
+            mean=INTERVAL,
+            members={"2d": {"heart": MEAN_SCORE}},
+            validation={"2d": None},
         ),
         PART,
         Parts(network="own:Net", loss="focal", recipe="none", optimizer="sgd", schedule="cosine"),

@@ -1,0 +1,84 @@
+"""What predicts of a model folder: the configuration that is named, or what was selected or exported, or the best one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import msgspec
+
+from autoseg.files import content_hash, read_document
+from autoseg.inference.model import Choice, choose_model
+from autoseg.inference.stages import stages_of
+from autoseg.selected import Selected, read_selection
+from autoseg.sharing.layout import METRICS, read_export
+from autoseg.values import ComponentStep, Exported, Metrics, digest
+from autoseg.workspace import ModelFolder
+
+__all__ = ["Chosen", "choose"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chosen:
+    """What predicts.
+
+    Attributes:
+        model: folder.
+        choices: configurations with their folds; of several the probabilities are averaged.
+        steps: what is done to every label map.
+        selection: that says so; None where it was chosen otherwise.
+    """
+
+    model: ModelFolder
+    choices: tuple[Choice, ...]
+    steps: tuple[ComponentStep, ...] = ()
+    selection: Selected | None = None
+
+    @property
+    def selected(self) -> bool:
+        """Whether ``autoseg select`` had chosen it."""
+        return self.selection is not None
+
+    def stages(self) -> list[Choice]:
+        """The configurations, each after the stages that it needs before it."""
+        plan = self.model.plan()
+        return [stage for choice in self.choices for stage in stages_of(self.model, plan, choice)]
+
+    def weights(self) -> str:
+        """Digest of all weights that are used."""
+        used = [(stage.configuration, fold) for stage in self.stages() for fold in stage.folds]
+        return digest([content_hash(self.model.fold(configuration, fold).model) for configuration, fold in used])
+
+
+def choose(models: Sequence[ModelFolder], configuration: str | None, folds: Sequence[str]) -> Chosen:
+    """What predicts of these model folders.
+
+    Args:
+        models: the preferred one first.
+        configuration: None for what was selected in the first that has a training, or else was exported to predict, or
+            else has the best validation Dice.
+        folds: to average; empty for all that are trained.
+
+    Raises:
+        InputError: nothing suitable is trained; or the selection is not of the trainings that are there now.
+    """
+    trained = [each for each in models if any(each.trained(name) for name in each.plan().names)]
+    if configuration is None and trained:
+        selected, exported = read_selection(trained[0]), read_export(trained[0])
+        members = selected.folds if selected else exported.members if exported else {}
+        choices = [choose_model(trained[:1], member, folds or there)[1] for member, there in members.items()]
+        if exported is not None:
+            choices = [_with_dice(trained[0], exported, choice) for choice in choices]
+        if choices:
+            steps = selected.steps if selected else ()
+            return Chosen(model=trained[0], choices=tuple(choices), steps=steps, selection=selected)
+    model, choice = choose_model(models, configuration, folds)
+    return Chosen(model=model, choices=(choice,))
+
+
+def _with_dice(model: ModelFolder, exported: Exported, choice: Choice) -> Choice:
+    """An export holds the scores of all folds together, in the place of one file for each fold."""
+    if choice.folds != exported.members.get(choice.configuration):
+        return choice
+    dice = read_document(Metrics, model.path / METRICS).validation.get(choice.configuration)
+    return msgspec.structs.replace(choice, dice=dice)
