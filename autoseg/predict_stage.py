@@ -20,8 +20,9 @@ from autoseg.workspace import ModelFolder, Workspace
 
 if TYPE_CHECKING:
     from autoseg.inference.model import Choice
+    from autoseg.inference.predict import Predictor
 
-__all__ = ["Predicted", "predict"]
+__all__ = ["Chosen", "Predicted", "choose", "predict"]
 
 SILENT = SilentLogger()
 
@@ -86,17 +87,13 @@ def predict(
         CasesFailedError: some cases failed; the others are written.
     """
     from autoseg.inference.cases import predict_files
-    from autoseg.inference.stages import load_staged_predictor
     from autoseg.io.formats import split_ending
     from autoseg.io.layouts import read_inputs
     from autoseg.io.outputs import check_no_links_out, check_outside
     from autoseg.networks.execution import resolve_device
 
-    if model is not None and not trust_code:
-        check_no_foreign_code(model)
-    models = [model] if model else (workspace or Workspace()).models()
-    chosen = _chosen(models, configuration, folds)
-    model, plan = chosen.model, _usable(chosen, logger)
+    chosen = choose(workspace, model, configuration, folds, trust_code=trust_code)
+    model, plan = chosen.model, chosen.usable_plan(logger)
     cases: tuple[Case, ...] = read_inputs(source, plan.channels)
     folder = source if source.is_dir() else source.parent
     check_outside(target, folder, whole=source.is_dir())
@@ -104,8 +101,7 @@ def predict(
     check_no_links_out(target, lambda name: name == PREDICTION_RECORD or split_ending(name)[0] in ids)
     for choice in chosen.choices:
         logger.event("model", plan=plan.name, configuration=choice.configuration, folds=choice.folds, dice=choice.dice)
-    device = resolve_device(device)
-    first, *others = [load_staged_predictor(model, each, device=device, mirroring=mirroring) for each in chosen.choices]
+    first, *others = chosen.load(resolve_device(device), mirroring=mirroring)
     files = predict_files(
         *(first, plan, chosen.weights(), cases, folder, target, logger, executor), others=others, steps=chosen.steps
     )
@@ -113,7 +109,16 @@ def predict(
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Chosen:
+class Chosen:
+    """What is to predict.
+
+    Attributes:
+        model: folder.
+        choices: the configurations, whose probabilities are averaged if there are several.
+        steps: what is done to every label map.
+        selected: whether ``autoseg select`` had chosen them.
+    """
+
     model: ModelFolder
     choices: tuple[Choice, ...]
     steps: tuple[ComponentStep, ...] = ()
@@ -134,32 +139,58 @@ class _Chosen:
         used = [(stage.configuration, fold) for stage in self.stages() for fold in stage.folds]
         return digest([content_hash(self.model.fold(configuration, fold).model) for configuration, fold in used])
 
+    def load(self, device: str, *, mirroring: bool) -> list[Predictor]:
+        """A predictor for each of the configurations, with those of the stages before it."""
+        from autoseg.inference.stages import load_staged_predictor
 
-def _chosen(models: Sequence[ModelFolder], configuration: str | None, folds: Sequence[str]) -> _Chosen:
-    """The configuration that is named, or what was selected in the first model folder with a training, or the best one."""
+        return [load_staged_predictor(self.model, each, device=device, mirroring=mirroring) for each in self.choices]
+
+    def usable_plan(self, logger: Logger) -> Plan:
+        """The plan, after all that it names is found to be here; tells of code that has changed since the training."""
+        from autoseg.inference.model import parts_trained_with
+
+        stages = self.stages()
+        records = [record for stage in stages for record in parts_trained_with(self.model, stage)]
+        names = list(dict.fromkeys(stage.configuration for stage in stages))
+        plan = usable_plan(self.model, configurations=names, kinds=USED_IN_PREDICTION, records=records)
+        for text in dict.fromkeys(
+            text for name in names for text in changed_parts(plan, name, records, kinds=USED_IN_PREDICTION)
+        ):
+            logger.event("message", text=text)
+        return plan
+
+
+def choose(
+    workspace: Workspace | None,
+    model: ModelFolder | None,
+    configuration: str | None,
+    folds: Sequence[str],
+    *,
+    trust_code: bool,
+) -> Chosen:
+    """The configuration that is named, or what was selected in the first model folder with a training, or the best one.
+
+    Args:
+        workspace: whose model folders are looked at, if ``model`` is None; the one in the working directory if both are.
+        model: a model folder, which may come from elsewhere.
+        configuration: None for what was selected.
+        folds: to average; empty for all that are trained.
+        trust_code: let ``model`` run code that is no installed plug.
+
+    Raises:
+        InputError: no such model, or a selection that is not of the trainings that are there now.
+    """
     from autoseg.inference.model import choose_model
     from autoseg.selected import read_selection
 
+    if model is not None and not trust_code:
+        check_no_foreign_code(model)
+    models = [model] if model else (workspace or Workspace()).models()
     if configuration is None:
         trained = [each for each in models if any(each.trained(name) for name in each.plan().names)]
         selected = read_selection(trained[0]) if trained else None
         if selected is not None:
             choices = [choose_model(trained[:1], member, folds or there)[1] for member, there in selected.folds.items()]
-            return _Chosen(model=trained[0], choices=tuple(choices), steps=selected.steps, selected=True)
+            return Chosen(model=trained[0], choices=tuple(choices), steps=selected.steps, selected=True)
     model, choice = choose_model(models, configuration, folds)
-    return _Chosen(model=model, choices=(choice,))
-
-
-def _usable(chosen: _Chosen, logger: Logger) -> Plan:
-    """The plan, after all that it names is found to be here; tells of code that has changed since the training."""
-    from autoseg.inference.model import parts_trained_with
-
-    stages = chosen.stages()
-    records = [record for stage in stages for record in parts_trained_with(chosen.model, stage)]
-    names = list(dict.fromkeys(stage.configuration for stage in stages))
-    plan = usable_plan(chosen.model, configurations=names, kinds=USED_IN_PREDICTION, records=records)
-    for text in dict.fromkeys(
-        text for name in names for text in changed_parts(plan, name, records, kinds=USED_IN_PREDICTION)
-    ):
-        logger.event("message", text=text)
-    return plan
+    return Chosen(model=model, choices=(choice,))
