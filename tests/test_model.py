@@ -10,7 +10,7 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
-import SimpleITK as sitk  # noqa: N813
+import SimpleITK
 
 from autoseg import load_model, pipeline
 from autoseg.errors import InputError
@@ -64,19 +64,19 @@ def test_files_and_images_in_memory_get_what_the_command_writes(model, phantoms,
     for file in images(phantoms):
         label_map = expected(file, written)
         assert label_map.any()
-        for image in (file, str(file), [file], sitk.ReadImage(str(file)), nibabel.load(file)):
+        for image in (file, str(file), [file], SimpleITK.ReadImage(str(file)), nibabel.load(file)):
             prediction = model.predict(image)
             assert np.array_equal(prediction.labels, label_map), type(image)
-        before, after = sitk.ReadImage(str(file)), prediction.simpleitk()
+        before, after = SimpleITK.ReadImage(str(file)), prediction.simpleitk()
         for what in ("GetSize", "GetSpacing", "GetOrigin", "GetDirection"):
             assert np.allclose(getattr(after, what)(), getattr(before, what)(), atol=1e-5)
-        assert np.array_equal(sitk.GetArrayFromImage(after), label_map)
+        assert np.array_equal(SimpleITK.GetArrayFromImage(after), label_map)
 
 
 def test_an_array_is_taken_as_superior_posterior_left(model, phantoms, written) -> None:
     for file in images(phantoms):
-        canonical = sitk.DICOMOrient(sitk.ReadImage(str(file)), "LPS")
-        array, spacing = sitk.GetArrayFromImage(canonical), canonical.GetSpacing()[::-1]
+        canonical = SimpleITK.DICOMOrient(SimpleITK.ReadImage(str(file)), "LPS")
+        array, spacing = SimpleITK.GetArrayFromImage(canonical), canonical.GetSpacing()[::-1]
         one = model.predict(array, spacing=spacing).labels
         assert np.array_equal(one, model.predict(array[None].astype(float), spacing=spacing).labels)
         assert np.array_equal(one, model.predict(canonical).labels)
@@ -164,8 +164,8 @@ def test_no_file_is_written_and_no_process_started(selected) -> None:
         ([], None, "there is no image"),
         ({"image": 1}, None, "an image of a kind that is not known"),
         ("nowhere.nii.gz", None, "no such file"),
-        (sitk.Image(4, 4, 4, sitk.sitkFloat32), (1.0, 1.0, 1.0), "has its own"),
-        (sitk.Image([4, 4, 4], sitk.sitkComplexFloat32), None, "real numbers are"),
+        (SimpleITK.Image(4, 4, 4, SimpleITK.sitkFloat32), (1.0, 1.0, 1.0), "has its own"),
+        (SimpleITK.Image([4, 4, 4], SimpleITK.sitkComplexFloat32), None, "real numbers are"),
     ],
 )
 def test_what_cannot_be_predicted_is_refused(model, image, spacing, told) -> None:
