@@ -8,11 +8,14 @@ from dataclasses import dataclass
 import msgspec
 
 from autoseg.files import content_hash, read_document
-from autoseg.inference.model import Choice, choose_model
-from autoseg.inference.stages import stages_of
+from autoseg.inference.model import Choice, choose_model, parts_trained_with
+from autoseg.inference.predict import Predictor
+from autoseg.inference.stages import load_staged_predictor, stages_of
+from autoseg.logs import Logger
+from autoseg.plan_check import USED_IN_PREDICTION, changed_parts, usable_plan
 from autoseg.selected import Selected, read_selection
 from autoseg.sharing.layout import METRICS, read_export
-from autoseg.values import ComponentStep, Exported, Metrics, digest
+from autoseg.values import ComponentStep, Exported, Metrics, Plan, digest
 from autoseg.workspace import ModelFolder
 
 __all__ = ["Chosen", "choose"]
@@ -48,6 +51,22 @@ class Chosen:
         """Digest of all weights that are used."""
         used = [(stage.configuration, fold) for stage in self.stages() for fold in stage.folds]
         return digest([content_hash(self.model.fold(configuration, fold).model) for configuration, fold in used])
+
+    def usable_plan(self, logger: Logger) -> Plan:
+        """The plan, after all that it names is found to be here; tells of code that has changed since the training."""
+        stages = self.stages()
+        records = [record for stage in stages for record in parts_trained_with(self.model, stage)]
+        names = list(dict.fromkeys(stage.configuration for stage in stages))
+        plan = usable_plan(self.model, configurations=names, kinds=USED_IN_PREDICTION, records=records)
+        for text in dict.fromkeys(
+            text for name in names for text in changed_parts(plan, name, records, kinds=USED_IN_PREDICTION)
+        ):
+            logger.event("message", text=text)
+        return plan
+
+    def load(self, device: str, *, mirroring: bool) -> list[Predictor]:
+        """A predictor for each of the configurations, with those of the stages before it."""
+        return [load_staged_predictor(self.model, each, device=device, mirroring=mirroring) for each in self.choices]
 
 
 def choose(models: Sequence[ModelFolder], configuration: str | None, folds: Sequence[str]) -> Chosen:

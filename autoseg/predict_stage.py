@@ -10,17 +10,11 @@ from typing import TYPE_CHECKING
 
 from autoseg.executors import Executor
 from autoseg.logs import Logger, SilentLogger
-from autoseg.plan_check import (
-    USED_IN_PREDICTION,
-    changed_parts,
-    check_no_foreign_code,
-    usable_plan,
-)
-from autoseg.values import PREDICTION_RECORD, Case, ComponentStep, Plan
+from autoseg.plan_check import check_no_foreign_code
+from autoseg.values import PREDICTION_RECORD, Case, ComponentStep
 from autoseg.workspace import ModelFolder, Workspace
 
 if TYPE_CHECKING:
-    from autoseg.chosen import Chosen
     from autoseg.inference.model import Choice
 
 __all__ = ["Predicted", "predict"]
@@ -116,14 +110,13 @@ def _predicted(
 ) -> Predicted:
     from autoseg.chosen import choose
     from autoseg.inference.cases import predict_files
-    from autoseg.inference.stages import load_staged_predictor
     from autoseg.io.formats import split_ending
     from autoseg.io.layouts import read_inputs
     from autoseg.io.outputs import check_no_links_out, check_outside
     from autoseg.networks.execution import resolve_device
 
     chosen = choose(models, configuration, folds)
-    model, plan = chosen.model, _usable(chosen, logger)
+    plan = chosen.usable_plan(logger)
     cases: tuple[Case, ...] = read_inputs(source, plan.channels)
     folder = source if source.is_dir() else source.parent
     check_outside(target, folder, whole=source.is_dir())
@@ -131,24 +124,10 @@ def _predicted(
     check_no_links_out(target, lambda name: name == PREDICTION_RECORD or split_ending(name)[0] in ids)
     for choice in chosen.choices:
         logger.event("model", plan=plan.name, configuration=choice.configuration, folds=choice.folds, dice=choice.dice)
-    device = resolve_device(device)
-    first, *others = [load_staged_predictor(model, each, device=device, mirroring=mirroring) for each in chosen.choices]
+    first, *others = chosen.load(resolve_device(device), mirroring=mirroring)
     files = predict_files(
         *(first, plan, chosen.weights(), cases, folder, target, logger, executor), others=others, steps=chosen.steps
     )
-    return Predicted(files=files, choices=chosen.choices, model=model, steps=chosen.steps, selected=chosen.selected)
-
-
-def _usable(chosen: Chosen, logger: Logger) -> Plan:
-    """The plan, after all that it names is found to be here; tells of code that has changed since the training."""
-    from autoseg.inference.model import parts_trained_with
-
-    stages = chosen.stages()
-    records = [record for stage in stages for record in parts_trained_with(chosen.model, stage)]
-    names = list(dict.fromkeys(stage.configuration for stage in stages))
-    plan = usable_plan(chosen.model, configurations=names, kinds=USED_IN_PREDICTION, records=records)
-    for text in dict.fromkeys(
-        text for name in names for text in changed_parts(plan, name, records, kinds=USED_IN_PREDICTION)
-    ):
-        logger.event("message", text=text)
-    return plan
+    return Predicted(
+        files=files, choices=chosen.choices, model=chosen.model, steps=chosen.steps, selected=chosen.selected
+    )

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from autoseg.errors import InputError
-from autoseg.inference.probabilities import LEVELS, KeptProbabilities, parts_of_box
+from autoseg.inference.probabilities import LEVELS, Probabilities, parts_of_box
 from autoseg.preprocessing.inverse import restore_labels
 from autoseg.values import Labels, PreprocessRecord, Volume
 
@@ -22,7 +22,7 @@ VOXELS_AT_ONCE = 2**20
 
 
 def ensemble_label_maps(
-    kept: Mapping[str, KeptProbabilities], ensembles: Sequence[Sequence[str]], labels: Labels
+    kept: Mapping[str, Probabilities], ensembles: Sequence[Sequence[str]], labels: Labels
 ) -> list[Volume]:
     """Label maps ``(1, *spatial)`` of several ensembles, on the grid and in the order of the case's files.
 
@@ -49,7 +49,7 @@ def ensemble_label_maps(
 def _decide(
     parts: Sequence[np.ndarray],
     box: tuple[slice, slice, slice],
-    kept: Mapping[str, KeptProbabilities],
+    kept: Mapping[str, Probabilities],
     ensembles: Sequence[Sequence[str]],
     labels: Labels,
 ) -> None:
@@ -70,7 +70,7 @@ def _decide(
                 most[place] = np.maximum(before, total)
 
 
-def _same_grid(kept: Mapping[str, KeptProbabilities], labels: Labels) -> PreprocessRecord:
+def _same_grid(kept: Mapping[str, Probabilities], labels: Labels) -> PreprocessRecord:
     names = list(kept)
     first = kept[names[0]].record
     for name, each in kept.items():

@@ -1,16 +1,21 @@
 """New images on their way to the network: read and brought to its grid by workers, handed over as memory-mapped files.
 
-They lie in a hidden folder beside the label maps, are removed once they are used, and, if a kill left some, by the next run.
+A program that hands over one image keeps it in memory. The files lie in a hidden folder beside the label maps, are removed
+once they are used, and, if a kill left some, by the next run.
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import secrets
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import msgspec
 import numpy as np
@@ -21,14 +26,41 @@ from autoseg.io.cases import read_image
 from autoseg.io.headers import Header
 from autoseg.preprocessing.forward import preprocess_image
 from autoseg.preprocessing.memory import preparing_bytes
-from autoseg.values import Plan, PreprocessRecord
+from autoseg.values import Plan, PreprocessRecord, Volume
 from autoseg.values.json_form import Value
 
-__all__ = ["PrepareInput", "PrepareMembers", "Prepared", "PreparedMembers", "hand_over_folder"]
+__all__ = [
+    "HeldInput",
+    "OnGrid",
+    "PrepareInput",
+    "PrepareMembers",
+    "Prepared",
+    "PreparedMembers",
+    "hand_over_folder",
+    "held_input",
+]
 
 PREFIX = ".prepared-"
 #: A folder that is younger may just be about to be locked by its owner.
 SECONDS_TO_LOCK = 10.0
+
+
+class OnGrid(Protocol):
+    """An image as the network sees it, wherever its array is."""
+
+    @property
+    def record(self) -> PreprocessRecord:
+        """What was done to it."""
+        ...
+
+    @property
+    def earlier(self) -> Sequence[OnGrid]:
+        """In a cascade, the image as the networks of the stages before see it, the first stage first."""
+        ...
+
+    def image(self) -> AbstractContextManager[np.ndarray]:
+        """The array, float32 ``(channels, *spatial)``, for as long as it is needed."""
+        ...
 
 
 class Prepared(Value, frozen=True, kw_only=True):
@@ -54,6 +86,50 @@ class Prepared(Value, frozen=True, kw_only=True):
         finally:
             with contextlib.suppress(OSError):  # where mapped files cannot be removed, the folder's end will do it
                 Path(self.file).unlink()
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeldInput:
+    """An image as the network sees it, in memory.
+
+    Attributes:
+        array: float32 ``(channels, *spatial)``.
+        record: what was done to it.
+        earlier: in a cascade, the image as the networks of the stages before see it, the first stage first.
+    """
+
+    array: np.ndarray
+    record: PreprocessRecord
+    earlier: tuple[HeldInput, ...] = ()
+
+    @contextlib.contextmanager
+    def image(self) -> Iterator[np.ndarray]:
+        """The array."""
+        yield self.array
+
+
+def held_input(volume: Volume, plan: Plan, configuration: str, case_id: str) -> HeldInput:
+    """An image on the grid of a configuration, in a cascade on those of all stages.
+
+    Args:
+        volume: float32 ``(channels, *spatial)``.
+        plan: of the model.
+        configuration: its name, of the last stage.
+        case_id: for messages.
+
+    Raises:
+        InputError: the image cannot be used.
+    """
+    made = [HeldInput(array=image, record=record) for image, record in _on_grids(volume, plan, configuration, case_id)]
+    return dataclasses.replace(made[-1], earlier=tuple(made[:-1]))
+
+
+def _on_grids(
+    volume: Volume, plan: Plan, configuration: str, case_id: str
+) -> Iterator[tuple[np.ndarray, PreprocessRecord]]:
+    """The image on the grid of every stage, and what was done to it, one after the other."""
+    for name in plan.stages(configuration):
+        yield preprocess_image(volume, plan, plan.configuration(name), case_id=case_id)
 
 
 class PrepareInput(Value, frozen=True, kw_only=True):
@@ -85,9 +161,7 @@ class PrepareInput(Value, frozen=True, kw_only=True):
         hashes, _ = item.look()
         volume = read_image(item.case, self.root, self.plan.channels)
         made: list[Prepared] = []
-        for number, name in enumerate(self.plan.stages(self.configuration)):
-            configuration = self.plan.configuration(name)
-            image, record = preprocess_image(volume, self.plan, configuration, case_id=item.id)
+        for number, (image, record) in enumerate(_on_grids(volume, self.plan, self.configuration, item.id)):
             file = Path(self.folder, f"{item.id}.npy" if not number else f"{item.id}.{number}.npy")
             with replacing(file) as beside:
                 np.save(beside, image)

@@ -7,19 +7,31 @@ import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from autoseg.inference.ensembles import ensemble_label_maps
 from autoseg.inference.export import label_map
-from autoseg.inference.inputs import PreparedMembers
+from autoseg.inference.inputs import OnGrid, PreparedMembers
 from autoseg.inference.predict import Predictor
-from autoseg.inference.probabilities import KeptProbabilities, keep_probabilities
+from autoseg.inference.probabilities import (
+    HeldProbabilities,
+    KeptProbabilities,
+    Probabilities,
+    keep_probabilities,
+    levels_of,
+)
 from autoseg.inference.stages import logits_of
 from autoseg.values import Plan, Volume
 
-__all__ = ["predicted_label_map"]
+__all__ = ["held_prediction", "predicted_label_map"]
+
+Advance = Callable[[int, int], None]
+#: Puts the probabilities of a member where all of them wait for each other: its place, and its logits.
+Keep = Callable[[int, np.ndarray], Probabilities]
 
 
 def predicted_label_map(
-    members: Sequence[Predictor], plan: Plan, prepared: PreparedMembers, advance: Callable[[int, int], None]
+    members: Sequence[Predictor], plan: Plan, prepared: PreparedMembers, advance: Advance
 ) -> Volume:
     """The label map ``(1, *spatial)`` of an image, on the grid and in the order of its files.
 
@@ -32,24 +44,73 @@ def predicted_label_map(
         prepared: the image on their grids.
         advance: told how many tiles are done, of how many.
     """
+    inputs = prepared.members
     if len(members) == 1:
-        (predictor,), (one,) = members, prepared.members
-        return label_map(logits_of(predictor, plan, one, advance), one.record, predictor.configuration, plan.labels)
-    names = [predictor.configuration.name for predictor in members]
-    folders = {name: Path(f"{one.file}-probabilities") for name, one in zip(names, prepared.members, strict=True)}
+        return _by_logits(members[0], plan, inputs[0], advance)
+    folders = [Path(f"{one.file}-probabilities") for one in inputs]
+
+    def keep(number: int, logits: np.ndarray) -> Probabilities:
+        how = (inputs[number].record, members[number].configuration, plan.labels, "")
+        keep_probabilities(folders[number], logits, *how)
+        return KeptProbabilities(folders[number])
+
     try:
-        for number, (predictor, one) in enumerate(zip(members, prepared.members, strict=True)):
-
-            def member_advance(done: int, total: int, number: int = number) -> None:
-                advance(number * total + done, len(members) * total)
-
-            logits = logits_of(predictor, plan, one, member_advance)
-            how = (one.record, predictor.configuration, plan.labels, "")
-            keep_probabilities(folders[predictor.configuration.name], logits, *how)
-            del logits  # the next member needs the room
-        kept = {name: KeptProbabilities(folder) for name, folder in folders.items()}
-        return ensemble_label_maps(kept, [names], plan.labels)[0]
+        kept = _probabilities(members, plan, inputs, advance, keep)
+        return ensemble_label_maps(kept, [list(kept)], plan.labels)[0]
     finally:
-        for folder in folders.values():
+        for folder in folders:
             with contextlib.suppress(OSError):
                 shutil.rmtree(folder)
+
+
+def held_prediction(
+    members: Sequence[Predictor], plan: Plan, inputs: Sequence[OnGrid], *, probabilities: bool
+) -> tuple[Volume, tuple[Probabilities, ...]]:
+    """As ``predicted_label_map``, without a file: what waits, waits in memory.
+
+    Args:
+        members: a predictor for each configuration, with those of the stages before it.
+        plan: of all of them.
+        inputs: the image on their grids.
+        probabilities: wanted, too.
+
+    Returns:
+        The label map, equal to that of ``predicted_label_map``, and the probabilities of every member if they are wanted.
+    """
+
+    def nothing(done: int, total: int) -> None:
+        pass
+
+    def keep(number: int, logits: np.ndarray) -> Probabilities:
+        record = inputs[number].record
+        levels = levels_of(logits, record, members[number].configuration, plan.labels)
+        return HeldProbabilities(record, np.stack(list(levels)))
+
+    if len(members) == 1 and not probabilities:
+        return _by_logits(members[0], plan, inputs[0], nothing), ()
+    if len(members) == 1:
+        logits = logits_of(members[0], plan, inputs[0], nothing)
+        return label_map(logits, inputs[0].record, members[0].configuration, plan.labels), (keep(0, logits),)
+    kept = _probabilities(members, plan, inputs, nothing, keep)
+    volume = ensemble_label_maps(kept, [list(kept)], plan.labels)[0]
+    return volume, tuple(kept.values()) if probabilities else ()
+
+
+def _by_logits(predictor: Predictor, plan: Plan, one: OnGrid, advance: Advance) -> Volume:
+    return label_map(logits_of(predictor, plan, one, advance), one.record, predictor.configuration, plan.labels)
+
+
+def _probabilities(
+    members: Sequence[Predictor], plan: Plan, inputs: Sequence[OnGrid], advance: Advance, keep: Keep
+) -> dict[str, Probabilities]:
+    """Configuration to its probabilities, one member after the other."""
+    kept: dict[str, Probabilities] = {}
+    for number, (predictor, one) in enumerate(zip(members, inputs, strict=True)):
+
+        def member_advance(done: int, total: int, number: int = number) -> None:
+            advance(number * total + done, len(members) * total)
+
+        logits = logits_of(predictor, plan, one, member_advance)
+        kept[predictor.configuration.name] = keep(number, logits)
+        del logits  # the next member needs the room
+    return kept

@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -27,7 +28,15 @@ from autoseg.values import Configuration, Labels, PreprocessRecord
 from autoseg.values.json_form import Value
 from autoseg.volume.spline import in_threads, slice_groups
 
-__all__ = ["LEVELS", "KeptProbabilities", "keep_probabilities", "levels_of", "parts_of_box"]
+__all__ = [
+    "LEVELS",
+    "HeldProbabilities",
+    "KeptProbabilities",
+    "Probabilities",
+    "keep_probabilities",
+    "levels_of",
+    "parts_of_box",
+]
 
 #: The level that stands for certainty.
 LEVELS = 65_535
@@ -42,6 +51,46 @@ class _Document(Value, frozen=True, kw_only=True, tag_field="schema", tag="autos
     weights: str
     levels: StoredArray
     checksum: str = ""
+
+
+class Probabilities(Protocol):
+    """Levels of a case's outputs on its box, wherever they are."""
+
+    @property
+    def record(self) -> PreprocessRecord:
+        """What was done to the case's image."""
+        ...
+
+    @property
+    def outputs(self) -> int:
+        """Number of outputs."""
+        ...
+
+    def levels(self, output: int, box: tuple[slice, slice, slice]) -> np.ndarray:
+        """Levels of an output, uint16, in a part of the case's box."""
+        ...
+
+
+@dataclass(frozen=True)
+class HeldProbabilities:
+    """Probabilities of a case in memory.
+
+    Attributes:
+        record: what was done to the case's image.
+        array: levels uint16 ``(outputs, *box)``.
+    """
+
+    record: PreprocessRecord
+    array: np.ndarray
+
+    @property
+    def outputs(self) -> int:
+        """Number of outputs."""
+        return len(self.array)
+
+    def levels(self, output: int, box: tuple[slice, slice, slice]) -> np.ndarray:
+        """Levels of an output, uint16, in a part of the case's box."""
+        return np.asarray(self.array[(output, *box)])
 
 
 class KeptProbabilities:

@@ -9,7 +9,7 @@ import numpy as np
 from autoseg.earlier_stages import require_same_earlier, stages_with_folds
 from autoseg.errors import InputError
 from autoseg.inference.export import label_map
-from autoseg.inference.inputs import Prepared
+from autoseg.inference.inputs import OnGrid
 from autoseg.inference.model import Choice, load_predictor
 from autoseg.inference.predict import Predictor
 from autoseg.io.earlier_store import WithChannels
@@ -59,7 +59,7 @@ def load_staged_predictor(model: ModelFolder, choice: Choice, *, device: str, mi
     return predictor
 
 
-def logits_of(predictor: Predictor, plan: Plan, prepared: Prepared, advance: Callable[[int, int], None]) -> np.ndarray:
+def logits_of(predictor: Predictor, plan: Plan, prepared: OnGrid, advance: Callable[[int, int], None]) -> np.ndarray:
     """Logits ``(outputs, *spatial)`` of an image, after all stages before the predictor's.
 
     A label map goes from stage to stage on the grid of the image's file, as it would be written.
@@ -83,7 +83,7 @@ def logits_of(predictor: Predictor, plan: Plan, prepared: Prepared, advance: Cal
 
 
 def _logits_of_stage(
-    predictor: Predictor, plan: Plan, grid: Prepared, labels: np.ndarray | None, advance: Callable[[int, int], None]
+    predictor: Predictor, plan: Plan, grid: OnGrid, labels: np.ndarray | None, advance: Callable[[int, int], None]
 ) -> np.ndarray:
     """Logits of one stage; ``labels`` is what the one before predicted, on the grid of the image's file."""
     with grid.image() as image:

@@ -23,7 +23,7 @@ from autoseg.io.formats import format_of
 from autoseg.io.grids import grid_conflict
 from autoseg.values import Case, Dataset, Finding, Volume
 
-__all__ = ["check_case", "grid_conflict", "read_image", "read_labels", "undeclared_values"]
+__all__ = ["check_case", "grid_conflict", "image_of", "read_image", "read_labels", "undeclared_values"]
 
 #: Values that are this near to integers were integers before some program computed with them.
 NEARLY = 1e-3
@@ -40,11 +40,22 @@ def read_image(case: Case, root: Path | str, channels: Sequence[str]) -> Volume:
     Raises:
         InputError: unreadable, the wrong number of channels, channels on different grids, or NaN.
     """
-    volume, findings = _image(case, root, channels)
-    errors = [finding for finding in findings if finding.severity == "error"]
-    if errors or volume is None:
-        raise _error_of(errors[0])
-    return volume
+    return _usable(*_image(case, root, channels))
+
+
+def image_of(volumes: Sequence[Volume], channels: Sequence[str], case: str, names: Sequence[str]) -> Volume:
+    """As ``read_image``, of volumes that are read already.
+
+    Args:
+        volumes: each with one channel or more.
+        channels: as many names as there are in all of them.
+        case: its id.
+        names: of the volumes, for messages.
+
+    Raises:
+        InputError: the wrong number of channels, channels on different grids, or NaN.
+    """
+    return _usable(*_joined([as_image(volume) for volume in volumes], channels, case, names))
 
 
 def read_labels(file: Path, case: str) -> Volume:
@@ -53,11 +64,7 @@ def read_labels(file: Path, case: str) -> Volume:
     Raises:
         InputError: unreadable, more than one channel, or values that are no integers.
     """
-    volume, findings = _labels(file, str(file), case)
-    errors = [finding for finding in findings if finding.severity == "error"]
-    if errors or volume is None:
-        raise _error_of(errors[0])
-    return volume
+    return _usable(*_labels(file, str(file), case))
 
 
 def check_case(dataset: Dataset, case: Case) -> tuple[Volume | None, Volume | None, list[Finding]]:
@@ -86,6 +93,14 @@ def check_case(dataset: Dataset, case: Case) -> tuple[Volume | None, Volume | No
     return image, labels, [*findings, *about_labels]
 
 
+def _usable(volume: Volume | None, findings: Sequence[Finding]) -> Volume:
+    """The volume, if nothing about it is an error."""
+    errors = [finding for finding in findings if finding.severity == "error"]
+    if errors or volume is None:
+        raise _error_of(errors[0])
+    return volume
+
+
 def _image(case: Case, root: Path | str, channels: Sequence[str]) -> tuple[Volume | None, list[Finding]]:
     """The image, None if there is none to look at, and what is wrong with it."""
     findings: list[Finding] = []
@@ -97,18 +112,26 @@ def _image(case: Case, root: Path | str, channels: Sequence[str]) -> tuple[Volum
             findings.append(_finding_of(error, case.id, file))
     if len(volumes) < len(case.images):
         return None, findings
-    first = volumes[0].geometry
-    volumes[1:] = [on_grid_of(volume, first) for volume in volumes[1:]]
-    for file, volume in zip(case.images[1:], volumes[1:], strict=True):
-        findings.extend(grid_findings(first, volume.geometry, "a channel", case.id, file))
+    image, about_channels = _joined(volumes, channels, case.id, case.images)
+    return image, [*findings, *about_channels]
+
+
+def _joined(
+    volumes: Sequence[Volume], channels: Sequence[str], case: str, names: Sequence[str]
+) -> tuple[Volume | None, list[Finding]]:
+    """The image of all channels, None if they do not fit together, and what is wrong with it."""
+    first, findings = volumes[0].geometry, list[Finding]()
+    volumes = [volumes[0], *(on_grid_of(volume, first) for volume in volumes[1:])]
+    for name, volume in zip(names[1:], volumes[1:], strict=True):
+        findings.extend(grid_findings(first, volume.geometry, "a channel", case, name))
     if any(volume.geometry.shape != first.shape for volume in volumes):
         return None, findings
     array = np.concatenate([volume.array for volume in volumes]) if len(volumes) > 1 else volumes[0].array
     if len(array) != len(channels):
-        return None, [*findings, channel_count_finding(len(array), array.dtype, channels, case.id, case.images)]
+        return None, [*findings, channel_count_finding(len(array), array.dtype, channels, case, names)]
     with np.errstate(over="ignore"):  # what becomes infinite is found
         image = Volume(array=np.ascontiguousarray(array, np.float32), geometry=first)
-    findings.extend(image_findings(image, channels, case.id, case.images))
+    findings.extend(image_findings(image, channels, case, names))
     return image, findings
 
 

@@ -15,7 +15,7 @@ from autoseg.io.headers import Header
 from autoseg.io.nifti import Placement, RawHeader
 from autoseg.values import Geometry, Volume
 
-__all__ = ["affine_geometry", "read_affine", "read_affine_header"]
+__all__ = ["affine_geometry", "array_shape", "read_affine", "read_affine_header"]
 
 #: From NIfTI's world (right, anterior, superior) to ours (left, posterior, superior).
 TO_LPS = np.diag([-1.0, -1.0, 1.0])
@@ -42,7 +42,7 @@ def read_affine_header(path: Path, raw: RawHeader, placed: Placement) -> Header:
         ValueError: voxels or axes that are not supported.
     """
     image = _nibabel().load(path)
-    shape = _four(image.shape)
+    shape = array_shape(image.shape)
     return Header(
         channels=shape[0],
         dtype=_dtype(image, raw).name,
@@ -83,7 +83,7 @@ def affine_geometry(affine: np.ndarray, shape: tuple[int, ...], units: int, *, p
     )
 
 
-def _four(shape: tuple[int, ...]) -> tuple[int, int, int, int]:
+def array_shape(shape: tuple[int, ...]) -> tuple[int, int, int, int]:
     """Channels, z, y, x of a file's sizes; vector components (the fifth axis) are channels as the fourth is."""
     sizes = [*shape, *[1] * (5 - len(shape))]
     if len(shape) > 5 or (sizes[3] > 1 and sizes[4] > 1) or len(shape) < 2:

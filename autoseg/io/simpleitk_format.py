@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import threading
 import zlib
@@ -23,7 +24,7 @@ from autoseg.values import Geometry, Volume
 if TYPE_CHECKING:
     import SimpleITK
 
-__all__ = ["ONE_AT_A_TIME", "SimpleITKFormat", "itk_header", "simpleitk"]
+__all__ = ["ONE_AT_A_TIME", "SimpleITKFormat", "itk_header", "itk_image", "itk_volume", "simpleitk"]
 
 T = TypeVar("T")
 _READERS = {
@@ -87,23 +88,40 @@ class SimpleITKFormat:
                 file=path,
                 remedy=f"Write it as {self.label_endings[ending]}.",
             )
-        geometry = volume.geometry
-        first = 1 if geometry.planar else 0  # a planar geometry is written as a 2D image
-        axes = list(range(first, 3))[::-1]  # file order: x first
-        array = volume.array[0, 0] if geometry.planar else volume.array[0]
-        directions = [geometry.directions[axis][world] for world in range(len(axes)) for axis in axes]
         if _READERS[ending] == "GiplImageIO":
-            array = _for_gipl(array, geometry, path)
-        image = sitk.GetImageFromArray(np.ascontiguousarray(array))
-        image.SetSpacing([float(geometry.spacing[axis]) for axis in axes])
-        image.SetOrigin(geometry.origin[: len(axes)])
-        image.SetDirection(directions)
+            volume = _for_gipl(volume, path)
+        image = itk_image(volume)
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as beside:
             with ONE_AT_A_TIME:
                 sitk.WriteImage(image, str(beside), True)
             require_whole(beside)
             require_intact(beside)
+
+
+def itk_volume(image: SimpleITK.Image) -> Volume:
+    """The voxels ``(channels, z, y, x)`` and the place of an image in memory; they are copied.
+
+    Raises:
+        ValueError: its voxels are no real numbers, or it has other than 2, 3 or 4 dimensions.
+    """
+    if image.GetDimension() not in (2, 3, 4):
+        raise ValueError(f"an image with {image.GetDimension()} dimensions is not supported; 2, 3 or 4 are")
+    _dtype(image.GetPixelID())
+    return Volume(array=_channels_first(image), geometry=_geometry(image))
+
+
+def itk_image(volume: Volume) -> SimpleITK.Image:
+    """An image of the first channel, with spacing, origin and direction of its geometry; planar ones have two dimensions."""
+    geometry = volume.geometry
+    first = 1 if geometry.planar else 0
+    axes = list(range(first, 3))[::-1]  # file order: x first
+    array = volume.array[0, 0] if geometry.planar else volume.array[0]
+    image = simpleitk().GetImageFromArray(np.ascontiguousarray(array))
+    image.SetSpacing([float(geometry.spacing[axis]) for axis in axes])
+    image.SetOrigin(geometry.origin[: len(axes)])
+    image.SetDirection([geometry.directions[axis][world] for world in range(len(axes)) for axis in axes])
+    return image
 
 
 def itk_header(reader: SimpleITK.ImageFileReader, *, planar: bool = False, notes: tuple[str, ...] = ()) -> Header:
@@ -206,16 +224,16 @@ def _reader(path: Path) -> SimpleITK.ImageFileReader:
     return reader
 
 
-def _for_gipl(array: np.ndarray, geometry: Geometry, path: Path) -> np.ndarray:
-    directions = tuple(part for axis in (2, 1, 0) for part in geometry.directions[axis])
+def _for_gipl(volume: Volume, path: Path) -> Volume:
+    directions = tuple(part for axis in (2, 1, 0) for part in volume.geometry.directions[axis])
     if not np.allclose(directions, IDENTITY, atol=1e-6):
         raise InputError(
             "GIPL files hold no directions", file=path, remedy="Write the label map as .nii.gz, .nrrd or .mha."
         )
-    array = smallest_integers(array)
+    array = smallest_integers(volume.array)
     if array.dtype.itemsize > 2:
         raise InputError("GIPL files hold label maps up to 65535", file=path, found=int(array.max()))
-    return array
+    return dataclasses.replace(volume, array=array)
 
 
 @functools.cache
