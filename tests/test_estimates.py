@@ -90,7 +90,12 @@ def test_no_patch_is_timed_alone_where_several_are_trained(planned: int, fewest:
     configuration = small_configuration(patch=(32, 32, 32), features=(8, 16))
     configuration = msgspec.structs.replace(configuration, batch_size=planned)
     seen: set[int] = set()
-    hook = register_module_forward_hook(lambda module, inputs, output: seen.add(len(inputs[0])))
+
+    def note(module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+        if isinstance(module, nn.Conv3d):
+            seen.add(len(inputs[0]))
+
+    hook = register_module_forward_hook(note)
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(PROBE_MULTIPLY_ADDS, "cpu", 1.0)
         seconds_per_iteration(configuration, default_execution("cpu"))
