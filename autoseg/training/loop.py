@@ -258,7 +258,14 @@ class FoldTrainer:
         """Adds to the curve of estimates; where no label has a Dice, there is nothing to add."""
         if not (self.ranks.first and self.job.cases.val and self.spec.validation_iterations):
             return
-        known = [dice for dice in self.estimate() if dice is not None]
+        try:
+            known = [dice for dice in self.estimate() if dice is not None]
+        except InputError as error:  # the estimate is a guide only; where the end hangs on it, there is none without
+            if self.state.length.until_plateau:
+                raise
+            text = f"warning: no estimate on held-out cases after {self.state.iteration} iterations: {error}"
+            self.logger.event("message", text=text)
+            return
         if not known:
             return
         self.state.curve.append((self.state.iteration, sum(known) / len(known)))
