@@ -18,7 +18,7 @@ import pytest
 from autoseg.files import write_document
 from autoseg.values import ExecutionPath
 from autoseg.workspace import ModelFolder, Workspace
-from tests.command_line import invoke
+from tests.command_line import children, invoke
 from tests.end_to_end.test_run import PROGRAM, failures_told, options
 
 pytestmark = [
@@ -79,17 +79,6 @@ class Runs:
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(seconds)
         return process.poll() is None
-
-
-def children(parent: int) -> list[int]:
-    """Processes that a process has started, and those of these."""
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            fields = (folder / "stat").read_text().rpartition(")")[2].split()
-            if int(fields[1]) == parent and fields[0] != "Z":
-                found += [int(folder.name), *children(int(folder.name))]
-    return found
 
 
 def kill(process: subprocess.Popen[bytes], chance: random.Random) -> str:
