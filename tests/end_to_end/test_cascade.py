@@ -129,6 +129,18 @@ def test_a_training_that_is_stopped_and_cut_off_ends_with_the_same_weights(train
         )
 
 
+def test_a_second_stage_begins_with_the_weights_of_another_and_no_other_network_does(
+    trained: Path, workspace: Workspace
+) -> None:
+    model = Workspace(trained).model().path
+    pipeline.train(workspace, "second", "0", iterations=1, device="cpu", begin_from=model)
+    adopted = json.loads(workspace.model().fold("second", "0").adopted.read_text())
+    assert {each["outcome"] for each in adopted["layers"]} == {"adopted"}
+    second = model / "second" / "fold_0"
+    with pytest.raises(InputError, match="second stage of a cascade, and '3d_fullres' has not its inputs"):
+        pipeline.train(workspace, "3d_fullres", "0", iterations=1, device="cpu", begin_from=second)
+
+
 def test_the_truth_while_training_scored_whole_images(trained: Path) -> None:
     lines = Workspace(trained).model().fold("second", "0").truth.read_text().splitlines()
     scores = [line for line in map(json.loads, lines) if "case" in line]
