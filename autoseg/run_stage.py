@@ -132,7 +132,9 @@ def _require_devices(gpus: Sequence[int], device: str) -> None:
             "these GPUs are not here",
             found=f"--gpus {','.join(map(str, gpus))}",
             expected=f"numbers from 0 to {count - 1}" if count else "no --gpus, for torch finds no GPU on this machine",
-            remedy=None if count else "Leave --gpus out to train on the processor; --jobs 2 trains two folds at once there.",
+            remedy=None
+            if count
+            else "Leave --gpus out to train on the processor; --jobs 2 trains two folds at once there.",
         )
     resolve_device("cuda" if gpus else device)
 

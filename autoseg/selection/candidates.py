@@ -28,7 +28,9 @@ def all_candidates(
     if len(names) > 2:
         groups.append(tuple(names))
     return tuple(
-        Candidate(name="+".join(group), members=group, cost=_cost(group, {**(others or {}), **costs}, previous_stage or {}))
+        Candidate(
+            name="+".join(group), members=group, cost=_cost(group, {**(others or {}), **costs}, previous_stage or {})
+        )
         for group in groups
     )
 

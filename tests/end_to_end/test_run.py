@@ -135,7 +135,9 @@ def test_a_machine_without_a_gpu_is_told_so_before_anything_is_planned(
 ) -> None:
     workspace = tmp_path / "workspace"
     text = failure(capsys, "run", phantoms, "-w", workspace, "--gpus", "0,1", "--yes")
-    assert "these GPUs are not here; found --gpus 0,1, expected no --gpus, for torch finds no GPU on this machine" in text
+    assert (
+        "these GPUs are not here; found --gpus 0,1, expected no --gpus, for torch finds no GPU on this machine" in text
+    )
     assert "'cuda' is not available here" in failure(
         capsys, "run", phantoms, "-w", workspace, "--device", "cuda", "--yes"
     )
