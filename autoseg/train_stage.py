@@ -240,7 +240,7 @@ def train_one(
 
 def _shapes(store: CaseStore, keys: Mapping[str, str]) -> list[tuple[int, ...]]:
     """Voxels per axis of stored cases; one that is damaged is made anew, or named, when it is scored."""
-    shapes = []
+    shapes: list[tuple[int, ...]] = []
     for case, key in keys.items():
         with contextlib.suppress(DamagedCaseError):
             shapes.append(store.open(case, key).record.shape)
