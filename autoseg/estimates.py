@@ -21,6 +21,7 @@ from autoseg.networks.execution import (
     autocast,
     available_memory,
     free_memory,
+    laid_out,
     likely_execution,
     memory_format,
     place,
@@ -51,8 +52,10 @@ DEFAULT_MEMORY = 8 * GIBIBYTE
 LEAST_GIB, MOST_GIB = 0.1, 10_000
 #: Of the memory that a CPU's machine has available now, the part that a training may take.
 SHARE_OF_CPU_MEMORY = 0.75
-#: Multiply-adds of the step that is timed: a second or so on two cores, a blink on a GPU.
-PROBE_MULTIPLY_ADDS = {"cpu": 6e9, "mps": 6e10, "cuda": 6e11}
+#: Multiply-adds of the step that is timed: a third of a second on one core, a blink on a GPU.
+PROBE_MULTIPLY_ADDS = {"cpu": 2.5e9, "mps": 6e10, "cuda": 6e11}
+#: No batch of fewer is timed where more are trained: on a CPU two patches take no longer than one (measured).
+LEAST_BATCH = 2
 TIMED_STEPS = 3
 #: Multiply-adds of a training that is not worth timing first: a few minutes on two cores.
 SHORT_TRAINING = 5e12
@@ -160,6 +163,8 @@ def seconds_per_iteration(
 ) -> float:
     """Seconds of one training iteration, from a short step of the same network on a part of its patch or its batch.
 
+    The patch is cut before the batch, for a batch of one can take longer than one of two.
+
     Args:
         configuration: patch, batch and network.
         path: how the network runs.
@@ -168,12 +173,14 @@ def seconds_per_iteration(
     spec = configuration.network
     most = PROBE_MULTIPLY_ADDS[path.device]
     patch = _probe_patch(configuration, most)
-    batch = max(1, min(configuration.batch_size, int(most / multiply_adds(spec, patch, 1))))
+    batch = int(most / multiply_adds(spec, patch, 1))
+    batch = min(configuration.batch_size, max(LEAST_BATCH, batch))
     network = place(build_network(spec, seed=0), path, configuration.dimensions)
-    layout = memory_format(path, configuration.dimensions)
-    image = torch.zeros(batch, spec.input_channels, *patch, device=path.device).contiguous(memory_format=layout)
+    image = torch.randn(batch, spec.input_channels, *patch, generator=torch.Generator().manual_seed(0))
+    image = laid_out(image.to(path.device), memory_format(path, configuration.dimensions))
     times = []
     for _ in range(1 + TIMED_STEPS):
+        network.zero_grad(set_to_none=True)  # as training does
         begin = clock()
         with autocast(path):
             outputs = network(image)
@@ -188,8 +195,8 @@ def seconds_per_iteration(
 def _probe_patch(configuration: Configuration, most: float) -> tuple[int, ...]:
     """The patch, halved along its longest axis until a step is short; at least two voxels at the lowest resolution."""
     spec, patch = configuration.network, list(configuration.patch_size)
-    least = [2 * step for step in spec.divisor]
-    while multiply_adds(spec, patch, 1) > most:
+    least, batch = [2 * step for step in spec.divisor], min(LEAST_BATCH, configuration.batch_size)
+    while multiply_adds(spec, patch, batch) > most:
         axes = [axis for axis in range(len(patch)) if patch[axis] // 2 >= least[axis]]
         if not axes:
             break

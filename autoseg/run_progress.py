@@ -110,7 +110,10 @@ class RunProgress:
         """Writes what was taken so far; that it cannot be written ends nothing."""
         self._kept = time.monotonic()
         try:
-            write_document(self.path, RunRecord(seconds=self.seconds(), jobs=dict(sorted(self._took.items()))))
+            now = time.monotonic()  # what runs counts, too: this process may be killed
+            running = {name: self._took.get(name, 0.0) + now - begun for name, begun in self._running.items()}
+            jobs = dict(sorted({**self._took, **running}.items()))
+            write_document(self.path, RunRecord(seconds=self.seconds(), jobs=jobs))
         except OSError as error:
             self.logger.event("message", text=f"warning: {self.path} could not be written: {error.strerror or error}")
 

@@ -99,6 +99,7 @@ def run_all(
     """
     if len([length for length in (epochs, iterations, hours) if length is not None]) > 1:
         raise InputError("a training has one length", expected="one of epochs, iterations and hours")
+    _require_devices(gpus, device)
     model = model_to_run(dataset, workspace, wishes or PlanWishes(), understood, executor, logger)
     plan, split = model.plan(), read_document(Split, workspace.split_path)
     names = [plan.configuration(name).name for name in configurations]
@@ -115,6 +116,27 @@ def run_all(
     )
     run = _Run(workspace, model, split, jobs, costs, runner, options, progress, hours, executor, stop)
     return run.result()
+
+
+def _require_devices(gpus: Sequence[int], device: str) -> None:
+    """Before anything is planned: whether the trainings can run here at all.
+
+    Raises:
+        InputError: a GPU, or the device, is not here.
+    """
+    from autoseg.networks.execution import gpu_count, resolve_device
+
+    count = gpu_count()
+    if gpus and max(gpus) >= count:
+        raise InputError(
+            "these GPUs are not here",
+            found=f"--gpus {','.join(map(str, gpus))}",
+            expected=f"numbers from 0 to {count - 1}" if count else "no --gpus, for torch finds no GPU on this machine",
+            remedy=None
+            if count
+            else "Leave --gpus out to train on the processor; --jobs 2 trains two folds at once there.",
+        )
+    resolve_device("cuda" if gpus else device)
 
 
 def _costs(plan: Plan, jobs: Sequence[Job]) -> dict[str, float]:

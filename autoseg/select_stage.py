@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import msgspec
 
+from autoseg.errors import InputError
 from autoseg.executors import Executor, ThreadExecutor
 from autoseg.files import read_document, write_document
 from autoseg.held_out_files import SelectionFiles
+from autoseg.jobs import with_first_stages
 from autoseg.logs import Logger, SilentLogger
 from autoseg.values import Basis, Candidate, Cost, Patients, Plan, Selection, SelectionRule, Split, digest
 from autoseg.workspace import ModelFolder, Workspace
@@ -65,7 +68,8 @@ def select_best(
     finished = finished_trainings(model, plan, split, names)
     check_contents(workspace, plan, finished)
     _tell_missing_folds(finished, len(split), logger)
-    candidates = _candidates(plan, finished, costs_of(finished, device, logger))
+    timed = _with_first_stages(model, plan, split, finished)
+    candidates = _candidates(plan, finished, costs_of(timed, device, logger))
     held_out = HeldOut(workspace, model, plan, finished, executor or ThreadExecutor(), logger, stop)
     scores = {name: dice_per_case(folds, plan.labels) for name, folds in finished.items()}
     scores |= held_out.ensemble_scores(candidates)
@@ -105,14 +109,34 @@ def _tell_missing_folds(finished: Mapping[str, Mapping[str, FinishedFold]], coun
             logger.event("message", text=text)
 
 
+def _with_first_stages(
+    model: ModelFolder, plan: Plan, split: Split, finished: Mapping[str, Mapping[str, FinishedFold]]
+) -> dict[str, Mapping[str, FinishedFold]]:
+    """The same, and the first stages that are not compared: whoever uses a second stage pays for them, too.
+
+    What one costs that does not go with the plan or the split is not known.
+    """
+    from autoseg.crossvalidation import finished_trainings
+
+    stages, timed = {each.name: each.previous_stage for each in plan.configurations}, dict(finished)
+    for name in with_first_stages(list(finished), stages):
+        if name not in timed:
+            with contextlib.suppress(InputError):
+                timed |= finished_trainings(model, plan, split, [name])
+    return timed
+
+
 def _candidates(
     plan: Plan, finished: Mapping[str, Mapping[str, FinishedFold]], costs: Mapping[str, Cost]
 ) -> list[Candidate]:
-    """All of the configurations with a finished fold; then those without, which only are told to be missing."""
+    """All of the configurations with a finished fold; then those without, which only are told to be missing.
+
+    ``costs`` may name more: first stages.
+    """
     from autoseg.selection import all_candidates
 
     stages = {each.name: each.previous_stage for each in plan.configurations}
     begun = {name: costs[name] for name, folds in finished.items() if folds}
     waiting = {name: costs[name] for name, folds in finished.items() if not folds}
-    alone = [each for each in all_candidates(waiting, stages) if len(each.members) == 1]
-    return [*all_candidates(begun, stages), *alone]
+    alone = [each for each in all_candidates(waiting, stages, costs) if len(each.members) == 1]
+    return [*all_candidates(begun, stages, costs), *alone]

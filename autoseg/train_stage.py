@@ -10,7 +10,7 @@ from filelock import FileLock, Timeout
 
 from autoseg.cascade_stage import EarlierMaps, staged_store
 from autoseg.disk import SHARE_OF_PROBABILITIES, check_room_for_probabilities, probability_bytes
-from autoseg.errors import HeldError
+from autoseg.errors import DamagedCaseError, HeldError
 from autoseg.estimates import announce
 from autoseg.files import read_document, sweep, write_document
 from autoseg.finetuning.begin import begin_fold
@@ -238,7 +238,7 @@ def train_one(
             truth, logger = running_truth(model, plan, job, store, device, logger, stop)
             if not has_ended(folder, length):
                 timed = job.cases.val if length.hours is not None else ()
-                batches = scoring_batches(configuration, [store.open(case, keys[case]).record.shape for case in timed])
+                batches = scoring_batches(configuration, _shapes(store, {case: keys[case] for case in timed}))
                 initial = begin_fold(source, plan, job, folder, logger)
                 _call(ranks, model, job, deterministic=deterministic)
                 train_fold(
@@ -263,6 +263,15 @@ def train_one(
         raise HeldError(folder.path) from error
     skipped = tuple(load_metadata(folder.model).get("skipped", ()))
     return Trained(configuration=job.configuration, fold=job.fold, folder=folder, summary=summary, skipped=skipped)
+
+
+def _shapes(store: CaseStore, keys: Mapping[str, str]) -> list[tuple[int, ...]]:
+    """Voxels per axis of stored cases; one that is damaged is made anew, or named, when it is scored."""
+    shapes: list[tuple[int, ...]] = []
+    for case, key in keys.items():
+        with contextlib.suppress(DamagedCaseError):
+            shapes.append(store.open(case, key).record.shape)
+    return shapes
 
 
 @contextlib.contextmanager

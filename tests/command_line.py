@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 
@@ -28,3 +30,14 @@ def failure(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
     assert code == 2, text
     assert "Traceback" not in text
     return text
+
+
+def children(parent: int) -> list[int]:
+    """Processes that a process has started, and those of these, on Linux."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            fields = (folder / "stat").read_text().rpartition(")")[2].split()
+            if int(fields[1]) == parent and fields[0] != "Z":
+                found += [int(folder.name), *children(int(folder.name))]
+    return found

@@ -69,6 +69,13 @@ def find_sources(model: Path, plan: Plan, configuration: str, folds: Sequence[st
     """
     sources = {fold: find_source(model, configuration, fold) for fold in folds}
     for source in {source.file: source for source in sources.values()}.values():
+        if source.second_stage_of and not plan.configuration(configuration).previous_stage:
+            raise InputError(
+                f"the model is the second stage of a cascade, and {configuration!r} has not its inputs",
+                file=source.file,
+                expected="a model that looks at images alone",
+                remedy="Name the folder of another configuration: MODEL/CONFIGURATION/fold_0",
+            )
         _adopted(source, plan, configuration)
     return sources
 

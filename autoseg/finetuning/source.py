@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -33,7 +33,8 @@ class Source:
     Attributes:
         file: that holds them.
         title: of the model, in words.
-        template: what the model was made for; None for a file that stands alone.
+        template: what the model was made for; None for a file that stands alone, and for the second stage of a cascade.
+        second_stage_of: plan of the model, if it is such a stage, whose inputs no image has.
         job: what it was trained on, if that is known.
         dataset: name of the data set that it was trained on; empty if it is not known.
     """
@@ -43,6 +44,7 @@ class Source:
     template: Template | None
     job: TrainJob | None = None
     dataset: str = ""
+    second_stage_of: Plan | None = None
 
     @functools.cached_property
     def sha256(self) -> str:
@@ -56,9 +58,8 @@ class Source:
     @property
     def names(self) -> Names:
         """What the network's inputs and outputs are called."""
-        if self.template is None:
-            return Names(channels=None, outputs=None)
-        return names_of(self.template)
+        model = self.template or self.second_stage_of
+        return names_of(model) if model else Names(channels=None, outputs=None)
 
 
 def names_of(model: Plan | Template) -> Names:
@@ -140,8 +141,10 @@ def _our_source(file: Path) -> Source:
     with contextlib.suppress(InputError):  # it is needed for a warning only
         job = read_document(TrainJob, folder / "job.json")
     title = f"the plan {plan.name}, {folder.parent.name}, {folder.name}"
-    template = _our_template(plan, [folder.parent.name])
-    return Source(file=file, title=title, template=template, job=job, dataset=plan.dataset)
+    known = Source(file=file, title=title, template=None, job=job, dataset=plan.dataset)
+    if any(each.name == folder.parent.name and each.previous_stage for each in plan.configurations):
+        return replace(known, second_stage_of=plan)
+    return replace(known, template=_our_template(plan, [folder.parent.name]))
 
 
 def _our_template(plan: Plan, configurations: Sequence[str] = ()) -> Template:

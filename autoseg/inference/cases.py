@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 
 from autoseg import __version__
-from autoseg.errors import CasesFailedError, InputError, InterruptedRunError, MissingPartError
+from autoseg.errors import CasesFailedError, DamagedCaseError, InputError, InterruptedRunError, MissingPartError
 from autoseg.evaluation.score_table import SCORE_TABLE, write_score_table
 from autoseg.evaluation.summarize import summarize
 from autoseg.executors import Executor, SerialExecutor
@@ -79,8 +79,9 @@ def validate_cases(
 
     Raises:
         InterruptedRunError: ``stop`` said so.
+        CasesFailedError: some stored cases cannot be read, nor be made anew; all others are scored, and there is no summary.
     """
-    scores, measuring = [], Measuring()
+    scores, measuring, failures = list[CaseScore](), Measuring(), dict[str, BaseException]()
     validation = begin_validation(predictor, plan, folder)
     for done, (case_id, key) in enumerate(sorted(keys.items()), start=1):
 
@@ -109,9 +110,14 @@ def validate_cases(
         def whole(score: CaseScore, case_id: str = case_id) -> bool:
             return not probabilities or has_probabilities(folder, case_id, validation.weights)
 
-        scored = with_whole_case(store, key, partial(keep, folder.score(case_id), CaseScore, score, valid=whole))
-        scores.append(scored)
+        try:
+            kept_score = partial(keep, folder.score(case_id), CaseScore, score, valid=whole)
+            scores.append(with_whole_case(store, key, kept_score))
+        except (DamagedCaseError, CasesFailedError) as error:  # one bad case costs one case
+            failures |= error.failures if isinstance(error, CasesFailedError) else {case_id: error}
         logger.event("progress", stage="validate", done=done, total=len(keys), detail=case_id)
+    if failures:
+        raise CasesFailedError("validate", dict(sorted(failures.items())), len(scores))
     summary = summarize(scores, plan.labels, measuring)
     write_score_table(folder.validation / SCORE_TABLE, summary)
     write_document(folder.summary, summary)

@@ -26,6 +26,7 @@ __all__ = [
     "compiler_found",
     "default_execution",
     "free_memory",
+    "gpu_count",
     "gpu_precision",
     "has_fast_bf16",
     "keep_freed_memory",
@@ -67,6 +68,11 @@ def resolve_device(wanted: str, *, here: bool = True) -> Device:
             expected=" or ".join(device for device, is_here in present.items() if is_here),
         )
     return cast(Device, wanted)
+
+
+def gpu_count() -> int:
+    """CUDA devices that this process may see."""
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
 def free_memory(device: str) -> int | None:

@@ -11,7 +11,9 @@ __all__ = ["all_candidates"]
 
 
 def all_candidates(
-    costs: Mapping[str, Cost], previous_stage: Mapping[str, str | None] | None = None
+    costs: Mapping[str, Cost],
+    previous_stage: Mapping[str, str | None] | None = None,
+    others: Mapping[str, Cost] | None = None,
 ) -> tuple[Candidate, ...]:
     """Single configurations in the order given, then all pairs, then the ensemble of all if there are more than two.
 
@@ -19,13 +21,16 @@ def all_candidates(
         costs: configuration to what itself costs, without earlier stages.
         previous_stage: configuration to the one whose prediction it takes, where there is one; that must be run, too, but
             only once for several members that need it.
+        others: what earlier stages cost that are no candidates, where it is known.
     """
     names = list(costs)
     groups: list[tuple[str, ...]] = [(name,) for name in names] + [*combinations(names, 2)]
     if len(names) > 2:
         groups.append(tuple(names))
     return tuple(
-        Candidate(name="+".join(group), members=group, cost=_cost(group, costs, previous_stage or {}))
+        Candidate(
+            name="+".join(group), members=group, cost=_cost(group, {**(others or {}), **costs}, previous_stage or {})
+        )
         for group in groups
     )
 

@@ -68,6 +68,19 @@ class Course:
         """That the training has taken, over all starts."""
         return self._seconds_before + self._clock() - self._began
 
+    def told(self, loss: float, seconds_per_iteration: float) -> dict[str, float | int | None]:
+        """For the log: how far the training is, of how much, and the time left where that is known."""
+        done, length = self.state.iteration, self.state.length
+        total = self.total() if length.end is not None or length.hours is not None else None
+        left = None if total is None else (total - done) * seconds_per_iteration
+        return {
+            "iteration": done,
+            "of": total,
+            "loss": loss,
+            "seconds_per_iteration": seconds_per_iteration,
+            "seconds_left": left,
+        }
+
     def decided(self) -> Length:
         """How far the training goes, by all that is known now; without an iteration done there is nothing to end yet."""
         length, done, planned = self.state.length, self.state.iteration, self.state.job.iterations

@@ -14,6 +14,7 @@ from filelock import FileLock, Timeout
 from autoseg.errors import InputError
 from autoseg.files import read_document
 from autoseg.logs import Logger
+from autoseg.networks.weights import load_metadata
 from autoseg.training.length import extended, fixed_length
 from autoseg.training.state import read_state
 from autoseg.values import Length, PartRecord, Plan, TrainJob
@@ -145,7 +146,7 @@ def length_to_do(folder: FoldFolder, job: TrainJob, wish: Wish, *, has_estimates
             expected=f"{wish.iterations} iterations",
             remedy="Repeat it without a length to go on, end it with --finish, or move its folder away to train anew.",
         )
-    if as_wished != there and there.decided and there.trained != there.end:
+    if as_wished != there and there.trained != there.end and _cools_down(folder, there):
         raise InputError(
             "the cooldown of the training here has begun, so its length cannot be changed any more",
             file=folder.path,
@@ -170,6 +171,13 @@ def stored_length(folder: FoldFolder, job: TrainJob) -> Length | None:
         return read_document(Length, folder.length)
     length = fixed_length(job.iterations)
     return msgspec.structs.replace(length, trained=length.end) if folder.model.is_file() else length
+
+
+def _cools_down(folder: FoldFolder, length: Length) -> bool:
+    """Whether the end is decided: somebody asked for it, or the last iterations of an extension have begun."""
+    if length.decided or length.cooldown_from is None or not folder.checkpoint.is_file():
+        return length.decided
+    return int(load_metadata(folder.checkpoint).get("iteration", 0)) >= length.cooldown_from
 
 
 def has_ended(folder: FoldFolder, length: Length) -> bool:

@@ -220,7 +220,8 @@ class FoldTrainer:
                 self.logger.event("progress", stage="train", done=done, total=self.course.total(), detail=detail)
                 end_of_epoch = self._epoch_ends()
                 if now - last_log > LOG_SECONDS or end_of_epoch:
-                    self._log(losses, (now - begin) / (done - first))
+                    told = self.course.told(float(np.mean(losses)), (now - begin) / (done - first))
+                    self.logger.event("iterations", **told, learning_rate=self.learning_rate(done - 1))
                     last_log, losses = now, []
                 if end_of_epoch:
                     self.ranks.require_equal("weights", self.step.fingerprint)
@@ -258,7 +259,14 @@ class FoldTrainer:
         """Adds to the curve of estimates; where no label has a Dice, there is nothing to add."""
         if not (self.ranks.first and self.job.cases.val and self.spec.validation_iterations):
             return
-        known = [dice for dice in self.estimate() if dice is not None]
+        try:
+            known = [dice for dice in self.estimate() if dice is not None]
+        except InputError as error:  # the estimate is a guide only; where the end hangs on it, there is none without
+            if self.state.length.until_plateau:
+                raise
+            text = f"warning: no estimate on held-out cases after {self.state.iteration} iterations: {error}"
+            self.logger.event("message", text=text)
+            return
         if not known:
             return
         self.state.curve.append((self.state.iteration, sum(known) / len(known)))
@@ -345,20 +353,6 @@ class FoldTrainer:
             self.state.average.update(self.step.network.state_dict(), self.state.iteration)
         self.state.iteration += 1
         return value
-
-    def _log(self, losses: list[float], seconds_per_iteration: float) -> None:
-        done, length = self.state.iteration, self.state.length
-        known = length.end is not None or length.hours is not None
-        total = self.course.total() if known else None
-        self.logger.event(
-            "iterations",
-            iteration=done,
-            of=total,
-            loss=float(np.mean(losses)),
-            learning_rate=self.learning_rate(done - 1),
-            seconds_per_iteration=seconds_per_iteration,
-            seconds_left=None if total is None else (total - done) * seconds_per_iteration,
-        )
 
     @functools.cached_property
     def _held_out(self) -> PatchLoader:

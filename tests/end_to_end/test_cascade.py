@@ -84,6 +84,18 @@ def test_the_second_stage_is_trained_scored_and_kept(trained: Path) -> None:
     assert {path.name.rpartition("-")[0] for path in stored.iterdir()} == set(CASES)
 
 
+def test_whoever_chooses_the_second_stage_alone_pays_for_the_first_as_well(trained: Path, tmp_path: Path) -> None:
+    workspace = Workspace(shutil.copytree(trained, tmp_path / "W"))
+    both = {each.name: each.cost for each in pipeline.select_best(workspace).evidence.candidates}
+    (alone,) = pipeline.select_best(workspace, configurations=["second"]).evidence.candidates
+    assert alone.cost == both["second"]
+    assert alone.cost.seconds_per_case > both["low"].seconds_per_case > 0
+    shutil.rmtree(workspace.model().path / "low" / "fold_0" / "validation")
+    shutil.rmtree(workspace.model().path / "low" / "fold_1" / "validation")
+    (unknown,) = pipeline.select_best(workspace, configurations=["second"]).evidence.candidates
+    assert unknown.cost.seconds_per_case is None
+
+
 def test_a_new_image_is_predicted_as_the_same_held_out_case(trained: Path, phantoms: Path, tmp_path: Path) -> None:
     """One path: from files through both stages, and from stored cases with the stored prediction of the first."""
     image = phantoms / "imagesTr" / f"{CASES[1]}_0000.nii.gz"
@@ -118,6 +130,18 @@ def test_a_training_that_is_stopped_and_cut_off_ends_with_the_same_weights(train
         np.testing.assert_array_equal(
             *(map_of(folder.validation / f"{case}.nii.gz") for folder in (result.folder, expected))
         )
+
+
+def test_a_second_stage_begins_with_the_weights_of_another_and_no_other_network_does(
+    trained: Path, workspace: Workspace
+) -> None:
+    model = Workspace(trained).model().path
+    pipeline.train(workspace, "second", "0", iterations=1, device="cpu", begin_from=model)
+    adopted = json.loads(workspace.model().fold("second", "0").adopted.read_text())
+    assert {each["outcome"] for each in adopted["layers"]} == {"adopted"}
+    second = model / "second" / "fold_0"
+    with pytest.raises(InputError, match="second stage of a cascade, and '3d_fullres' has not its inputs"):
+        pipeline.train(workspace, "3d_fullres", "0", iterations=1, device="cpu", begin_from=second)
 
 
 def test_the_truth_while_training_scored_whole_images(trained: Path) -> None:

@@ -13,12 +13,13 @@ from pathlib import Path
 
 import msgspec
 import pytest
+import torch
 
 from autoseg.files import read_document, write_document
 from autoseg.leases import leased
 from autoseg.values import ExecutionPath, TrainJob
 from autoseg.workspace import ModelFolder, Workspace
-from tests.command_line import failure, invoke
+from tests.command_line import children, failure, invoke
 from tests.conftest import TINY_PRESET
 
 SHORT_PRESET = TINY_PRESET.replace("TinyPlanner", "ShortPlanner")
@@ -128,6 +129,21 @@ def test_a_workspace_of_other_data_and_other_memory_are_refused(
     assert "no list of numbers" in failure(capsys, "run", phantoms, "-w", finished, "--gpus", "a")
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_machine_without_a_gpu_is_told_so_before_anything_is_planned(
+    phantoms: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    workspace = tmp_path / "workspace"
+    text = failure(capsys, "run", phantoms, "-w", workspace, "--gpus", "0,1", "--yes")
+    assert (
+        "these GPUs are not here; found --gpus 0,1, expected no --gpus, for torch finds no GPU on this machine" in text
+    )
+    assert "'cuda' is not available here" in failure(
+        capsys, "run", phantoms, "-w", workspace, "--device", "cuda", "--yes"
+    )
+    assert not (workspace / "dataset.json").exists()
+
+
 def test_new_cases_are_told_and_not_silently_left_out(
     phantoms: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -201,16 +217,26 @@ def test_killed_at_random_it_comes_to_the_same(finished: Path, phantoms: Path, t
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="affinity")
 def test_what_goes_on_after_its_run_was_killed_is_waited_for(phantoms: Path, tmp_path: Path) -> None:
+    """They hold still until the repeated run has told of them, however long it takes to start."""
     model = planned(phantoms, tmp_path / "workspace")
-    arguments = (phantoms, tmp_path / "workspace", "--folds", "0", "--jobs", "2", "--iterations", "60")
+    arguments = (phantoms, tmp_path / "workspace", "--folds", "0", "--jobs", "2")
     process = run_of(*arguments)
     while not model.fold("2d", "0").checkpoint.is_file():
         assert process.poll() is None, process.communicate()
         time.sleep(0.01)
+    trainings = children(process.pid)
+    for training in trainings:
+        os.kill(training, signal.SIGSTOP)
     process.kill()
     process.communicate()
-    _, text = run_of(*arguments).communicate(timeout=240)
-    assert "is being done by process" in text
+    again, told = run_of(*arguments), b""
+    while b"train 2d 0 is being done by process" not in told:
+        assert again.poll() is None, again.communicate()
+        time.sleep(0.05)
+        told = (tmp_path / "workspace" / "logs" / "run.jsonl").read_bytes()
+    for training in trainings:
+        os.kill(training, signal.SIGCONT)
+    _, text = again.communicate(timeout=240)
     assert failures_told(text) == []
     assert model.trained("2d") == model.trained("3d_fullres") == ("0",)
 

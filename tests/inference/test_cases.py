@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from autoseg.errors import CasesFailedError, DamagedCaseError, InterruptedRunError
+from autoseg.errors import CasesFailedError, InterruptedRunError
 from autoseg.files import read_document
 from autoseg.inference.cases import predict_files, validate_cases
 from autoseg.inference.predict import Predictor
@@ -468,8 +468,13 @@ def test_a_case_that_turns_out_damaged_in_validation_is_made_anew_and_scored(tmp
     (file,) = (tmp_path / "store").glob(f"b-*/{name}.*")
     file.write_bytes(file.read_bytes()[:-1])
     store = CaseStore(tmp_path / "store")
-    with pytest.raises(DamagedCaseError, match=rf"case b: .*{name}"):
-        validate(make_predictor(plan), plan, store, keys, tmp_path / "refused" / "validation")
+    refused = tmp_path / "refused" / "validation"
+    with pytest.raises(
+        CasesFailedError, match=rf"(?s)validate: 1 of 2 cases failed, the others are done:.*b: .*{name}"
+    ):
+        validate(make_predictor(plan), plan, store, keys, refused)
+    assert [path.stem for path in (refused / "scores").iterdir()] == ["a"]
+    assert not (refused / "summary.json").exists()
     store = CaseStore(tmp_path / "store", rebuild=rebuild)
     assert validate(make_predictor(plan), plan, store, keys, tmp_path / "found" / "validation") == expected
     assert asked == ["b"]

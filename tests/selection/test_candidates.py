@@ -33,6 +33,11 @@ def test_a_stage_that_is_not_to_choose_from_is_paid_for_too_and_an_unknown_cost_
     assert all_candidates({"a": cost(5), "b": cost(None, 2)})[2].cost == cost(None, 3)
 
 
+def test_a_stage_that_is_not_to_choose_from_is_paid_for_with_its_known_cost() -> None:
+    (cascade,) = all_candidates({"cascade": cost(5, 20)}, {"cascade": "low"}, {"low": cost(2, 10), "2d": cost(1)})
+    assert (cascade.name, cascade.cost) == ("cascade", cost(7, 30))
+
+
 def test_the_faster_is_cheaper_then_the_sooner_trained_and_the_unknown_last() -> None:
     ranked = sorted([cost(None), cost(2, None), cost(2, 5), cost(2, 3), cost(1, 9)], key=lambda each: each.rank)
     assert ranked == [cost(1, 9), cost(2, 3), cost(2, 5), cost(2, None), cost(None)]

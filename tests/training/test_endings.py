@@ -298,6 +298,25 @@ def test_cases_that_could_not_be_read_are_counted_at_the_end_over_all_starts(tmp
     assert [entry["case"] for entry in logger.all("case_skipped")].count("k") == 2  # once in each start
 
 
+def test_a_held_out_case_that_cannot_be_read_costs_estimates_and_not_the_training(tmp_path: Path) -> None:
+    """Of so few, one is too many for the estimate. Where the end hangs on estimates, there is none without them."""
+    store, keys = make_store(tmp_path, names="abcdef"), {name: digest([name]) for name in "abcdef"}
+    training = msgspec.structs.replace(TRAINING, iterations_per_epoch=6, validation_iterations=3)
+    plan, logger = make_plan(patch=(8, 8), training=training), Listening()
+    job = make_job(plan, 12, cases=Fold(train=("a", "b", "c"), val=("d", "e", "f")), case_keys=keys)
+    (file,) = store.folder.glob("e-*/image.*")
+    file.write_bytes(b"damaged")
+    folder = fold_folder(tmp_path, "fold")
+    train_fold(job, plan, store, folder, logger, device="cpu")
+    assert folder.model.is_file()
+    texts = [str(entry["text"]) for entry in logger.all("message")]
+    assert any("no estimate on held-out cases after 6 iterations: case e: " in text for text in texts)
+    other = fold_folder(tmp_path, "until a plateau")
+    write_document(other.length, Length(until_plateau=True))
+    with pytest.raises(DamagedCaseError, match="case e: "):
+        train_fold(job, plan, store, other, logger, device="cpu")
+
+
 def test_a_bad_batch_is_written_down_and_can_be_made_again(tmp_path: Path, store: CaseStore) -> None:
     folder, plan = fold_folder(tmp_path, "fold"), make_plan(patch=(8, 8), training=PLAN.configurations[0].training)
     trainer = FoldTrainer(make_job(plan), plan, store, folder, SilentLogger(), "cpu")

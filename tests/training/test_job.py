@@ -11,6 +11,7 @@ from filelock import FileLock
 
 from autoseg.errors import DocumentError, InputError
 from autoseg.files import read_document, write_document
+from autoseg.networks.weights import save_tensors
 from autoseg.training.job import Wish, ask_to_end, has_ended, job_to_do, length_to_do, stored_length
 from autoseg.training.length import asked_to_end, fixed_length
 from autoseg.values import Fold, Length, TrainJob
@@ -223,6 +224,21 @@ def test_an_extension_that_is_repeated_goes_on_until_it_is_scored(folder: FoldFo
     assert length(folder, extend=50) == done
     write_document(folder.summary, {})
     assert length(folder, extend=50).end == 200
+
+
+@pytest.mark.parametrize(("iteration", "taken"), [(119, True), (120, False)], ids=["before", "in"])
+def test_an_extension_takes_hours_only_before_its_cooldown(folder: FoldFolder, iteration: int, taken: bool) -> None:
+    stand(folder, ENDED)
+    longer = length(folder, extend=50)
+    assert (longer.cooldown_from, longer.end) == (120, 150)
+    write_document(folder.length, longer)
+    save_tensors(folder.checkpoint, {}, {"iteration": iteration})
+    if taken:
+        assert length(folder, hours=2.0).hours == 2.0
+    else:
+        with pytest.raises(InputError, match=r"cooldown .* has begun.*end after 150 iterations: extended by 50"):
+            length(folder, hours=2.0)
+    assert length(folder) == longer
 
 
 def test_a_training_that_has_not_ended_is_not_extended(folder: FoldFolder) -> None:
