@@ -14,6 +14,7 @@ autoseg-workspace/
     preprocessed/CONFIGURATION-PARAMETERS/predicted_by_STAGE/CASE-KEY/      what a cascade's stage before predicted, there
     models/PLAN/                a model folder, complete in itself: plan.json and
         CONFIGURATION/fold_K/   job, checkpoints, model.safetensors, truth and curve, validation/
+        comparison_of.json      only where ``autoseg compare`` made the plan: which plan it looks into
     logs/COMMAND.jsonl          events
 """
 
@@ -188,12 +189,24 @@ class ModelFolder:
         """True once any training has begun."""
         return any(self.path.glob("*/*/job.json"))
 
+    @property
+    def comparison_file(self) -> Path:
+        """Tells which plan this one was made to look into; what is trained by it answers questions, and predicts nothing."""
+        return self.path / "comparison_of.json"
+
 
 class _WorkspaceRecord(Value, frozen=True, kw_only=True, tag_field="schema", tag="autoseg.workspace/1"):
     """``planned`` tells the id of each plan as its planner made it, so that a plan edited by hand is known as such."""
 
     active_plan: str
     planned: dict[str, str] = {}
+
+
+class _ComparisonRecord(Value, frozen=True, kw_only=True, tag_field="schema", tag="autoseg.comparison-of/1"):
+    """Name and id of the plan that another one was made to look into."""
+
+    plan: str
+    id: str
 
 
 class Workspace:
@@ -337,14 +350,15 @@ class Workspace:
         return equal * 2 >= len(shared)
 
     def models(self) -> list[ModelFolder]:
-        """All model folders, the active plan's first.
+        """All model folders, the active plan's first, but for those that only a comparison made.
 
         Raises:
             InputError: no plan was made yet.
         """
         active = self.model()
         others = (ModelFolder(path.parent) for path in sorted(self.path.glob("models/*/plan.json")))
-        return [active, *(model for model in others if model.path != active.path)]
+        own = (model for model in others if not model.comparison_file.is_file())
+        return [active, *(model for model in own if model.path != active.path)]
 
     def has_trainings(self) -> bool:
         """True once a training of any plan has begun."""
@@ -396,4 +410,16 @@ class Workspace:
         record = _WorkspaceRecord(active_plan=plan.name, planned={**planned, plan.name: plan.id})
         write_document(folder.path / "plan.json", plan)
         write_document(self.path / "workspace.json", record)
+        return folder
+
+    def save_for_comparison(self, plan: Plan, of: Plan) -> ModelFolder:
+        """Keeps a plan that was made to look into another one: beside the others, but not among ``models``.
+
+        Args:
+            plan: to keep, whose name no other has.
+            of: the one that it looks into.
+        """
+        folder = ModelFolder(self.path / "models" / plan.name)
+        write_document(folder.comparison_file, _ComparisonRecord(plan=of.name, id=of.id))
+        write_document(folder.path / "plan.json", plan)  # last: with it, the folder is one of a plan
         return folder

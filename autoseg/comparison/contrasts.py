@@ -10,11 +10,19 @@ from collections.abc import Sequence
 import msgspec
 import numpy as np
 
-from autoseg.statistics import bootstrap_of_mean, holm, paired_permutation_test
+from autoseg.statistics import (
+    BootstrapMeans,
+    bootstrap_means,
+    bootstrap_of_mean,
+    effect_sizes,
+    holm,
+    interval_of,
+    paired_permutation_test,
+)
 from autoseg.statistics.clusters import as_table
 from autoseg.values import ALL_LABELS, Contrast, Interval, SelectionRule
 
-__all__ = ["FEWEST_PATIENTS", "contrast", "corrected"]
+__all__ = ["FEWEST_PATIENTS", "contrast", "contrast_of_groups", "corrected"]
 
 #: Of fewer there are no bounds and no test, as in the selection.
 FEWEST_PATIENTS = SelectionRule().fewest_patients
@@ -35,13 +43,52 @@ def contrast(
     table = as_table(values)
     interval = _sober(bootstrap_of_mean(table, patients))
     tested = interval.lower is not None
+    defined = np.isfinite(table).any(axis=1)
+    of_cases = np.array([np.nan if not some else np.nanmean(row) for row, some in zip(table, defined, strict=True)])
     return Contrast(
         quantity=quantity,
         label=label,
         group=group,
         interval=interval,
         p_value=paired_permutation_test(table, np.zeros_like(table), patients).p_value if tested else None,
+        effects=effect_sizes(of_cases, np.zeros_like(of_cases)),
     )
+
+
+def contrast_of_groups(
+    quantity: str,
+    first: np.ndarray,
+    second: np.ndarray,
+    patients: Sequence[str],
+    *,
+    group: str,
+    label: str = ALL_LABELS,
+) -> Contrast:
+    """The mean in one group of cases minus that in another one; patients are drawn for both together.
+
+    The groups hold different cases, so there are no pairs to exchange, and nothing is tested but by the interval. It has
+    bounds only if each group has patients enough.
+
+    Args:
+        quantity: what was measured, in words.
+        first: ``(cases, labels)``, NaN where a case is not in the group.
+        second: of the same cases.
+        patients: of each case.
+        group: how the two are called.
+        label: name of the label.
+    """
+    tables = np.stack([as_table(first), as_table(second)])
+    cases = int(np.isfinite(tables).any(axis=(0, 2)).sum())
+    alone = [bootstrap_of_mean(table, patients) for table in tables]
+    if not all(each.cases for each in alone):
+        missing = msgspec.structs.replace(alone[0], mean=None, lower=None, upper=None, cases=cases)
+        return Contrast(quantity=quantity, label=label, group=group, interval=missing)
+    means = bootstrap_means(tables, patients).difference(0, 1)
+    whole = np.isfinite(means.drawn[:, 0])  # rarely, nobody of a group is drawn
+    interval = interval_of(BootstrapMeans(means.observed, means.drawn[whole], means.without), cases)
+    if min(each.patients for each in alone) < FEWEST_PATIENTS:
+        interval = msgspec.structs.replace(interval, lower=None, upper=None)
+    return Contrast(quantity=quantity, label=label, group=group, interval=interval)
 
 
 def corrected(contrasts: Sequence[Contrast]) -> tuple[Contrast, ...]:

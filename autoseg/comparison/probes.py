@@ -7,22 +7,21 @@ from collections.abc import Callable, Mapping, Sequence
 import msgspec
 import numpy as np
 
-from autoseg.comparison.contrasts import contrast, corrected
+from autoseg.comparison.contrasts import corrected
 from autoseg.comparison.fields import field_in_plane
+from autoseg.comparison.paired import PatientOf, paired_contrasts, patients_of
 from autoseg.comparison.probing import Dice, Found, Probe, ProbedCase, ProbeRuns, drawn_cases
 from autoseg.comparison.sentences import listed, loss_answer
 from autoseg.comparison.slices import FEWEST_SLICES, chosen_slices, copies, exchanged_order, inverse, shuffled_order
 from autoseg.crossvalidation import FinishedFold
 from autoseg.errors import counted
 from autoseg.executors import Executor
-from autoseg.files import read_document
 from autoseg.inference.predict import Predictor
 from autoseg.logs import Logger
-from autoseg.selection.evidence import with_right_absence
-from autoseg.values import Configuration, Contrast, Experiment, Patients, Plan
+from autoseg.values import Configuration, Contrast, Experiment, Plan
 from autoseg.workspace import ModelFolder, Workspace
 
-__all__ = ["patients_of", "probe_experiments"]
+__all__ = ["measure_slices", "probe_experiments"]
 
 #: Slices of a case that are predicted alone, each from a whole patch of its copies.
 CHOSEN_SLICES = 8
@@ -71,20 +70,14 @@ def probe_experiments(
     drawn = drawn_cases(finished[first.name], finished[second.name], cases)
     reason = "" if drawn else f"no fold of both {first.name} and {second.name} is trained and scored: train one of each"
     runs = ProbeRuns(workspace, model, plan, device, logger, stop, executor)
-    patients = patients_of(workspace)
+    patient_of = patients_of(workspace)
     if first.dimensions != 3:
         reason = reason or f"{first.name} is no 3D configuration: it sees one slice at a time"
     if reason:
         through = tuple(_missing(name, reason) for name in (SHUFFLED, REPEATED))
     else:
-        through = _through_plane(runs, finished, first, second, drawn, patients)
-    return (*through, _field_of_view(runs, finished, first, second, drawn, patients, reason))
-
-
-def patients_of(workspace: Workspace) -> Callable[[str], str]:
-    """Tells the patient of a case; every case is its own where nothing is known."""
-    known = read_document(Patients, workspace.patients_path).patient_of if workspace.patients_path.is_file() else {}
-    return lambda case: known.get(case, case)
+        through = _through_plane(runs, finished, first, second, drawn, patient_of)
+    return (*through, _field_of_view(runs, finished, first, second, drawn, patient_of, reason))
 
 
 def _missing(name: str, reason: str) -> Experiment:
@@ -115,7 +108,7 @@ def _through_plane(
     first: Configuration,
     second: Configuration,
     drawn: Sequence[tuple[str, str]],
-    patients: Callable[[str], str],
+    patient_of: PatientOf,
 ) -> tuple[Experiment, ...]:
     """What the 3D network loses without the slices around, after the 2D network has lost nothing by the same."""
     found = runs.found(THROUGH_PLANE, finished[first.name], drawn)
@@ -139,8 +132,10 @@ def _through_plane(
         "predicted them, and the label map was put back into order. Then, only slices side by side changed places. A case "
         f"of fewer than {FEWEST_SLICES} slices has no such order. {told}",
         [
-            *_losses(found, ("intact", "shuffled"), f"Dice of {name} minus that with shuffled slices", patients),
-            *_losses(found, ("intact", "exchanged"), f"Dice of {name} minus that with exchanged neighbours", patients)[:1],
+            *_losses(found, ("intact", "shuffled"), f"Dice of {name} minus that with shuffled slices", patient_of),
+            *_losses(
+                found, ("intact", "exchanged"), f"Dice of {name} minus that with exchanged neighbours", patient_of
+            )[:1],
         ],
         lambda measured: loss_answer(
             f"With its slices in another order, {name}",
@@ -155,7 +150,7 @@ def _through_plane(
         f"Up to {CHOSEN_SLICES} slices of a case, evenly spread over those with foreground, were predicted alone: as the "
         f"middle of a whole patch ({first.patch_size[0]} slices) of copies, so that nothing else is seen along the axis. "
         f"Both Dice are of these slices. {told}",
-        _losses(found, ("chosen", "alone"), f"Dice of {name} minus that with copies of one slice", patients),
+        _losses(found, ("chosen", "alone"), f"Dice of {name} minus that with copies of one slice", patient_of),
         lambda measured: loss_answer(
             f"When it sees copies of one slice alone, {name}",
             measured,
@@ -173,7 +168,7 @@ def _field_of_view(
     first: Configuration,
     second: Configuration,
     drawn: Sequence[tuple[str, str]],
-    patients: Callable[[str], str],
+    patient_of: PatientOf,
     reason: str,
 ) -> Experiment:
     """What the 2D network loses when its tiles are as small as the 3D network's patch is in plane."""
@@ -201,7 +196,7 @@ def _field_of_view(
         f"{name} predicted with tiles of {small} voxels, the nearest to the field of {first.name} in plane that its network "
         f"takes, and with its own of {own}. It was not trained with such tiles; the comparison that trains it anew tells "
         f"what it could learn to do with them. {told}",
-        _losses(found, ("own", "narrow"), f"Dice of {name} minus that with tiles of {small}", patients),
+        _losses(found, ("own", "narrow"), f"Dice of {name} minus that with tiles of {small}", patient_of),
         lambda measured: loss_answer(
             f"With tiles of {small} instead of {own} voxels, {name}",
             measured,
@@ -233,29 +228,10 @@ def _largest_change(found: Found) -> float:
     return largest
 
 
-def _losses(found: Found, ways: tuple[str, str], quantity: str, patients: Callable[[str], str]) -> list[Contrast]:
-    """Dice in the first way minus that in the second one, of all labels and of each; none where neither is defined."""
-    cases = [case for case, dice in sorted(found.dice.items()) if set(ways) <= set(dice)]
-    if not cases:
-        return []
-    labels = list(found.dice[cases[0]][ways[0]])
-    table = np.array(
-        [[[_number(found.dice[case][way][label]) for label in labels] for case in cases] for way in ways], np.float64
-    )
-    before, after = with_right_absence(table)
-    losses, who = before - after, [patients(case) for case in cases]
-    if not np.isfinite(losses).any():
-        return []
-    each = [(label, losses[:, place]) for place, label in enumerate(labels)] if len(labels) > 1 else []
-    defined = [(label, column) for label, column in each if np.isfinite(column).any()]
-    return [
-        contrast(quantity, losses, who),
-        *(contrast(quantity, column, who, label=label) for label, column in defined),
-    ]
-
-
-def _number(dice: float | None) -> float:
-    return np.nan if dice is None else dice
+def _losses(found: Found, ways: tuple[str, str], quantity: str, patient_of: PatientOf) -> list[Contrast]:
+    """Dice in the first way minus that in the second one, of the cases that were predicted in both."""
+    before, after = ({case: dice[way] for case, dice in found.dice.items() if way in dice} for way in ways)
+    return paired_contrasts(before, after, quantity, patient_of)
 
 
 def _experiment(
@@ -264,9 +240,7 @@ def _experiment(
     """With an answer, or with the reason why nothing was measured."""
     if contrasts:
         whole = corrected(contrasts)
-        return Experiment(
-            name=name, question=QUESTIONS[name], method=method, contrasts=whole, answer=answer(whole[0])
-        )
+        return Experiment(name=name, question=QUESTIONS[name], method=method, contrasts=whole, answer=answer(whole[0]))
     reason = "no case has slices enough, or a label whose Dice is defined"
     if found.failures:
         case, why = min(found.failures.items())

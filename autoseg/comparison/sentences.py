@@ -8,7 +8,7 @@ from autoseg.comparison.contrasts import FEWEST_PATIENTS
 from autoseg.errors import counted
 from autoseg.values import Contrast
 
-__all__ = ["bounds", "listed", "loss_answer", "points"]
+__all__ = ["bounds", "difference_answer", "listed", "loss_answer", "points"]
 
 SHOWN = 5
 
@@ -45,11 +45,29 @@ def loss_answer(who: str, measured: Contrast, *, then: str, not_shown: str) -> s
     loss, upper = measured.interval.mean, measured.interval.upper
     assert loss is not None, "nothing was measured"
     told = f"{points(abs(loss))} Dice points ({bounds(measured)})"
-    if measured.sign > 0:
+    if measured.claim > 0:
         return f"{who} loses {told}: {then}."
-    if measured.sign < 0:
+    if measured.claim < 0:
         return f"{who} gains {told}: what it loses sight of did it harm, or the change helps it otherwise."
     told = f"{points(loss)} Dice points ({bounds(measured)})"
     if upper is None:
         return f"{who} loses {told}."
     return f"{who} loses {told}, which may be nothing: {not_shown}; if it does, that is at most {points(upper)} points."
+
+
+def difference_answer(terms: str, one: str, other: str, measured: Contrast) -> str:
+    """Which of two is better, if that can be told.
+
+    Args:
+        terms: begins the sentence: ``After 250 iterations each``.
+        one: name of the first.
+        other: name of the second.
+        measured: Dice of the first minus that of the second.
+    """
+    difference = measured.interval.mean
+    assert difference is not None, "nothing was measured"
+    if measured.claim:
+        better = "better" if measured.claim > 0 else "worse"
+        return f"{terms}, {one} is {points(abs(difference))} Dice points {better} than {other} ({bounds(measured)})."
+    told = f"{points(difference)} Dice points ({bounds(measured)})"
+    return f"{terms}, {one} minus {other} is {told}: neither is shown to be better."

@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import Literal
 
 from autoseg.values.json_form import Value, require
-from autoseg.values.statistics import Interval
+from autoseg.values.statistics import EffectSizes, Interval
 
 __all__ = ["ALL_LABELS", "Comparison", "Contrast", "Experiment"]
 
 #: Stands for the mean over the labels.
 ALL_LABELS = "all"
+#: 1 - 0.95 is not quite 0.05.
+ROUNDING = 1e-12
 
 
 class Contrast(Value, frozen=True, kw_only=True):
@@ -21,7 +23,9 @@ class Contrast(Value, frozen=True, kw_only=True):
         label: name of the label, or ``all``.
         group: part of the data that it is of: ``first fifth of the axis``; empty for all of it.
         interval: mean over cases, with bounds by patients.
-        p_value: of "it is zero", corrected for the others of its experiment; None where nothing was tested.
+        p_value: of "it is zero", of a permutation test by patients; None where nothing was tested. The first of an
+            experiment answers its question and is tested alone; the others are corrected by Holm among each other.
+        effects: how the numbers of single cases lie; None where they are no differences of cases.
     """
 
     quantity: str
@@ -29,6 +33,7 @@ class Contrast(Value, frozen=True, kw_only=True):
     group: str = ""
     interval: Interval
     p_value: float | None = None
+    effects: EffectSizes | None = None
 
     def __post_init__(self) -> None:
         possible = self.p_value is None or 0 < self.p_value <= 1
@@ -40,6 +45,12 @@ class Contrast(Value, frozen=True, kw_only=True):
         if self.interval.lower is None or self.interval.upper is None:
             return 0
         return 1 if self.interval.lower > 0 else -1 if self.interval.upper < 0 else 0
+
+    @property
+    def claim(self) -> Literal[-1, 0, 1]:
+        """The sign that may be stated: of the interval, unless the test, where one was made, does not agree."""
+        agrees = self.p_value is None or self.p_value <= 1 - self.interval.level + ROUNDING
+        return self.sign if agrees else 0
 
 
 class Experiment(Value, frozen=True, kw_only=True):
@@ -73,12 +84,14 @@ class Comparison(Value, frozen=True, kw_only=True, tag_field="schema", tag="auto
 
     Attributes:
         plan: its id.
-        first: the 3D configuration.
-        second: the 2D configuration.
+        first: the configuration that is asked about: a 3D one, unless the user named others.
+        second: the one that it is compared with: ``2d``, likewise.
         weights: configuration to its folds to the SHA-256 of their weights, of all that was compared.
+        dice: configuration to label to its mean Dice, ``all`` first; None where it is defined in no case.
         difference: first minus second, per label and over all, the one over all labels first.
         experiments: reasons.
         costs: name of the configuration to quantity (``seconds per case``) to its value; None where not measured.
+        left_out: case to why its label maps say nothing in experiments; its Dice counts all the same.
         answer: a paragraph in plain words made from all of these numbers.
     """
 
@@ -86,7 +99,12 @@ class Comparison(Value, frozen=True, kw_only=True, tag_field="schema", tag="auto
     first: str
     second: str
     weights: dict[str, dict[str, str]]
+    dice: dict[str, dict[str, float | None]]
     difference: Experiment
     experiments: tuple[Experiment, ...]
     costs: dict[str, dict[str, float | None]]
+    left_out: dict[str, str] = {}
     answer: str
+
+    def __post_init__(self) -> None:
+        require(self.first != self.second, "a configuration is compared with itself", field="second", found=self.first)

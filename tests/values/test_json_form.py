@@ -182,6 +182,9 @@ CONTRAST = Contrast(
     group="first fifth of the axis",
     interval=Interval(mean=0.75, lower=0.7, upper=0.8, level=0.95, method="bca", cases=6, patients=5, draws=10_000),
     p_value=0.5,
+    effects=EffectSizes(
+        mean=0.75, median=0.5, standardized=None, rank_biserial=1.0, better=3, worse=0, equal=1, left_out=2
+    ),
 )
 EXPERIMENT = Experiment(name="position", question="Where?", method="Measured.", contrasts=(CONTRAST,), answer="There.")
 STANDING = Standing(
@@ -314,9 +317,11 @@ EXAMPLES: dict[type, Any] = {
             first="3d_fullres",
             second="2d",
             weights={"2d": {"0": "d" * 64}},
+            dice={"2d": {"all": 0.875, "heart": None}},
             difference=EXPERIMENT,
             experiments=(EXPERIMENT, Experiment(name="retrained", question="Why?", method="None.", missing="No time.")),
             costs={"2d": {"seconds per case": 1.5, "hours": None}},
+            left_out={"case 1": "It is damaged."},
             answer="It is.",
         ),
         PairedTest(
