@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from pathlib import Path
 
 import pytest
 
@@ -20,25 +19,14 @@ from autoseg.inference.predict import Predictor
 from autoseg.networks.weights import load_tensors, save_tensors
 from autoseg.values import Experiment, Split
 from autoseg.workspace import Workspace
-from tests.conftest import TINY_PRESET
 from tests.training.test_loop import Listening
 
 PAIR = ("3d_fullres", "2d")
 
 
-@pytest.fixture(scope="module")
-def trained(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A workspace with fold 0 of two configurations; tests work on a copy."""
-    workspace = Workspace(tmp_path_factory.mktemp("probing") / "W")
-    pipeline.plan_dataset(phantoms, workspace, preset=TINY_PRESET, name="tiny", device="cpu", memory_gib=2)
-    for configuration in PAIR:
-        pipeline.train(workspace, configuration, "0", iterations=4, device="cpu", probabilities=False)
-    return workspace.path
-
-
 @pytest.fixture
-def workspace(trained: Path, tmp_path: Path) -> Workspace:
-    return Workspace(shutil.copytree(trained, tmp_path / "W"))
+def workspace(pair_workspace: Workspace) -> Workspace:
+    return pair_workspace
 
 
 @pytest.fixture
