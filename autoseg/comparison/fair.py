@@ -321,7 +321,7 @@ class _Runs:
         contrasts = paired_contrasts(one, other, f"Dice of {names[0]} minus Dice of {names[1]}", patient_of)
         if not contrasts:
             return _missing(trial.name, f"no label is defined in any held-out case of fold {first.fold}")
-        answer = [difference_answer(trial.terms, *names, contrasts[0])]
+        answer = [difference_answer(trial.terms, names[0], names[1], contrasts[0])]
         for side, dice in zip(trial.sides, (one, other), strict=True):
             if side.variant is not None:
                 before = dice_per_case({first.fold: self._there[side.configuration].finished}, labels)
