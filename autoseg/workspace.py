@@ -14,7 +14,6 @@ autoseg-workspace/
     preprocessed/CONFIGURATION-PARAMETERS/predicted_by_STAGE/CASE-KEY/      what a cascade's stage before predicted, there
     models/PLAN/                a model folder, complete in itself: plan.json and
         CONFIGURATION/fold_K/   job, checkpoints, model.safetensors, truth and curve, validation/
-        comparison_of.json      only where ``autoseg compare`` made the plan: which plan it looks into
     logs/COMMAND.jsonl          events
 """
 
@@ -33,9 +32,9 @@ from autoseg.values.patients import Patients
 from autoseg.values.plan import Plan
 from autoseg.values.training import Split, TrainJob, fold_folder
 
-__all__ = ["FoldFolder", "ModelFolder", "Workspace", "folders_of"]
+__all__ = ["COMPARISON_OF", "FoldFolder", "ModelFolder", "Workspace", "folders_of"]
 
-DEFAULT_FOLDER = "autoseg-workspace"
+DEFAULT_FOLDER, COMPARISON_OF = "autoseg-workspace", "comparison_of.json"
 
 
 def folders_of(dataset: Dataset) -> set[Path]:
@@ -189,24 +188,12 @@ class ModelFolder:
         """True once any training has begun."""
         return any(self.path.glob("*/*/job.json"))
 
-    @property
-    def comparison_file(self) -> Path:
-        """Tells which plan this one was made to look into; what is trained by it answers questions, and predicts nothing."""
-        return self.path / "comparison_of.json"
-
 
 class _WorkspaceRecord(Value, frozen=True, kw_only=True, tag_field="schema", tag="autoseg.workspace/1"):
     """``planned`` tells the id of each plan as its planner made it, so that a plan edited by hand is known as such."""
 
     active_plan: str
     planned: dict[str, str] = {}
-
-
-class _ComparisonRecord(Value, frozen=True, kw_only=True, tag_field="schema", tag="autoseg.comparison-of/1"):
-    """Name and id of the plan that another one was made to look into."""
-
-    plan: str
-    id: str
 
 
 class Workspace:
@@ -357,8 +344,8 @@ class Workspace:
         """
         active = self.model()
         others = (ModelFolder(path.parent) for path in sorted(self.path.glob("models/*/plan.json")))
-        own = (model for model in others if not model.comparison_file.is_file())
-        return [active, *(model for model in own if model.path != active.path)]
+        others = (model for model in others if not (model.path / COMPARISON_OF).is_file())
+        return [active, *(model for model in others if model.path != active.path)]
 
     def has_trainings(self) -> bool:
         """True once a training of any plan has begun."""
@@ -410,16 +397,4 @@ class Workspace:
         record = _WorkspaceRecord(active_plan=plan.name, planned={**planned, plan.name: plan.id})
         write_document(folder.path / "plan.json", plan)
         write_document(self.path / "workspace.json", record)
-        return folder
-
-    def save_for_comparison(self, plan: Plan, of: Plan) -> ModelFolder:
-        """Keeps a plan that was made to look into another one: beside the others, but not among ``models``.
-
-        Args:
-            plan: to keep, whose name no other has.
-            of: the one that it looks into.
-        """
-        folder = ModelFolder(self.path / "models" / plan.name)
-        write_document(folder.comparison_file, _ComparisonRecord(plan=of.name, id=of.id))
-        write_document(folder.path / "plan.json", plan)  # last: with it, the folder is one of a plan
         return folder

@@ -11,16 +11,25 @@ import itertools
 import msgspec
 
 from autoseg.comparison.fields import field_in_plane
+from autoseg.files import write_document
 from autoseg.networks.execution import training_backend
 from autoseg.networks.memory import parameter_count, process_bytes
 from autoseg.values import Configuration, NetworkSpec, Plan
-from autoseg.workspace import ModelFolder, Workspace
+from autoseg.values.json_form import Value
+from autoseg.workspace import COMPARISON_OF, ModelFolder, Workspace
 
 __all__ = ["ITERATIONS", "PARAMETERS", "TIME", "VIEW", "comparison_model", "comparison_plan", "with_parameters"]
 
 ITERATIONS, PARAMETERS, TIME, VIEW = "equal_iterations", "equal_parameters", "equal_time", "equal_field_of_view"
 #: Widths that are tried around the one that parameters growing with its square would have.
 WIDTHS = 8
+
+
+class ComparisonOf(Value, frozen=True, kw_only=True, tag_field="schema", tag="autoseg.comparison-of/1"):
+    """Name and id of the plan that another one was made to look into."""
+
+    plan: str
+    id: str
 
 
 def comparison_plan(plan: Plan, pair: tuple[str, str]) -> Plan:
@@ -86,7 +95,10 @@ def comparison_model(workspace: Workspace, plan: Plan, pair: tuple[str, str]) ->
         name = wanted.name if number == 1 else f"{wanted.name}-{number}"  # another plan's, as it was before it changed
         folder = ModelFolder(workspace.path / "models" / name)
         if not (folder.path / "plan.json").is_file():
-            return workspace.save_for_comparison(msgspec.structs.replace(wanted, name=name), of=plan)
-        if folder.plan().id == wanted.id and folder.comparison_file.is_file():
+            # the mark comes first, so that nothing ever takes the plan for one to predict with
+            write_document(folder.path / COMPARISON_OF, ComparisonOf(plan=plan.name, id=plan.id))
+            write_document(folder.path / "plan.json", msgspec.structs.replace(wanted, name=name))
+            return folder
+        if folder.plan().id == wanted.id and (folder.path / COMPARISON_OF).is_file():
             return folder
     raise AssertionError("there is always another name")
