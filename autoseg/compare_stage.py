@@ -147,8 +147,12 @@ def compare(
 
 
 def gather_experiments(question: Question) -> tuple[Experiment, ...]:
-    """All reasons, those that run no network first."""
-    makers: tuple[Callable[[Question], tuple[Experiment, ...]], ...] = (_of_kept_label_maps,)
+    """All reasons, those that run no network first, those that train some last."""
+    makers: tuple[Callable[[Question], tuple[Experiment, ...]], ...] = (
+        _of_kept_label_maps,
+        _of_networks,
+        _of_new_trainings,
+    )
     return tuple(experiment for make in makers for experiment in make(question))
 
 
@@ -170,6 +174,52 @@ def _of_kept_label_maps(question: Question) -> tuple[Experiment, ...]:
     measured, left_out = measured_cases(files, cases, dice, labels, held_out.attempts)
     question.left_out.update(left_out)
     return kept_experiments(Compared.of(question.evidence, compared_dice(question.evidence), measured))
+
+
+def _of_networks(question: Question) -> tuple[Experiment, ...]:
+    """What the trained networks make of images that were changed on purpose."""
+    from autoseg.comparison.probes import probe_experiments
+
+    pair = _deep_and_flat(question)
+    if pair is None or not question.probe_cases:
+        return ()
+    return probe_experiments(
+        *(question.workspace, question.model, question.plan, question.finished, pair),
+        cases=question.probe_cases,
+        device=question.device,
+        logger=question.logger,
+        stop=question.stop,
+        executor=question.executor,
+    )
+
+
+def _of_new_trainings(question: Question) -> tuple[Experiment, ...]:
+    """What is left of the difference on equal terms."""
+    from autoseg.comparison.fair import retrained_experiments
+    from autoseg.pipeline import train
+
+    pair = _deep_and_flat(question)
+    if not question.retrain:
+        return ()
+    if pair is None:
+        raise InputError(
+            "--retrain puts a 3D and a 2D configuration on equal terms",
+            found=" and ".join(question.pair),
+            remedy="Name one of each, or leave --retrain out.",
+        )
+    return retrained_experiments(
+        *(question.workspace, question.model, question.plan, question.finished, pair),
+        device=question.device,
+        logger=question.logger,
+        stop=question.stop,
+        train=train,
+    )
+
+
+def _deep_and_flat(question: Question) -> tuple[str, str] | None:
+    """The 3D configuration and the 2D one; None if these are not one of each."""
+    by_dimensions = {question.plan.configuration(name).dimensions: name for name in question.pair}
+    return (by_dimensions[3], by_dimensions[2]) if set(by_dimensions) == {2, 3} else None
 
 
 def _answered(

@@ -5,6 +5,7 @@ models/PLAN/
         record.json                 what made all this, and how long it took
         probabilities/CASE/         of one case, for ensembles
     ensembles/CASE.json             scores of ensembles, and what postprocessing does, by content
+    probes/CONFIGURATION/CASE.json  Dice of held-out cases that were changed before they were predicted, by content
     postprocessing.json             of the selected candidate
     selection.json                  which candidate is used, and why; written last
     comparison/CASE.json            what label maps tell of single cases, by content
@@ -17,7 +18,7 @@ from pathlib import Path
 
 from autoseg.workspace import FoldFolder, ModelFolder
 
-__all__ = ["ComparisonFiles", "SelectionFiles", "ValidationFiles"]
+__all__ = ["ComparisonFiles", "SelectionFiles", "ValidationFiles", "probe_file"]
 
 
 class ValidationFiles:
@@ -93,3 +94,8 @@ class ComparisonFiles:
     def case(self, case_id: str) -> Path:
         """What has been measured of one case."""
         return self.folder / "comparison" / f"{case_id}.json"
+
+
+def probe_file(model: ModelFolder, configuration: str, case_id: str) -> Path:
+    """What probes of a trained configuration have found on one case."""
+    return model.path / "probes" / configuration / f"{case_id}.json"

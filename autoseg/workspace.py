@@ -32,9 +32,9 @@ from autoseg.values.patients import Patients
 from autoseg.values.plan import Plan
 from autoseg.values.training import Split, TrainJob, fold_folder
 
-__all__ = ["FoldFolder", "ModelFolder", "Workspace", "folders_of"]
+__all__ = ["COMPARISON_OF", "FoldFolder", "ModelFolder", "Workspace", "folders_of"]
 
-DEFAULT_FOLDER = "autoseg-workspace"
+DEFAULT_FOLDER, COMPARISON_OF = "autoseg-workspace", "comparison_of.json"
 
 
 def folders_of(dataset: Dataset) -> set[Path]:
@@ -337,13 +337,14 @@ class Workspace:
         return equal * 2 >= len(shared)
 
     def models(self) -> list[ModelFolder]:
-        """All model folders, the active plan's first.
+        """All model folders, the active plan's first, but for those that only a comparison made.
 
         Raises:
             InputError: no plan was made yet.
         """
         active = self.model()
         others = (ModelFolder(path.parent) for path in sorted(self.path.glob("models/*/plan.json")))
+        others = (model for model in others if not (model.path / COMPARISON_OF).is_file())
         return [active, *(model for model in others if model.path != active.path)]
 
     def has_trainings(self) -> bool:

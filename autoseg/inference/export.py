@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -10,7 +11,7 @@ from autoseg import plugins
 from autoseg.preprocessing.inverse import restore_labels
 from autoseg.values import Configuration, Labels, PreprocessRecord, Volume
 
-__all__ = ["label_map", "labels_from_logits"]
+__all__ = ["decided_labels", "label_map", "labels_from_logits"]
 
 
 def label_map(logits: np.ndarray, record: PreprocessRecord, configuration: Configuration, labels: Labels) -> Volume:
@@ -34,11 +35,22 @@ def labels_from_logits(
     The outputs are resampled one after another and compete as they come; the result is that of resampling all of them.
     """
     resampler = plugins.load("resampler", configuration.resampling.resampler)(configuration.resampling)
+    grids = (record.crop_shape, record.target_spacing, record.spacing)
+    return decided_labels((resampler.logits(channel[None], *grids)[0] for channel in logits), record.crop_shape, labels)
+
+
+def decided_labels(outputs: Iterable[np.ndarray], shape: tuple[int, ...], labels: Labels) -> np.ndarray:
+    """Labels ``(*spatial)`` as they stand in files, decided voxel by voxel.
+
+    Args:
+        outputs: of the network, one after another, each ``(*spatial)``: regions, or labels that compete.
+        shape: of all of them.
+        labels: what the outputs mean.
+    """
     dtype = np.uint8 if max(labels.written_values) < 256 else np.uint16
-    result = np.zeros(record.crop_shape, dtype)
+    result = np.zeros(shape, dtype)
     best: np.ndarray | None = None
-    for output, channel in enumerate(logits):
-        values = resampler.logits(channel[None], record.crop_shape, record.target_spacing, record.spacing)[0]
+    for output, values in enumerate(outputs):
         if labels.has_regions:  # sigmoid above one half; later regions overwrite
             result[values > 0] = labels.written_values[output]
         elif best is None:

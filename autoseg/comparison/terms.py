@@ -1,0 +1,80 @@
+"""On which terms a configuration was trained: how far, how long, where, and whether it could be trained so again."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+
+from autoseg.crossvalidation import FinishedFold
+from autoseg.errors import InputError, counted
+from autoseg.files import read_document
+from autoseg.networks.weights import load_metadata
+from autoseg.values import Configuration, ExecutionPath, Length, Plan, Split, select_fold
+
+__all__ = ["EQUAL_WITHIN", "Terms", "terms_of"]
+
+#: Times that differ by no more count as equal; parameters by twice as much, for widths are whole numbers.
+EQUAL_WITHIN = 0.05
+
+
+@dataclass(frozen=True, kw_only=True)
+class Terms:
+    """Those of one fold.
+
+    Attributes:
+        configuration: that was trained.
+        finished: the training.
+        iterations: that the model has behind it.
+        seconds: that the training took, with all that it scored meanwhile; None if that is not known any more.
+        device: that trained; empty if that is not known.
+        unlike_now: why a training of today would not be on the same terms; empty if it would.
+    """
+
+    configuration: Configuration
+    finished: FinishedFold
+    iterations: int
+    seconds: float | None
+    device: str
+    unlike_now: str
+
+    @property
+    def name(self) -> str:
+        """Of the configuration."""
+        return self.configuration.name
+
+    @property
+    def fold(self) -> str:
+        """Its number."""
+        return self.finished.fold
+
+
+def terms_of(plan: Plan, finished: FinishedFold, split: Split) -> Terms:
+    """The terms of a finished fold.
+
+    Args:
+        plan: that it was trained by.
+        finished: the fold.
+        split: of now.
+    """
+    folder, job, seconds = finished.folder, finished.job, None
+    length = read_document(Length, folder.length) if folder.length.is_file() else None
+    with contextlib.suppress(InputError, KeyError, TypeError, ValueError):
+        seconds = float(load_metadata(folder.checkpoint)["seconds"]) or None
+    return Terms(
+        configuration=plan.configuration(finished.configuration),
+        finished=finished,
+        iterations=(length.trained if length else 0) or job.iterations,
+        seconds=seconds,
+        device=read_document(ExecutionPath, folder.execution).device if folder.execution.is_file() else "",
+        unlike_now=_unlike_now(finished, split),
+    )
+
+
+def _unlike_now(finished: FinishedFold, split: Split) -> str:
+    then, now = finished.job.cases, select_fold(split, finished.fold)
+    if finished.job.begins_from:
+        return f"{finished.name} began with the weights of another model, which a training for comparison would not"
+    if set(then.train) != set(now.train) or set(then.val) != set(now.val):
+        new = len({*now.train, *now.val} - {*then.train, *then.val})
+        return f"{counted(new, 'case')} joined the split since {finished.name} was trained: train it anew first"
+    return ""
