@@ -6,7 +6,7 @@ import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from autoseg import pipeline
+from autoseg import pipeline, plugins
 from autoseg.errors import InputError
 from autoseg.executors import Executor
 from autoseg.logs import Logger
@@ -56,6 +56,14 @@ def model_to_run(
         ).folder
     check_data(dataset, workspace, executor, logger)
     plan, memory = model.plan(), wishes.memory_gib
+    if wishes.preset is not None and not _may_have_planned(wishes.preset, plan.planner):
+        raise InputError(
+            f"the plan {plan.name!r} that stands here was made by another preset",
+            file=model.path / "plan.json",
+            found=plan.planner,
+            expected=wishes.preset,
+            remedy="Leave --preset out to use it; or make another one: autoseg run DATASET --plan NEW --preset …",
+        )
     other = isinstance(memory, int | float) and int(memory * GIBIBYTE) != plan.budget_bytes
     if other:
         raise InputError(
@@ -67,6 +75,12 @@ def model_to_run(
         )
     logger.event("message", text=f"the plan {model.path.name!r} is used as it stands here")
     return model
+
+
+def _may_have_planned(preset: str, planner: str) -> bool:
+    """Whether a plan that names this planner may be of the preset; what a planner from elsewhere writes is its own affair."""
+    ours = set(plugins.names("planner"))
+    return preset == planner if preset in ours else planner not in ours
 
 
 def check_data(dataset: Path, workspace: Workspace, executor: Executor | None, logger: Logger) -> None:
@@ -101,11 +115,8 @@ def check_data(dataset: Path, workspace: Workspace, executor: Executor | None, l
             )
     old = {case.id: case for case in known.annotated_cases}
     for field, what in (("images", "files"), ("annotated", "labels that were looked for"), ("patient", "patients")):
-        changed = [
-            case.id
-            for case in now.annotated_cases
-            if case.id in old and getattr(case, field) != getattr(old[case.id], field)
-        ]
+        both = [(case, old[case.id]) for case in now.annotated_cases if case.id in old]
+        changed = [case.id for case, before in both if getattr(case, field) != getattr(before, field)]
         if changed:
             text = f"warning: the {what} of some cases are not those that were planned for, which are used: "
             logger.event("message", text=f"{text}{', '.join(changed[:5])}. To use those of now, plan again.")

@@ -196,7 +196,7 @@ def _short(cases: Fold) -> str:
 
 
 def check_contents(workspace: Workspace, plan: Plan, finished: Finished) -> None:
-    """Sees to it that images and references are those that were trained with and scored against, with the same labels to find.
+    """Sees to it that images, references and labels to find are those that were trained with and scored against.
 
     Files are known by size and time; what is not here any more is taken to be as it last was.
 
@@ -239,8 +239,8 @@ def _check_looked_for(finished: FinishedFold, dataset: Dataset) -> None:
             f"{finished.name} was trained and scored with other labels looked for than the data set tells now",
             file=finished.folder.job,
             found=", ".join(different[:5]),
-            remedy="Restore the annotated lists and plan again, or move its folder away and train it again, or leave it out: "
-            "--configurations.",
+            remedy="Restore the annotated lists and plan again, or move its folder away and train it again, or leave it "
+            "out: --configurations.",
         )
 
 
