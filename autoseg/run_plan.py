@@ -78,8 +78,8 @@ def model_to_run(
 
 
 def _may_have_planned(preset: str, planner: str) -> bool:
-    """Whether a plan that names this planner may be of the preset; what a planner from elsewhere writes is its own affair."""
-    ours = set(plugins.names("planner"))
+    """Whether a plan that names this planner may be of the preset; what a planner from elsewhere writes is its affair."""
+    ours = set(plugins.available("planner"))
     return preset == planner if preset in ours else planner not in ours
 
 
