@@ -122,8 +122,11 @@ class HeldError(InputError):
         who: has it, if that is known.
     """
 
+    #: What its message begins with, by which it is known in the output of another process.
+    what = "another process is training this fold"
+
     def __init__(self, folder: Path, who: str | None = None) -> None:
-        super().__init__("another process is training this fold", file=folder, found=who, remedy="Wait for it.")
+        super().__init__(self.what, file=folder, found=who, remedy="Wait for it.")
 
 
 class FindingsError(InputError):

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Protocol
 
 from autoseg import pipeline
-from autoseg.errors import AutosegError, InputError, InterruptedRunError
+from autoseg.errors import AutosegError, HeldError, InputError, InterruptedRunError
 from autoseg.executors import usable_cpus
 from autoseg.jobs import Job
 from autoseg.logs import Logger, WithFields, reported
@@ -50,12 +50,13 @@ class TrainOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class Ended:
-    """How a job ended: done if neither an error nor interrupted."""
+    """How a job ended: done if neither an error nor interrupted; ``held``: another process was there before."""
 
     job: Job
     seconds: float
     error: str = ""
     interrupted: bool = False
+    held: bool = False
 
 
 class JobRunner(Protocol):
@@ -101,7 +102,7 @@ class ThisProcess:
 
     def start(self, job: Job, options: TrainOptions) -> None:
         """See ``JobRunner``; whatever error ends the job costs that job only."""
-        begun, error, interrupted = time.monotonic(), "", False
+        begun, error, interrupted, held = time.monotonic(), "", False, False
         try:
             pipeline.train(
                 self.workspace,
@@ -117,10 +118,13 @@ class ThisProcess:
             )
         except InterruptedRunError as problem:
             interrupted, error = True, str(problem)
+        except HeldError as problem:
+            held, error = True, str(problem)
         except Exception as problem:  # one failed job costs one job
             self.logger.event("job_error", job=job.name, **reported(problem))
             error = str(problem) if isinstance(problem, AutosegError) else f"{type(problem).__name__}: {problem}"
-        self._ended.append(Ended(job=job, seconds=time.monotonic() - begun, error=error, interrupted=interrupted))
+        seconds = time.monotonic() - begun
+        self._ended.append(Ended(job=job, seconds=seconds, error=error, interrupted=interrupted, held=held))
 
     def ended(self) -> list[Ended]:
         """See ``JobRunner``."""
@@ -258,4 +262,5 @@ def _how_it_ended(running: _Running) -> Ended:
             error = said.splitlines()[-1]
         error = f"{error or 'it tells no reason'} (all that it said: {running.output})"
     seconds = time.monotonic() - running.begun
-    return Ended(job=running.job, seconds=seconds, error=error, interrupted=code == INTERRUPTED)
+    held = HeldError.what in error
+    return Ended(job=running.job, seconds=seconds, error=error, interrupted=code == INTERRUPTED, held=held)

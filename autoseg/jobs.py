@@ -78,7 +78,8 @@ def job_graph(
     """The jobs in the order in which one process does them: every fold of all configurations before the next fold.
 
     A training's cases are checked by itself, so it does not need that the preprocessing of all has succeeded. A second stage
-    learns from predictions of cases that were held out, so it needs all folds of the first one, whichever are wanted.
+    learns from predictions of cases that were held out, so it needs all folds of the first one, whichever are wanted. A full
+    model holds nothing out, so nothing is selected where only such are wanted.
 
     Args:
         wanted: configurations; empty for all.
@@ -99,8 +100,8 @@ def job_graph(
                     trainings.append(
                         Job(kind="train", configuration=name, fold=fold, needs=needs, after=("preprocess",))
                     )
-    chosen = Job(kind="select", after=tuple(job.name for job in trainings))
-    return (Job(kind="preprocess"), *trainings, chosen)
+    chosen = [Job(kind="select", after=tuple(job.name for job in trainings))] if {*folds} - {"full"} else []
+    return (Job(kind="preprocess"), *trainings, *chosen)
 
 
 def _depth(name: str, stages: Mapping[str, str | None]) -> int:

@@ -6,12 +6,13 @@ import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from autoseg import pipeline
+from autoseg import pipeline, plugins
 from autoseg.errors import InputError
 from autoseg.executors import Executor
 from autoseg.logs import Logger
 from autoseg.plan_stage import Understood
 from autoseg.planning import GIBIBYTE
+from autoseg.values import Labels
 from autoseg.workspace import ModelFolder, Workspace
 
 __all__ = ["PlanWishes", "check_data", "model_to_run"]
@@ -55,6 +56,14 @@ def model_to_run(
         ).folder
     check_data(dataset, workspace, executor, logger)
     plan, memory = model.plan(), wishes.memory_gib
+    if wishes.preset is not None and not _may_have_planned(wishes.preset, plan.planner):
+        raise InputError(
+            f"the plan {plan.name!r} that stands here was made by another preset",
+            file=model.path / "plan.json",
+            found=plan.planner,
+            expected=wishes.preset,
+            remedy="Leave --preset out to use it; or make another one: autoseg run DATASET --plan NEW --preset …",
+        )
     other = isinstance(memory, int | float) and int(memory * GIBIBYTE) != plan.budget_bytes
     if other:
         raise InputError(
@@ -66,6 +75,12 @@ def model_to_run(
         )
     logger.event("message", text=f"the plan {model.path.name!r} is used as it stands here")
     return model
+
+
+def _may_have_planned(preset: str, planner: str) -> bool:
+    """Whether a plan that names this planner may be of the preset; what a planner from elsewhere writes is its affair."""
+    ours = set(plugins.available("planner"))
+    return preset == planner if preset in ours else planner not in ours
 
 
 def check_data(dataset: Path, workspace: Workspace, executor: Executor | None, logger: Logger) -> None:
@@ -89,9 +104,32 @@ def check_data(dataset: Path, workspace: Workspace, executor: Executor | None, l
             expected=known.root,
             remedy="Plan it again: autoseg plan DATASET. Or name another workspace with -w.",
         )
+    for what, then, today in (("labels", known.labels, now.labels), ("channels", known.channels, now.channels)):
+        if then != today:
+            raise InputError(
+                f"the {what} of the data set are not those that the workspace was planned for",
+                file=workspace.path,
+                found=_told(today),
+                expected=_told(then),
+                remedy="Restore them; or plan the data as they are now in another workspace: -w.",
+            )
+    old = {case.id: case for case in known.annotated_cases}
+    for field, what in (("images", "files"), ("annotated", "labels that were looked for"), ("patient", "patients")):
+        both = [(case, old[case.id]) for case in now.annotated_cases if case.id in old]
+        changed = [case.id for case, before in both if getattr(case, field) != getattr(before, field)]
+        if changed:
+            text = f"warning: the {what} of some cases are not those that were planned for, which are used: "
+            logger.event("message", text=f"{text}{', '.join(changed[:5])}. To use those of now, plan again.")
     before, there = {case.id for case in known.annotated_cases}, {case.id for case in now.annotated_cases}
     for cases, what in ((there - before, "are not known to the plan"), (before - there, "are gone")):
         if cases:
             named = ", ".join(sorted(cases)[:5]) + (" …" if len(cases) > 5 else "")
             text = f"warning: annotated cases {what}: {named}. To train on the data as it is now, make another plan: "
             logger.event("message", text=f"{text}autoseg plan {dataset} --name NEW")
+
+
+def _told(what: Labels | tuple[str, ...]) -> str:
+    if isinstance(what, tuple):
+        return ", ".join(what)
+    names = [f"{label.name} = {', '.join(map(str, label.values))}" for label in what.foreground]
+    return "; ".join([*names, *([f"ignore = {what.ignore}"] if what.ignore is not None else [])])

@@ -20,15 +20,15 @@ __all__ = ["RunProgress", "RunRecord", "read_record"]
 KEPT_SECONDS, LOOK_SECONDS = 10.0, 5.0
 
 
-class RunRecord(Value, frozen=True, kw_only=True, tag_field="schema", tag="autoseg.run/1"):
-    """What a run has taken so far, over all its starts.
+class RunRecord(Value, frozen=True, kw_only=True, tag_field="schema", tag="autoseg.run/2"):
+    """What runs of a plan have taken so far, over all their starts.
 
     Attributes:
-        seconds: in all.
+        seconds: what was wished for, to the time that runs for it took; of a run that has come to its end it is forgotten.
         jobs: name of a training that was worked on to its seconds.
     """
 
-    seconds: float = 0.0
+    seconds: dict[str, float] = {}
     jobs: dict[str, float] = {}
 
 
@@ -50,16 +50,26 @@ class RunProgress:
         costs: of each training at its planned length, in one unit for all.
         lanes: how many run at once.
         path: of the record.
+        wish: what the run is for, in words; time that was spent on another wish does not count.
         log: of trainings in processes of their own.
         logger: hears everything, and the progress of the run in place of that of a training.
     """
 
     def __init__(
-        self, jobs: Sequence[Job], costs: Mapping[str, float], lanes: int, path: Path, log: Path, logger: Logger
+        self,
+        jobs: Sequence[Job],
+        costs: Mapping[str, float],
+        lanes: int,
+        path: Path,
+        wish: str,
+        log: Path,
+        logger: Logger,
     ) -> None:
         self.jobs, self.costs, self.lanes, self.path, self.log, self.logger = jobs, costs, lanes, path, log, logger
-        self._before, self._begun = read_record(path), time.monotonic()
-        self._took: dict[str, float] = dict(self._before.jobs)
+        before, self._begun, self.wish, self._over = read_record(path), time.monotonic(), wish, False
+        self._before = before.seconds.get(wish, 0.0)
+        self._took: dict[str, float] = dict(before.jobs)
+        self._own: set[str] = set()
         self._done: set[str] = set()
         self._running: dict[str, float] = {}
         self._left: dict[str, float] = {}
@@ -97,23 +107,34 @@ class RunProgress:
         self._left.pop(job.name, None)
         if seconds is not None and job.kind == "train":
             self._took[job.name] = self._took.get(job.name, 0.0) + seconds
+            self._own.add(job.name)
         if done:
             self._done.add(job.name)
         self.keep()
         self.tell(f"{job.name} {'is done' if done else 'has stopped'}")
 
     def seconds(self) -> float:
-        """That the run has taken, over all starts."""
-        return self._before.seconds + time.monotonic() - self._begun
+        """That the run has taken, over all starts with the same wish."""
+        return self._before + time.monotonic() - self._begun
+
+    def over(self) -> None:
+        """The run has come to its end: the same wish begins anew."""
+        self._over = True
+        self.keep()
 
     def keep(self) -> None:
-        """Writes what was taken so far; that it cannot be written ends nothing."""
+        """Adds what was taken so far to what others may have written; that it cannot be written ends nothing."""
         self._kept = time.monotonic()
         try:
-            now = time.monotonic()  # what runs counts, too: this process may be killed
+            there, now = read_record(self.path), time.monotonic()
+            # what runs counts, too: this process may be killed
             running = {name: self._took.get(name, 0.0) + now - begun for name, begun in self._running.items()}
-            jobs = dict(sorted({**self._took, **running}.items()))
-            write_document(self.path, RunRecord(seconds=self.seconds(), jobs=jobs))
+            own = {name: self._took[name] for name in self._own if name in self._took}
+            jobs = {**self._took, **there.jobs, **own, **running}
+            seconds = {wish: taken for wish, taken in there.seconds.items() if wish != self.wish}
+            if not self._over:
+                seconds[self.wish] = max(self.seconds(), there.seconds.get(self.wish, 0.0))
+            write_document(self.path, RunRecord(seconds=dict(sorted(seconds.items())), jobs=dict(sorted(jobs.items()))))
         except OSError as error:
             self.logger.event("message", text=f"warning: {self.path} could not be written: {error.strerror or error}")
 

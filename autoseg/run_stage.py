@@ -19,6 +19,7 @@ from autoseg.executors import Executor
 from autoseg.files import read_document
 from autoseg.job_processes import Ended, JobRunner, Processes, ThisProcess, TrainOptions, cpu_places, gpu_places
 from autoseg.jobs import LEAST_HOURS, Job, blocked, hours_for, job_graph, ready
+from autoseg.leases import PERIOD, PERIODS, Seen, look
 from autoseg.logs import Logger, SilentLogger, reported
 from autoseg.plan_stage import Understood
 from autoseg.run_plan import PlanWishes, model_to_run
@@ -44,7 +45,7 @@ class RunResult:
         done: names of the jobs that are.
         failures: name of each job that failed to its reason.
         blocked: name of each job that was not begun to the one that it needs, which failed.
-        selection: the choice; None if it failed.
+        selection: the choice; None if it failed, or only full models were wanted.
     """
 
     model: ModelFolder
@@ -109,7 +110,8 @@ def run_all(
     costs = _costs(plan, jobs)
     record = workspace.path / "runs" / f"{model.path.name}.json"
     lanes = len(places) or 1
-    progress = RunProgress(jobs, costs, lanes, record, workspace.log_path("train"), logger)
+    wish = f"hours {hours}, folds {folds}, configurations {' '.join(names) or 'all'}"
+    progress = RunProgress(jobs, costs, lanes, record, wish, workspace.log_path("train"), logger)
     runner: JobRunner = Processes(workspace, places) if places else ThisProcess(workspace, progress, stop)
     options = TrainOptions(
         plan_name=model.path.name, device="cuda" if gpus else device, epochs=epochs, iterations=iterations
@@ -168,6 +170,7 @@ class _Run:
         stop: Callable[[], bool],
     ) -> None:
         self.workspace, self.model, self.split, self.plan = workspace, model, split, model.plan()
+        self.dataset = workspace.dataset()
         self.jobs, self.costs, self.runner, self.options = jobs, costs, runner, options
         self.progress, self.hours, self.executor, self.stop = progress, hours, executor, stop
         self.done: list[str] = []
@@ -176,6 +179,7 @@ class _Run:
         self._running: set[str] = set()
         self._trained_now: set[str] = set()
         self._told: set[str] = set()
+        self._held: dict[str, tuple[Seen | None, float]] = {}
         self._keys: Mapping[str, Mapping[str, str]] = {}
 
     def result(self) -> RunResult:
@@ -198,6 +202,8 @@ class _Run:
         if not over:
             told = f"{len(self.done)} of {len(self.jobs)} jobs are done"
             raise InterruptedRunError(f"stopped; {told}, the same command goes on from here")
+        if len(self.done) == len(self.jobs):
+            self.progress.over()
         return RunResult(
             model=self.model,
             done=tuple(self.done),
@@ -219,7 +225,7 @@ class _Run:
             if self._is_done(job, folder):
                 self._finish(job)
                 return True
-            if not (who := holder(folder)):
+            if not (who := holder(folder) or self._held_by(job, folder)):
                 self._begin(job, folder)
                 return True
             self._wait_for(job, who)
@@ -282,10 +288,11 @@ class _Run:
         there = read_document(TrainJob, folder.job)
         keys = self._keys.get(job.configuration)
         same_cases = keys is None or all(keys.get(case) == key for case, key in there.case_keys.items())
+        looked_for = {case.id: case.annotated for case in self.dataset.partly_annotated if case.id in there.case_keys}
         per_epoch = self.plan.configuration(job.configuration).training.iterations_per_epoch
         wanted = self.options.iterations or (self.options.epochs or 0) * per_epoch or there.iterations
-        same = (there.plan_id, there.cases, there.iterations)
-        return same_cases and same == (self.plan.id, select_fold(self.split, job.fold), wanted)
+        same = (there.plan_id, there.cases, there.iterations, there.annotated)
+        return same_cases and same == (self.plan.id, select_fold(self.split, job.fold), wanted, looked_for)
 
     def _begin(self, job: Job, folder: FoldFolder) -> None:
         hours = self._hours_of(job, folder)
@@ -324,11 +331,29 @@ class _Run:
             self._finish(job, ended.seconds)
             return
         self.progress.ended(job, done=False, seconds=ended.seconds)
-        who = holder(self.model.fold(job.configuration, job.fold))
+        folder = self.model.fold(job.configuration, job.fold)
+        if ended.held:  # it was watched, so this holds whatever the clocks say
+            self._held[job.name] = (look(folder.path), time.monotonic())
+        who = holder(folder) or ("another process" if ended.held else "")
         if who:
             self._wait_for(job, who)
         elif not ended.interrupted or not self.stop():
             self._fail(job, ended.error or "it was stopped from elsewhere; the same command goes on")
+
+    def _held_by(self, job: Job, folder: FoldFolder) -> str:
+        """Who was found training there, for as long as the lease goes on changing by our own clock; empty for nobody."""
+        if job.name not in self._held:
+            return ""
+        before, since = self._held[job.name]
+        seen = look(folder.path)
+        if seen != before:
+            self._held[job.name] = (seen, time.monotonic())
+        elif time.monotonic() - since > PERIODS * PERIOD:
+            seen = None
+        if seen is None or seen.free:
+            del self._held[job.name]
+            return ""
+        return "another process"
 
     def _wait_for(self, job: Job, who: str) -> None:
         if job.name not in self._told:

@@ -20,7 +20,7 @@ from autoseg.errors import AutosegError, InputError
 from autoseg.files import read_document
 from autoseg.leases import FILES, look
 from autoseg.machine import machine_identity
-from autoseg.values import Length, Plan, Split, Summary, TrainJob
+from autoseg.values import Length, Plan, Split, Summary, TrainJob, fold_of_folder
 from autoseg.values.status import FoldStatus, PlanStatus, SelectionStatus, Status
 from autoseg.workspace import FoldFolder, ModelFolder, Workspace
 
@@ -154,13 +154,23 @@ def _plan_status(
     folds = []
     for name in names:
         wanted = [str(number) for number in range(len(split))]
-        begun = {path.parent.name.removeprefix("fold_") for path in (model.path / name).glob("*/job.json")}
+        begun = {
+            fold for path in (model.path / name).glob("*/job.json") if (fold := _known_fold(path.parent, problems))
+        }
         for fold in [*wanted, *sorted(begun - {*wanted})]:
             folds.append(fold_status(model.fold(name, fold), name, fold, logs, problems))
     selection = _selection_status(model, plan, folds, problems)
     return PlanStatus(
         name=model.path.name, active=active, configurations=tuple(names), folds=tuple(folds), selection=selection
     )
+
+
+def _known_fold(folder: Path, problems: list[str]) -> str | None:
+    """The fold of a training's folder; of one that was renamed None, and a line in ``problems``."""
+    fold = fold_of_folder(folder.name)
+    if fold is None:
+        problems.append(f"this is no fold's folder, so what was trained there is not used [{folder}]")
+    return fold
 
 
 def _selection_status(

@@ -30,7 +30,7 @@ from autoseg.values.fingerprint import Fingerprint
 from autoseg.values.json_form import Value
 from autoseg.values.patients import Patients
 from autoseg.values.plan import Plan
-from autoseg.values.training import Split, TrainJob, fold_folder
+from autoseg.values.training import Split, TrainJob, fold_folder, fold_of_folder
 
 __all__ = ["COMPARISON_OF", "FoldFolder", "ModelFolder", "Workspace", "folders_of"]
 
@@ -181,7 +181,7 @@ class ModelFolder:
     def trained(self, configuration: str) -> tuple[str, ...]:
         """The folds of a configuration whose training has ended: "0", "1", …, "full"."""
         names = [path.parent.name for path in (self.path / configuration).glob("*/model.safetensors")]
-        folds = [name.removeprefix("fold_") for name in names]
+        folds = filter(None, map(fold_of_folder, names))  # not what was moved away beside them
         return tuple(sorted(folds, key=lambda fold: (len(fold), fold)))
 
     def has_trainings(self) -> bool:

@@ -116,3 +116,7 @@ def test_time_that_is_known_is_left_out_and_nobody_gets_less_than_the_least() ->
 def test_a_job_that_is_no_training_has_no_fold() -> None:
     with pytest.raises(ValueError, match="configuration and a fold"):
         Job(kind="select", configuration="2d", fold="0")
+
+
+def test_where_nothing_is_held_out_nothing_is_selected() -> None:
+    assert names(job_graph(["2d"], STAGES, ["full"], FOLDS)) == ["preprocess", "train 2d full"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -13,6 +14,9 @@ import numpy as np
 import pytest
 
 from autoseg import pipeline
+from autoseg.crossvalidation import costs_of, finished_trainings
+from autoseg.crossvalidation.ensembles import EnsembleScores
+from autoseg.crossvalidation.finished import FinishedFold
 from autoseg.errors import CasesFailedError, InputError, InterruptedRunError
 from autoseg.evaluation.overlap import overlap_scores
 from autoseg.executors import SerialExecutor
@@ -28,11 +32,13 @@ from autoseg.status_stage import workspace_status
 from autoseg.values import (
     PREDICTION_RECORD,
     ComponentStep,
+    Fold,
     Postprocessing,
     PredictionRecord,
     Selection,
     SelectionRule,
     Split,
+    Summary,
     TrainJob,
     TriedStep,
     Validation,
@@ -242,6 +248,32 @@ def other_probabilities(workspace: Workspace) -> None:
     write_document(file, sealed(changed))
 
 
+def other_labels_looked_for(workspace: Workspace, folds: str = "01") -> None:
+    """In the jobs of one configuration: what was not looked for would count as rightly absent."""
+    case = cases_of(workspace)[0]
+    for fold in folds:
+        change_job(
+            workspace.model(),
+            "3d_fullres",
+            fold,
+            lambda job: msgspec.structs.replace(job, annotated={case: ("liver",)}),
+        )
+
+
+def held_out_twice(workspace: Workspace) -> None:
+    """Fold 1 holds out a case of fold 0, too, in the split as in the trainings."""
+    split, model = read_document(Split, workspace.split_path), workspace.model()
+    case = split[0].val[0]
+    cases = Fold(train=tuple(each for each in split[1].train if each != case), val=(*split[1].val, case))
+    write_document(workspace.split_path, (split[0], cases, *split[2:]))
+    for name in ("2d", "3d_fullres"):
+        change_job(model, name, "1", lambda job: msgspec.structs.replace(job, cases=cases))
+        first, second = (read_document(Summary, model.fold(name, fold).summary) for fold in "01")
+        (score,) = (each for each in first.metric_per_case if each.prediction_file.startswith(case))
+        per_case = (*second.metric_per_case, score)
+        write_document(model.fold(name, "1").summary, msgspec.structs.replace(second, metric_per_case=per_case))
+
+
 def corrected_label_map(workspace: Workspace) -> None:
     """By hand, of every candidate that may win."""
     case = cases_of(workspace)[0]
@@ -265,6 +297,8 @@ def corrected_label_map(workspace: Workspace) -> None:
         ),
         (joined_in_one, r"fold 0 of 2d and fold 0 of 3d_fullres were trained with different splits"),
         (other_cases_in_summary, r"summary of fold 0 of 2d is not of the cases.*stranger"),
+        (other_labels_looked_for, r"fold 0 of 3d_fullres was trained and scored with other labels looked for"),
+        (held_out_twice, r"cases are held out in several.*fold 0 of 2d and fold 1 of 2d"),
         (other_probabilities, r"probabilities of fold 0 of 2d were made by other weights.*d{12}"),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
@@ -308,9 +342,68 @@ def test_changed_references_are_named(workspace, phantoms, tmp_path) -> None:
     os.utime(reference, (1, 1))
     select(workspace)  # the content counts, not the time
     shutil.copy(next(data.glob(f"labelsTr/{other}.*")), reference)
-    said = rf"references have changed.*{case} \(fold {fold_of(workspace, case)} of 2d, fold . of 3d_fullres\)"
+    said = (
+        rf"references have changed.*{case} \(fold 0 of 2d, fold 0 of 3d_fullres, fold 1 of 2d, fold 1 of 3d_fullres\)"
+    )
     with pytest.raises(InputError, match=said):
         select(workspace)
+
+
+def test_a_changed_reference_of_a_training_case_is_named_with_one_fold_finished(workspace, phantoms, tmp_path) -> None:
+    data = shutil.copytree(phantoms, tmp_path / "D")
+    workspace.dataset_path.write_text(workspace.dataset_path.read_text().replace(str(phantoms), str(data)))
+    for name in ("2d", "3d_fullres"):
+        shutil.rmtree(workspace.model().fold(name, "1").path)
+    case, other = read_document(Split, workspace.split_path)[0].train[:2]
+    shutil.copy(next(data.glob(f"labelsTr/{other}.*")), next(data.glob(f"labelsTr/{case}.*")))
+    with pytest.raises(InputError, match=rf"references have changed.*{case} \(fold 0 of 2d, fold 0 of 3d_fullres\)"):
+        select(workspace)
+
+
+def test_a_fold_that_was_moved_aside_is_no_fold(workspace) -> None:
+    model = workspace.model()
+    shutil.move(model.fold("2d", "1").path, model.path / "2d" / "fold_1_old")
+    assert model.trained("2d") == ("0",)
+    selection = select(workspace)
+    assert list(selection.basis.weights["2d"]) == ["0"]
+    status = workspace_status(workspace)
+    assert [each for each in status.plans[0].folds if "old" in each.fold] == []
+    assert any("no fold's folder" in each and "fold_1_old" in each for each in status.problems)
+
+
+def test_the_size_of_a_case_does_not_hang_on_what_is_scored(workspace, monkeypatch) -> None:
+    """Ignored voxels are in no count, and take memory all the same."""
+    for name in ("2d", "3d_fullres"):
+        for fold in "01":
+            file = workspace.model().fold(name, fold).summary
+            summary = json.loads(file.read_text())
+            for each in summary["metric_per_case"]:
+                for score in each["metrics"].values():
+                    score["TN"] = 0
+            file.write_text(json.dumps(summary))
+    told = []
+    known = EnsembleScores.bytes
+    monkeypatch.setattr(EnsembleScores, "bytes", lambda self, item: told.append(item.voxels) or known(self, item))
+    select(workspace)
+    assert set(told) == {8 * 24 * 24}
+
+
+def test_times_of_different_gpus_are_not_compared_and_shared_cases_are(workspace) -> None:
+    model, heard = workspace.model(), Listening()
+    finished = finished_trainings(model, model.plan(), read_document(Split, workspace.split_path), ["2d", "3d_fullres"])
+
+    def timed(name: str, fold: str, gpu: str, seconds: dict[str, float]) -> FinishedFold:
+        each = finished[name][fold]
+        changes = {"device": "cuda", "device_name": gpu, "seconds": seconds}
+        return dataclasses.replace(each, validation=msgspec.structs.replace(each.validation, **changes))
+
+    folds = {
+        "2d": {"0": timed("2d", "0", "A", {"a": 1.0, "b": 9.0}), "1": timed("2d", "1", "A", {"c": 3.0})},
+        "3d_fullres": {"0": timed("3d_fullres", "0", "A", {"a": 2.0}), "1": timed("3d_fullres", "1", "B", {"c": 90.0})},
+    }
+    costs = costs_of(folds, "cuda", heard)
+    assert {name: each.seconds_per_case for name, each in costs.items()} == {"2d": 1.0, "3d_fullres": 2.0}
+    assert "only those on cuda (A) are compared" in str(heard.heard)
 
 
 def choose_by_hand(workspace: Workspace, winner: str, steps: tuple[ComponentStep, ...] = ()) -> None:

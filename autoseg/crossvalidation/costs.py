@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 
 from autoseg.crossvalidation.finished import FinishedFold
 from autoseg.errors import InputError
@@ -29,24 +30,41 @@ def costs_of(finished: Mapping[str, Mapping[str, FinishedFold]], device: str, lo
     }
     places = {_place(each) for records in timed.values() for each in records}
     if len(places) > 1:
-        counted = max((place for place in places if place[0] == device), default=None)
+        number = Counter(_place(each) for records in timed.values() for each in records)
+        here = [place for place in sorted(places) if place[0] == device]
+        counted = max(here, key=number.__getitem__, default=None)
         timed = {name: [each for each in records if _place(each) == counted] for name, records in timed.items()}
-        listed = ", ".join(f"{where} with {threads} threads" for where, threads in sorted(places))
-        text = f"predictions were timed on different devices ({listed}); only those on {device} are compared"
+        listed = ", ".join(map(_told, sorted(places)))
+        kept = _told(counted) if counted else device
+        text = f"predictions were timed on different devices ({listed}); only those on {kept} are compared"
         logger.event("message", text=text)
+    shared = _shared(timed)
     return {
-        name: Cost(seconds_per_case=_mean(timed[name]), training_hours=_hours(list(folds.values())))
+        name: Cost(seconds_per_case=_mean(timed[name], shared), training_hours=_hours(list(folds.values())))
         for name, folds in finished.items()
     }
 
 
-def _place(validation: Validation) -> tuple[str, int]:
-    """What a time depends on beside the work: on a GPU not on the processor's threads."""
-    return validation.device, validation.threads if validation.device == "cpu" else 1
+def _place(validation: Validation) -> tuple[str, str, int]:
+    """What a time depends on beside the work: on a GPU not on the processor's threads, but on which one it is."""
+    return validation.device, validation.device_name, validation.threads if validation.device == "cpu" else 1
 
 
-def _mean(records: list[Validation]) -> float | None:
-    return _rounded([each for record in records for each in record.seconds.values()])
+def _told(place: tuple[str, str, int]) -> str:
+    device, name, threads = place
+    return f"{device} ({name})" if name else f"{device} with {threads} threads"
+
+
+def _shared(timed: Mapping[str, Sequence[Validation]]) -> set[str]:
+    """The cases that all configurations with a time have timed; empty if there is none."""
+    cases = [{case for each in records for case in each.seconds} for records in timed.values() if records]
+    return set.intersection(*cases) if cases else set()
+
+
+def _mean(records: Sequence[Validation], shared: set[str]) -> float | None:
+    """Over the shared cases, which are equally large for all; over all if there is none."""
+    seconds = {case: time for record in records for case, time in record.seconds.items()}
+    return _rounded([time for case, time in seconds.items() if not shared or case in shared])
 
 
 def _hours(folds: list[FinishedFold]) -> float | None:

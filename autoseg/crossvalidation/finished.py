@@ -15,7 +15,7 @@ from autoseg.io.formats import label_ending
 from autoseg.networks.weights import load_metadata, weights_id
 from autoseg.preprocessing.forward import case_key, parameters_key
 from autoseg.selected import finished_folds
-from autoseg.values import CaseScore, Fold, Labels, Plan, Split, Summary, TrainJob, Validation, digest
+from autoseg.values import CaseScore, Dataset, Fold, Labels, Plan, Split, Summary, TrainJob, Validation, digest
 from autoseg.workspace import FoldFolder, ModelFolder, Workspace
 
 __all__ = ["FinishedFold", "check_contents", "dice_per_case", "finished_trainings"]
@@ -73,6 +73,9 @@ def finished_trainings(
     first: dict[str, FinishedFold] = {}
     for each in _all(finished):
         _check_split(each, split)
+    for folds in finished.values():
+        _check_held_out_once(folds)
+    for each in _all(finished):
         _check_same_cases(each, first.setdefault(each.fold, each))
     for name, folds in finished.items():
         if folds:
@@ -163,6 +166,24 @@ def _check_split(finished: FinishedFold, split: Split) -> None:
         )
 
 
+def _check_held_out_once(folds: Mapping[str, FinishedFold]) -> None:
+    """A case of two folds has two scores, and which folds are finished would decide which networks are compared."""
+    where: dict[str, list[FinishedFold]] = {}
+    for each in folds.values():
+        for case in each.scores:
+            where.setdefault(case, []).append(each)
+    several = sorted(case for case, of in where.items() if len(of) > 1)
+    if several:
+        of = where[several[0]]
+        raise InputError(
+            "cases are held out in several finished folds, so they have no one score to be compared by",
+            file=of[0].folder.job,
+            found=f"{', '.join(several[:5])}; the first in {' and '.join(each.name for each in of)}",
+            expected="each case held out in one fold",
+            remedy="Move folders away until no two folds of a configuration hold out the same case.",
+        )
+
+
 def _check_same_cases(one: FinishedFold, other: FinishedFold) -> None:
     ones, others = one.job.cases, other.job.cases
     if (set(ones.train), set(ones.val)) != (set(others.train), set(others.val)):
@@ -180,7 +201,7 @@ def _short(cases: Fold) -> str:
 
 
 def check_contents(workspace: Workspace, plan: Plan, finished: Finished) -> None:
-    """Sees to it that images and references of held-out cases are those that were trained with and scored against.
+    """Sees to it that images, references and labels to find are those that were trained with and scored against.
 
     Files are known by size and time; what is not here any more is taken to be as it last was.
 
@@ -190,8 +211,9 @@ def check_contents(workspace: Workspace, plan: Plan, finished: Finished) -> None
     dataset = workspace.dataset()
     cases, hashes, changed = {case.id: case for case in dataset.cases}, dict[str, list[str]](), dict[str, set[str]]()
     for each in _all(finished):
+        _check_looked_for(each, dataset)
         parameters = parameters_key(plan, plan.configuration(each.configuration))
-        for case_id in each.job.cases.val:
+        for case_id in sorted((*each.job.cases.train, *each.job.cases.val)):
             if case_id not in cases:
                 changed.setdefault(case_id, set()).add(each.name)
                 continue
@@ -205,10 +227,25 @@ def check_contents(workspace: Workspace, plan: Plan, finished: Finished) -> None
     if changed:
         named = [f"{case} ({', '.join(sorted(where))})" for case, where in sorted(changed.items())]
         raise InputError(
-            "images or references have changed since they were scored against, or how they are prepared",
+            "images or references have changed since they were trained with or scored against, or how they are prepared",
             found="; ".join(named[:5]) + (f"; and {len(named) - 5} more" if len(named) > 5 else ""),
             expected="files with the SHA-256 that they had when the fold was trained",
             remedy="Restore the files, or move the folders of these folds away and train them again.",
+        )
+
+
+def _check_looked_for(finished: FinishedFold, dataset: Dataset) -> None:
+    """A label that was not looked for has no Dice; without this, that would be taken for one that is rightly absent."""
+    used = {*finished.job.cases.train, *finished.job.cases.val}
+    now = {case.id: case.annotated for case in dataset.partly_annotated if case.id in used}
+    different = sorted(case for case in used if finished.job.annotated.get(case) != now.get(case))
+    if different:
+        raise InputError(
+            f"{finished.name} was trained and scored with other labels looked for than the data set tells now",
+            file=finished.folder.job,
+            found=", ".join(different[:5]),
+            remedy="Restore the annotated lists and plan again, or move its folder away and train it again, or leave it "
+            "out: --configurations.",
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -147,14 +148,22 @@ class HeldOut:
         }
         has = (name for name, key in keys.items() if self._stores[name].has(case, key))
         name = next(has, fold.configuration)
-        counts = fold.scores[case].metrics.values()
         return HeldOutCase(
             id=case,
             store=str(self._stores[name].folder),
             key=keys[name],
             annotated=fold.job.annotated.get(case),
-            voxels=max(score.tp + score.fp + score.fn + score.tn for score in counts),
+            voxels=self._voxels(name, case, keys[name], fold),
         )
+
+    def _voxels(self, configuration: str, case: str, key: str, fold: FinishedFold) -> int:
+        """Of the image, as it is stored; the counts of the scores leave out what was ignored or not looked for."""
+        try:
+            return math.prod(self._stores[configuration].open(case, key).record.source.shape)
+        except DamagedCaseError:  # made anew when it is needed
+            return max(
+                (each.tp + each.fp + each.fn + each.tn for each in fold.scores[case].metrics.values()), default=0
+            )
 
     def _mend(self, cases: Sequence[HeldOutCase]) -> None:
         """Makes preprocessed cases anew whose references are missing or damaged."""

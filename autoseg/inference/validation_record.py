@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 
 import msgspec
+import torch
 
 from autoseg.errors import DocumentError, InputError
 from autoseg.files import discard, read_document, sweep, write_document
@@ -30,6 +31,7 @@ def begin_validation(predictor: Predictor, plan: Plan, folder: FoldFolder) -> Va
         weights=weights_id(folder.model) if folder.model.is_file() else "",
         device=execution.device,
         threads=execution.threads,
+        device_name=torch.cuda.get_device_name() if execution.device == "cuda" else "",
     )
     if files.record.is_file():
         before = None
@@ -38,7 +40,7 @@ def begin_validation(predictor: Predictor, plan: Plan, folder: FoldFolder) -> Va
         if before is None or (before.plan, before.weights) != (wanted.plan, wanted.weights):
             discard(folder.validation)
         elif (before.device, before.threads) == (wanted.device, wanted.threads):
-            wanted = before
+            wanted = before if before.device_name in ("", wanted.device_name) else wanted
     sweep(files.all_probabilities, older_than_seconds=0)  # nobody else writes here
     write_document(files.record, wanted)
     return wanted

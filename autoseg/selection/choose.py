@@ -56,7 +56,7 @@ def choose(evidence: Evidence, rule: SelectionRule | None = None) -> Selection:
         )
         for place, name in enumerate(names)
     )
-    winner = names[best] if rule.name == "nnunet" else _cheapest_sure(evidence, standings)
+    winner = names[best] if rule.name == "nnunet" else _cheapest_sure(evidence, standings, names[best])
     verdict = _verdict(standings)
     return Selection(
         winner=winner,
@@ -82,8 +82,9 @@ def _best(means: np.ndarray, evidence: Evidence, rule: SelectionRule) -> int:
     return int(min(places, key=lambda place: _by_cost(evidence.candidates[place])))
 
 
-def _by_cost(candidate: Candidate) -> tuple[tuple[float, float], str]:
-    return candidate.cost.rank, candidate.name
+def _by_cost(candidate: Candidate, best: str = "") -> tuple[tuple[float, float], int, bool, str]:
+    """Of equal or unknown costs, first fewer members, then the best."""
+    return candidate.cost.rank, len(candidate.members), candidate.name != best, candidate.name
 
 
 def _per_label(table: np.ndarray) -> tuple[float | None, ...]:
@@ -104,9 +105,10 @@ def _regret(behind: BootstrapMeans, rule: SelectionRule, *, itself: bool) -> dic
     return {"regret": regret, "regret_lower": lower, "regret_upper": upper, "place": place}
 
 
-def _cheapest_sure(evidence: Evidence, standings: Sequence[Standing]) -> str:
+def _cheapest_sure(evidence: Evidence, standings: Sequence[Standing], best: str) -> str:
     sure = {standing.candidate for standing in standings if standing.place in ("best", "equivalent")}
-    return min((each for each in evidence.candidates if each.name in sure), key=_by_cost).name
+    candidates = [each for each in evidence.candidates if each.name in sure]
+    return min(candidates, key=lambda each: _by_cost(each, best)).name
 
 
 def _verdict(standings: Sequence[Standing]) -> Verdict:

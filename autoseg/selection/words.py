@@ -46,13 +46,15 @@ def _choice(winner: Standing, best: Standing, verdict: Verdict, rule: SelectionR
     upper = 0.0 if winner.regret_upper is None else winner.regret_upper
     cost = next(each.cost for each in evidence.candidates if each.name == winner.candidate)
     return (
-        f"{start}: the cheapest{_cost(cost)} of those that are surely {margin} the best, {best.candidate} "
+        f"{start}: {_cheapest(cost)} of those that are surely {margin} the best, {best.candidate} "
         f"(Dice {_points(best.mean)}): {_points(winner.regret)} points, at most {_points(upper)}."
     )
 
 
-def _cost(cost: Cost) -> str:
-    return "" if cost.seconds_per_case is None else f" ({cost.seconds_per_case:.3g} s per case)"
+def _cheapest(cost: Cost) -> str:
+    if cost.seconds_per_case is not None:
+        return f"the cheapest ({cost.seconds_per_case:.3g} s per case)"
+    return "the one of fewest members" if cost.training_hours is None else "the one of fewest hours of training"
 
 
 def _tied(standings: Sequence[Standing], rule: SelectionRule) -> Iterator[str]:

@@ -112,11 +112,11 @@ def tail_bounds(
 
     Returns:
         The bounds and the method that was used: ``expanded`` where BCa does not apply. None for fewer than two patients,
-        of which nothing can be said.
+        of which nothing can be said, and where a draw has no mean, because too few patients have a defined score.
     """
     number = len(means.without)
     drawn, observed = means.drawn[:, 0], float(means.observed[0])
-    if number < 2:
+    if number < 2 or not np.isfinite(drawn).all():
         return None
     if method == "bca":
         places = _bca_places(drawn, observed, means.without[:, 0], tail)

@@ -30,7 +30,17 @@ from autoseg.values.selection import (
     Verdict,
 )
 from autoseg.values.statistics import EffectSizes, Interval, IntervalMethod, PairedTest
-from autoseg.values.training import ExecutionPath, Fold, Length, Split, TrainJob, fold_folder, fold_names, select_fold
+from autoseg.values.training import (
+    ExecutionPath,
+    Fold,
+    Length,
+    Split,
+    TrainJob,
+    fold_folder,
+    fold_names,
+    fold_of_folder,
+    select_fold,
+)
 from autoseg.values.validation import Validation
 
 __all__ = [
@@ -110,5 +120,6 @@ __all__ = [
     "findings_text",
     "fold_folder",
     "fold_names",
+    "fold_of_folder",
     "select_fold",
 ]

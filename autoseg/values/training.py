@@ -151,6 +151,13 @@ def fold_folder(fold: str) -> str:
     return fold if fold == "full" else f"fold_{fold}"
 
 
+def fold_of_folder(name: str) -> str | None:
+    """The fold whose folder has that name, see ``fold_folder``; None of any other folder, such as ``fold_1_old``."""
+    fold = name.removeprefix("fold_")
+    known = fold == "full" or (fold.isdecimal() and fold == str(int(fold)))
+    return fold if known and name == fold_folder(fold) else None
+
+
 def fold_names(text: str, count: int) -> tuple[str, ...]:
     """The folds that a text names, in order, each once: a number, a list ``0,2``, a range ``0..4``, both, "all" or "full".
 

@@ -18,6 +18,7 @@ class Validation(Value, frozen=True, kw_only=True, tag_field="schema", tag="auto
         weights: SHA-256 of the fold's weights, as their file states it.
         device: that predicted: cpu, cuda or mps.
         threads: of torch on the CPU.
+        device_name: of the GPU; empty for other devices, and in records from before it was kept.
         seconds: case id to the time from the preprocessed image to the label map, without scoring and writing.
     """
 
@@ -26,6 +27,7 @@ class Validation(Value, frozen=True, kw_only=True, tag_field="schema", tag="auto
     weights: str
     device: str
     threads: int
+    device_name: str = ""
     seconds: dict[str, float] = {}
 
     def __post_init__(self) -> None:

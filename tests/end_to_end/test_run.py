@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -16,8 +18,11 @@ import pytest
 import torch
 
 from autoseg.files import read_document, write_document
-from autoseg.leases import leased
-from autoseg.values import ExecutionPath, TrainJob
+from autoseg.leases import FILES, LeaseRecord, leased
+from autoseg.logs import SilentLogger
+from autoseg.run_plan import check_data
+from autoseg.run_stage import run_all
+from autoseg.values import ExecutionPath, TrainJob, encode
 from autoseg.workspace import ModelFolder, Workspace
 from tests.command_line import children, failure, invoke
 from tests.conftest import TINY_PRESET
@@ -147,9 +152,6 @@ def test_a_machine_without_a_gpu_is_told_so_before_anything_is_planned(
 def test_new_cases_are_told_and_not_silently_left_out(
     phantoms: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from autoseg.logs import SilentLogger
-    from autoseg.run_plan import check_data
-
     workspace, told = Workspace(tmp_path / "workspace"), []
 
     class Listener(SilentLogger):
@@ -164,6 +166,89 @@ def test_new_cases_are_told_and_not_silently_left_out(
     write_document(workspace.dataset_path, fewer)
     check_data(phantoms, workspace, None, Listener())
     assert f"annotated cases are not known to the plan: {dataset.cases[0].id}. " in str(told[0])
+
+
+def test_labels_channels_and_lists_that_have_changed_since_are_told(
+    phantoms: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, workspace = shutil.copytree(phantoms, tmp_path / "Dataset001_Phantom"), tmp_path / "workspace"
+    assert invoke(["plan", data, *options(workspace)]) == 0
+    file = data / "dataset.json"
+    stated = json.loads(file.read_text())
+    (first, one), (second, other) = [each for each in stated["labels"].items() if each[0] != "background"][:2]
+    changed = {**stated, "labels": {**stated["labels"], first: other, second: one}}
+    file.write_text(json.dumps(changed))
+    assert "the labels of the data set are not those" in failure(capsys, "run", data, *options(workspace))
+    file.write_text(json.dumps({**stated, "channel_names": {"0": "CT"}}))
+    assert "the channels of the data set are not those" in failure(capsys, "run", data, *options(workspace))
+    file.write_text(json.dumps({**stated, "annotated": {"phantom_000": [first]}}))
+    told = []
+
+    class Listener(SilentLogger):
+        def event(self, kind: str, **fields: object) -> None:
+            told.append(str(fields.get("text")))
+
+    check_data(data, Workspace(workspace), None, Listener())
+    assert [each for each in told if "labels that were looked for" in each and "phantom_000" in each]
+
+
+def test_a_training_with_other_labels_looked_for_is_not_done(
+    finished: Path, phantoms: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    workspace = Workspace(shutil.copytree(finished, tmp_path / "workspace"))
+    file = workspace.model().fold("2d", "0").job
+    job = read_document(TrainJob, file)
+    label = workspace.dataset().labels.foreground[0].name
+    write_document(file, msgspec.structs.replace(job, annotated={job.cases.val[0]: (label,)}))
+    assert invoke(["run", phantoms, *options(workspace.path, "--folds", "0")]) == 1
+    lines = failures_told(capsys.readouterr().err)
+    assert any("train 2d 0" in line and "labels that were looked for" in line for line in lines)
+
+
+def test_a_plan_of_another_preset_is_refused(
+    finished: Path, phantoms: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = Workspace(finished).model().path.name
+    arguments = ["-w", finished, "--plan", name, "--preset", "nnunet"]
+    assert "made by another preset" in failure(capsys, "run", phantoms, *arguments)
+
+
+@pytest.mark.slow
+def test_a_training_of_a_machine_with_another_clock_is_waited_for(
+    finished: Path, phantoms: Path, tmp_path: Path
+) -> None:
+    """The lease is that of another machine, and the clock of its file server is two hours behind."""
+    workspace = Workspace(shutil.copytree(finished, tmp_path / "workspace"))
+    folder = workspace.model().fold("2d", "2").path
+    lease, beating = folder / FILES / "000000001.json", threading.Event()
+    lease.parent.mkdir(parents=True)
+
+    def beat(number: int) -> None:
+        record = LeaseRecord(owner="ab" * 16, host="far", machine="far", process=7, began=5, beat=f"{number:012}")
+        lease.write_bytes(encode(record))
+        os.utime(lease, (time.time() - 7200,) * 2)
+
+    def keep_on() -> None:
+        for number in range(1, 8):
+            beat(number)
+            beating.wait(1.0)
+        record = LeaseRecord(owner="ab" * 16, host="far", machine="far", process=7, began=5, beat="released    ")
+        lease.write_bytes(encode(record))
+
+    beat(0)
+    thread = threading.Thread(target=keep_on)
+    thread.start()
+    told: list[str] = []
+
+    class Listener(SilentLogger):
+        def event(self, kind: str, **fields: object) -> None:
+            told.append(str(fields.get("text")))
+
+    result = run_all(phantoms, workspace, folds="2", configurations=["2d"], device="cpu", logger=Listener())
+    thread.join()
+    assert "train 2d 2" in result.done
+    assert result.failures == {}
+    assert "train 2d 2 is being done by another process; its end is waited for" in told
 
 
 def run_of(phantoms: Path, workspace: Path, *more: object) -> subprocess.Popen:

@@ -257,3 +257,20 @@ def test_eleven_candidates_of_a_thousand_cases_are_no_trouble() -> None:
         },
     )
     assert len(choose(evidence, QUICK).standings) == 11
+
+
+def test_of_unknown_costs_fewer_members_and_then_the_best_are_taken() -> None:
+    near = cohort(40)
+    tables = {"2d+3d": near, "3d": near + 1e-4, "2d": near}
+    selection = choose(evidence_of(tables, [None] * 3))
+    assert (selection.winner, selection.best) == ("3d", "3d")
+    unknown = choose(evidence_of({"a+b": near + 1e-4, "b": near, "a": near}, [None] * 3))
+    assert (unknown.winner, unknown.best) == ("a", "a+b")
+
+
+def test_what_is_defined_in_one_case_has_no_bounds_and_the_choice_can_be_read_again() -> None:
+    rare = np.full((8, 2), np.nan)
+    rare[0] = 0.9
+    selection = choose(evidence_of({"a": rare, "b": cohort(8)}, [1.0, 2.0]), SelectionRule(name="nnunet"))
+    assert "nan" not in selection.reason
+    assert decode(Selection, encode(selection)) == selection == repeated(selection)

@@ -180,3 +180,9 @@ def test_bounds_of_normal_differences_hold_the_truth_as_often_as_promised() -> N
         assert bounds is not None
         held += bounds[1] >= 0
     assert abs(held / 400 - 0.95) < 0.035
+
+
+def test_where_a_draw_has_no_mean_there_are_no_bounds() -> None:
+    """Of ten patients, one has the label: a third of the draws are without."""
+    means = bootstrap_means(np.array([[[0.5]] + [[np.nan]] * 9]), draws=100)
+    assert [tail_bounds(means, 0.05, method) for method in ("percentile", "expanded", "bca")] == [None] * 3
