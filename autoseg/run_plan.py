@@ -114,7 +114,7 @@ def check_data(dataset: Path, workspace: Workspace, executor: Executor | None, l
             remedy="Restore them; or plan the data as they are now in another workspace: -w.",
         )
     stated = read_description(Path(now.root))
-    channels = tuple((stated.channel_names or stated.modality).values())
+    channels = tuple(stated.channel_names.values())
     if channels and channels != known.channels:  # they may have been overruled when it was planned
         text = f"warning: the data set states the channels {', '.join(channels)}; planned for, and used, are "
         logger.event("message", text=f"{text}{', '.join(known.channels)}")
