@@ -90,7 +90,7 @@ def check_data(dataset: Path, workspace: Workspace, executor: Executor | None, l
         InputError: it was planned for data elsewhere.
     """
     from autoseg.io.layouts import read_dataset
-    from autoseg.io.layouts.description import read_description
+    from autoseg.io.layouts.description import read_description, stated_channels
 
     known = workspace.dataset()
     if not dataset.exists():  # a machine that has the workspace, and not the data
@@ -113,8 +113,7 @@ def check_data(dataset: Path, workspace: Workspace, executor: Executor | None, l
             expected=_told(known.labels),
             remedy="Restore them; or plan the data as they are now in another workspace: -w.",
         )
-    stated = read_description(Path(now.root))
-    channels = tuple(stated.channel_names.values())
+    channels = stated_channels(read_description(Path(now.root)))
     if channels and channels != known.channels:  # they may have been overruled when it was planned
         text = f"warning: the data set states the channels {', '.join(channels)}; planned for, and used, are "
         logger.event("message", text=f"{text}{', '.join(known.channels)}")
