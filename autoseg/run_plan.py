@@ -90,6 +90,7 @@ def check_data(dataset: Path, workspace: Workspace, executor: Executor | None, l
         InputError: it was planned for data elsewhere.
     """
     from autoseg.io.layouts import read_dataset
+    from autoseg.io.layouts.description import read_description, stated_channels
 
     known = workspace.dataset()
     if not dataset.exists():  # a machine that has the workspace, and not the data
@@ -104,15 +105,18 @@ def check_data(dataset: Path, workspace: Workspace, executor: Executor | None, l
             expected=known.root,
             remedy="Plan it again: autoseg plan DATASET. Or name another workspace with -w.",
         )
-    for what, then, today in (("labels", known.labels, now.labels), ("channels", known.channels, now.channels)):
-        if then != today:
-            raise InputError(
-                f"the {what} of the data set are not those that the workspace was planned for",
-                file=workspace.path,
-                found=_told(today),
-                expected=_told(then),
-                remedy="Restore them; or plan the data as they are now in another workspace: -w.",
-            )
+    if known.labels != now.labels:
+        raise InputError(
+            "the labels of the data set are not those that the workspace was planned for",
+            file=workspace.path,
+            found=_told(now.labels),
+            expected=_told(known.labels),
+            remedy="Restore them; or plan the data as they are now in another workspace: -w.",
+        )
+    channels = stated_channels(read_description(Path(now.root)))
+    if channels and channels != known.channels:  # they may have been overruled when it was planned
+        text = f"warning: the data set states the channels {', '.join(channels)}; planned for, and used, are "
+        logger.event("message", text=f"{text}{', '.join(known.channels)}")
     old = {case.id: case for case in known.annotated_cases}
     for field, what in (("images", "files"), ("annotated", "labels that were looked for"), ("patient", "patients")):
         both = [(case, old[case.id]) for case in now.annotated_cases if case.id in old]
@@ -128,8 +132,6 @@ def check_data(dataset: Path, workspace: Workspace, executor: Executor | None, l
             logger.event("message", text=f"{text}autoseg plan {dataset} --name NEW")
 
 
-def _told(what: Labels | tuple[str, ...]) -> str:
-    if isinstance(what, tuple):
-        return ", ".join(what)
-    names = [f"{label.name} = {', '.join(map(str, label.values))}" for label in what.foreground]
-    return "; ".join([*names, *([f"ignore = {what.ignore}"] if what.ignore is not None else [])])
+def _told(labels: Labels) -> str:
+    names = [f"{label.name} = {', '.join(map(str, label.values))}" for label in labels.foreground]
+    return "; ".join([*names, *([f"ignore = {labels.ignore}"] if labels.ignore is not None else [])])

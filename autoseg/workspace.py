@@ -181,7 +181,7 @@ class ModelFolder:
     def trained(self, configuration: str) -> tuple[str, ...]:
         """The folds of a configuration whose training has ended: "0", "1", …, "full"."""
         names = [path.parent.name for path in (self.path / configuration).glob("*/model.safetensors")]
-        folds = filter(None, map(fold_of_folder, names))  # not what was moved away beside them
+        folds = filter(None, map(fold_of_folder, names))  # not what was moved aside
         return tuple(sorted(folds, key=lambda fold: (len(fold), fold)))
 
     def has_trainings(self) -> bool:
