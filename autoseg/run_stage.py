@@ -296,9 +296,9 @@ class _Run:
 
     def _begin(self, job: Job, folder: FoldFolder) -> None:
         hours = self._hours_of(job, folder)
-        if hours is not None and hours <= LEAST_HOURS and "least" not in self._told:
-            self._told.add("least")
-            text = f"warning: the hours do not suffice: each training that is left gets {LEAST_HOURS * 60:.0f} min"
+        if hours is not None and hours <= LEAST_HOURS and job.configuration not in self._told:
+            self._told.add(job.configuration)
+            text = f"warning: the hours do not suffice: {job.name} gets the least that there is, {LEAST_HOURS * 60:.0f} min"
             self.progress.event("message", text=text)
         self._running.add(job.name)
         self.progress.began(job, hours)
