@@ -65,16 +65,15 @@ def find_order(fingerprint: Fingerprint, orientation: Orientation, sides: Sides)
     Args:
         fingerprint: with the centroids of labels.
         orientation: of arrays.
-        sides: labels that mirroring exchanges.
+        sides: labels that mirroring exchanges, or would if they were confirmed.
     """
     labels = fingerprint.labels
     if not 2 <= len(labels.foreground) <= MOST_LABELS:
         return ()
     places = {label.name: places_of(fingerprint.cases, label, orientation) for label in labels.foreground}
-    by_position = {labels.integers.index(label.values[0]): label.name for label in labels.foreground}
     partner = {name: name for name in places}
-    for one, other in sides.swapped_labels:
-        partner |= {by_position[one]: by_position[other], by_position[other]: by_position[one]}
+    for each in sides.pairs:
+        partner |= {each.left: each.right, each.right: each.left}
     found: list[FixedOrder] = []
     steps = {pair: _steps(places[pair[0]], places[pair[1]]) for pair in itertools.combinations(places, 2)}
     for axis in range(3):
@@ -117,7 +116,7 @@ def told(order: Sequence[FixedOrder]) -> str:
     return (
         f"{'; '.join(map(str, order))}: nothing is mirrored along "
         f"{'this axis' if len(order) == 1 else 'these axes'}, and slices that hold one are turned by 30 degrees at most, "
-        "for else the labels would lie as in no patient, in training and in prediction"
+        "for else the labels would lie the wrong way round, in training and in prediction"
     )
 
 

@@ -71,6 +71,14 @@ def test_sides_that_mirroring_exchanges_forbid_nothing() -> None:
     assert 2 in {each.axis for each in order}
 
 
+def test_sides_that_contradict_their_names_are_told_as_such() -> None:
+    data = data_set(KIDNEYS, *[{1: ON_THE_RIGHT, 2: ON_THE_LEFT}] * 6)
+    sides, order = sides_and_order(DEFAULT, data)
+    assert 2 not in {each.axis for each in order}
+    assert sides.forbid_mirroring
+    assert "until all of them are confirmed" in sides.reason()
+
+
 def test_nnunet_mirrors_whatever_lies_where() -> None:
     data = data_set(("front", "back"), *[{1: FRONT, 2: BACK}] * 6)
     assert sides_and_order(NNUNET, data) == (find_sides(data), ())
