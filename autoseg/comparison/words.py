@@ -171,12 +171,15 @@ def _labels(labels: Sequence[Contrast], first: str, second: str) -> list[str]:
 
 
 def _costs(costs: Mapping[str, Mapping[str, float | None]], first: str, second: str) -> list[str]:
-    """What the first costs instead of the second, of what is known of both."""
-    listed = [
-        f"{cost_text(one)} instead of {cost_text(other)} {quantity}"
+    """What the first costs instead of the second, of what is known of both and is not the same."""
+    known = [
+        (quantity, cost_text(one), cost_text(other))
         for quantity, one in costs[first].items()
         if one is not None and (other := costs[second].get(quantity)) is not None
     ]
+    listed = [f"{one} instead of {other} {quantity}" for quantity, one, other in known if one != other]
+    if known and not listed:
+        return ["Both cost the same."]
     return [f"{first} costs {', '.join(listed)}."] if listed else ["What the two cost was not measured."]
 
 
