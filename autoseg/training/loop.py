@@ -239,10 +239,8 @@ class FoldTrainer:
             return
         self.step.optimizer.zero_grad(set_to_none=True)  # room for the predictor
         done, length = self.state.iteration, self.spec.iterations_per_epoch
-        seconds = None
-        if seconds_per_iteration is not None:
-            seconds = seconds_per_iteration * min(length, self.job.iterations)
         weights, total = self.state.model_weights(), self.course.total()
+        seconds = None if seconds_per_iteration is None else seconds_per_iteration * min(length, total)
         try:
             self.truth.after_epoch(-(-done // length), done, weights, seconds, total=total)
         except InterruptedRunError as error:

@@ -238,7 +238,7 @@ class Truth:
             seconds = score.seconds
             if seconds < SCORING_SHARE * epoch_seconds:  # short, so what only a first time takes may be most of it
                 seconds = min(seconds, self._scored(turn, case).seconds)
-            count, epochs = len(self.job.cases.val), self.job.iterations * turn.epoch / turn.iteration
+            count, epochs = len(self.job.cases.val), turn.total * turn.epoch / turn.iteration
             pace = pace_for(count, self.passes, seconds, epoch_seconds, epochs, self.device)
             self._append(pace)
             self.logger.event("truth_pace", held_out=count, **msgspec.structs.asdict(pace))

@@ -197,6 +197,16 @@ class Training:
         return summary.foreground_mean.dice
 
 
+def test_the_pace_follows_the_length_that_the_training_will_have_not_the_planned_one(tmp_path: Path) -> None:
+    """With --hours a training may end within its first epoch, and has no tenth of a long one to spend."""
+    training = Training(tmp_path, "model", make_plan(mirror_axes=(0,)), pace=None, iterations=10**12)
+    training.truth().after_epoch(1, 3, fresh_weights(training.plan), epoch_seconds=1e-7, total=3)
+    pace = TruthRecord(training.folder.truth).pace("cpu")
+    assert pace is not None
+    assert not pace.mirroring
+    assert pace.every > 1
+
+
 @pytest.mark.parametrize("pace", [None, ALL], ids=["measured", "all, mirrored"])
 def test_the_truth_has_no_influence_on_the_weights(tmp_path: Path, pace: Pace | None) -> None:
     with_truth, without = (
