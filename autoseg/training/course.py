@@ -27,6 +27,8 @@ __all__ = ["Course"]
 PASS_OF_SCORING = 1.5 / 3
 #: What is tried before every iteration, and cannot be written, is told so often.
 SECONDS_OF_SILENCE = 60.0
+#: Where hours are given, a training that will take more than so many times as long tells so.
+LATE = 1.1
 #: The first iterations after a start are slow (memory is taken, code compiled): the pace is that of so many later ones.
 FIRST_ITERATIONS, LEAST_TIMED = 2, 8
 
@@ -93,7 +95,7 @@ class Course:
         elif length.until_plateau and done >= planned and not has_learned(self.state.estimates):
             length = asked_to_end(length, done, f"nothing was learned in the planned {planned} iterations")
         elif length.hours is not None and (each := self._pace()):
-            scoring = PASS_OF_SCORING * self._scoring_batches * each
+            scoring = self._scoring_seconds(each)
             length = out_of_time(
                 length, done, seconds=self.seconds(), seconds_per_iteration=each, scoring_seconds=scoring
             )
@@ -114,8 +116,24 @@ class Course:
                 logger.event("message", text=text, iteration=done)
         else:
             self.state.length = length
-            text = f"the cooldown begins: {length.reason}; the training ends after {length.end} iterations"
+            text = (
+                f"the cooldown begins: {length.reason}; the training ends after {length.end} iterations{self._late()}"
+            )
             logger.event("message", text=text, iteration=done, end=length.end)
+
+    def _scoring_seconds(self, seconds_per_iteration: float) -> float:
+        return PASS_OF_SCORING * self._scoring_batches * seconds_per_iteration
+
+    def _late(self) -> str:
+        """That the hours do not suffice, where the shortest cooldown and the scoring outlast them by more than a tenth."""
+        length, each = self.state.length, self._pace()
+        if length.hours is None or length.end is None or each is None:
+            return ""
+        left = (length.end - self.state.iteration) * each + self._scoring_seconds(each)
+        needed = (self.seconds() + left) / 3600
+        if needed <= LATE * length.hours:
+            return ""
+        return f". That is late: with the scoring, about {needed:.2g} h in all"
 
     def tell_unlearned(self, logger: Logger) -> None:
         """Tells, where a plateau is waited for, that this is none: nothing was learned yet."""

@@ -164,13 +164,17 @@ def test_scores_of_the_model_before_an_extension_do_not_outlive_it(tmp_path: Pat
     assert not folder.validation.exists()
 
 
-def test_hours_end_a_training_in_time(tmp_path: Path, store: CaseStore) -> None:
-    """Two seconds an iteration, and 10 batches to score at half of that each: 2 (n + 25) + 10 = 180, so n = 60."""
-    folder = fold_folder(tmp_path, "fold")
-    write_document(folder.length, Length(hours=0.05))
+@pytest.mark.parametrize(("hours", "begun", "late"), [(0.05, 60, False), (0.01, 10, True)], ids=["enough", "too few"])
+def test_hours_end_a_training_in_time(tmp_path: Path, store: CaseStore, hours: float, begun: int, late: bool) -> None:
+    """Two seconds an iteration, and 10 batches to score at half of that each: 2 (n + 25) + 10 = 180, so n = 60.
+
+    Of fewer hours it is told that they do not suffice: the pace is known after 10 iterations, and 2 x 35 + 10 s are 0.022 h.
+    """
+    folder, logger = fold_folder(tmp_path, "fold"), Listening()
+    write_document(folder.length, Length(hours=hours))
     done = [0]
     trainer = FoldTrainer(
-        *(make_job(PLAN), PLAN, store, folder, SilentLogger(), "cpu"),
+        *(make_job(PLAN), PLAN, store, folder, logger, "cpu"),
         scoring_batches=10,
         clock=lambda: 2.0 * done[0],
     )
@@ -180,9 +184,12 @@ def test_hours_end_a_training_in_time(tmp_path: Path, store: CaseStore) -> None:
         return False
 
     trainer.run(stop)
+    reason = f"{hours:g} h run out, cooldown and scoring included"
     assert read_document(Length, folder.length) == Length(
-        hours=0.05, cooldown_from=60, end=85, decided=True, reason="0.05 h run out, cooldown and scoring included"
+        hours=hours, cooldown_from=begun, end=begun + 25, decided=True, reason=reason
     )
+    (told,) = [each["text"] for each in logger.all("message") if "cooldown" in each["text"]]
+    assert ("with the scoring, about 0.022 h in all" in told) == late
 
 
 def test_a_plateau_ends_a_training_and_is_found_again_after_a_kill(tmp_path: Path, store: CaseStore) -> None:
