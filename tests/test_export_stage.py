@@ -19,7 +19,7 @@ import pytest
 from safetensors import safe_open
 
 from autoseg import pipeline
-from autoseg.errors import InputError
+from autoseg.errors import AutosegError, InputError
 from autoseg.files import read_document, write_document
 from autoseg.held_out_files import SelectionFiles
 from autoseg.networks.weights import load_tensors, save_tensors
@@ -242,6 +242,31 @@ def test_only_an_export_as_it_was_written_is_replaced(workspace, tmp_path) -> No
         with pytest.raises(InputError, match="would be lost"):
             pipeline.export_model(workspace, target)
     assert {path.name for path in tmp_path.iterdir()} == {"W", "model", "model.zip", "mine.zip"}
+
+
+def test_a_folder_is_replaced_only_when_the_new_one_can_take_its_place(workspace, tmp_path, monkeypatch) -> None:
+    target = tmp_path / "model"
+    pipeline.export_model(workspace, target, configuration="2d", folds=["0"])
+    before, rename = contents(target), Path.rename
+
+    def fails(self, other):
+        if self.name == "export":
+            raise PermissionError("in use")
+        return rename(self, other)
+
+    monkeypatch.setattr(Path, "rename", fails)
+    with pytest.raises((AutosegError, OSError), match="in use"):
+        pipeline.export_model(workspace, target, configuration="3d_fullres", folds=["0"])
+    assert contents(target) == before
+    monkeypatch.undo()
+    pipeline.export_model(workspace, target, configuration="3d_fullres", folds=["0"])
+    assert {path.name for path in target.iterdir() if path.is_dir()} == {"3d_fullres"}
+    assert {path.name for path in tmp_path.iterdir()} == {"W", "model"}
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Of all files."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def test_a_selection_is_exported_whole_or_not_at_all(workspace, tmp_path) -> None:

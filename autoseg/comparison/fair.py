@@ -17,7 +17,7 @@ from autoseg.comparison.variants import ITERATIONS, PARAMETERS, TIME, VIEW, comp
 from autoseg.crossvalidation import FinishedFold, dice_per_case, finished_trainings
 from autoseg.errors import AutosegError, DiskFullError, InputError, InterruptedRunError
 from autoseg.files import read_document
-from autoseg.logs import Logger
+from autoseg.logs import Logger, reported
 from autoseg.networks.memory import multiply_adds, parameter_count
 from autoseg.values import Experiment, Plan, Split
 from autoseg.workspace import ModelFolder, Workspace
@@ -131,6 +131,16 @@ def retrained_experiments(
     _announce(trials, there, derived, shared[0], logger)
     runs = _Runs(workspace, plan, derived, there, split, device, logger, stop, train)
     return tuple(runs.experiment(trial) for trial in trials)
+
+
+def _other_schedule(there: Terms) -> str:
+    """That trainings for the comparison have another learning rate over time than one that is there; empty if not."""
+    if there.planned_schedule:
+        return ""
+    return (
+        f"{there.name} had been trained with another course of the learning rate (--hours, --until-plateau, --finish or "
+        "--extend) than what was trained anew, which follows the plan's: a part of a difference can come from that."
+    )
 
 
 def _missing(name: str, reason: str) -> Experiment:
@@ -283,8 +293,10 @@ class _Runs:
             first, second = (self._trained(side) for side in trial.sides)
         except (InterruptedRunError, DiskFullError):
             raise
-        except AutosegError as error:  # one comparison that cannot be made costs no other one
-            return _missing(trial.name, str(error))
+        except Exception as error:  # one comparison that cannot be made, for want of memory, say, costs no other one
+            told = reported(error)
+            self._logger.event("message", text=f"warning: {trial.name} could not be compared: {told['error']}")
+            return _missing(trial.name, str(error) if isinstance(error, AutosegError) else told["error"])
         return self._compared(trial, first, second, patients_of(self._workspace))
 
     def _cannot(self, side: Side) -> str:
@@ -312,6 +324,13 @@ class _Runs:
         made = finished_trainings(self._derived, self._derived.plan(), self._split, [side.name])[side.name]
         if of.fold not in made:
             raise InputError(f"fold {of.fold} of {side.name} is not trained and scored to its end")
+        done = terms_of(self._derived.plan(), made[of.fold], self._split).iterations
+        if done != side.iterations:
+            raise InputError(
+                f"{side.name} was ended or lengthened by hand: it has {done} iterations behind it, and the comparison needs "
+                f"{side.iterations}",
+                remedy=f"Remove {made[of.fold].folder.path}, and it is trained anew.",
+            )
         return made[of.fold]
 
     def _compared(self, trial: Trial, first: FinishedFold, second: FinishedFold, patient_of: PatientOf) -> Experiment:
@@ -331,6 +350,8 @@ class _Runs:
                 answer.append(difference_answer("By itself", side.name, side.configuration, change))
         method = f"{trial.method} One training of each, on fold {first.fold}, with the seed of the plan, scored on its "
         method += f"{len(one)} held-out cases: intervals tell of cases, not of chance in training."
+        if any(side.variant for side in trial.sides):
+            method += "".join(f" {told}" for told in map(_other_schedule, self._there.values()) if told)
         return Experiment(
             name=trial.name,
             question=QUESTIONS[trial.name],

@@ -114,13 +114,9 @@ def _through_plane(
     found = runs.found(THROUGH_PLANE, finished[first.name], drawn)
     told = _told(found, "Without mirroring, scored on the grid that the network sees.")
     if second.dimensions == 2 and found.dice:
-        control = [each for each in drawn if each[0] in found.dice][:1]
-        moved = _largest_change(runs.found(THROUGH_PLANE, finished[second.name], control))
-        if moved > ROUNDING:
-            reason = (
-                f"{second.name} sees one slice at a time, and its Dice changed by {moved:.3g} when they came in another "
-                f"order: something else than the order was changed, so nothing can be said of {first.name}"
-            )
+        reason = _not_controlled(runs, finished[second.name], second, drawn, found)
+        if reason:
+            reason += f", so nothing can be said of {first.name}"
             return tuple(_missing(name, reason) for name in (SHUFFLED, REPEATED))
         told += f" The same done to {second.name}, which sees one slice at a time, changed nothing, as it must."
     name, then = first.name, "it relies on the slices around"
@@ -213,6 +209,33 @@ def _told(found: Found, how: str) -> str:
     if found.failures:
         text += f" {counted(len(found.failures), 'case')} could not be predicted: {listed(sorted(found.failures))}."
     return text
+
+
+def _not_controlled(
+    runs: ProbeRuns,
+    finished: Mapping[str, FinishedFold],
+    second: Configuration,
+    drawn: Sequence[tuple[str, str]],
+    found: Found,
+) -> str:
+    """Why the same done to the 2D network does not show that nothing but the order changed; empty if it does.
+
+    The control is the first case that was probed in every way, for with fewer slices some ways say nothing.
+    """
+    probed = [each for each in drawn if each[0] in found.dice]
+    control = ([each for each in probed if "shuffled" in found.dice[each[0]]] or probed)[:1]
+    controlled = runs.found(THROUGH_PLANE, finished, control)
+    case = control[0][0]
+    if set(controlled.dice.get(case, {})) != set(found.dice[case]):
+        why = controlled.failures.get(case, "not every way was measured")
+        return f"the control, the same done to {second.name}, could not be made with {case} ({why})"
+    moved = _largest_change(controlled)
+    if moved > ROUNDING:
+        return (
+            f"{second.name} sees one slice at a time, and its Dice changed by {moved:.3g} when they came in another order: "
+            "something else than the order was changed"
+        )
+    return ""
 
 
 def _largest_change(found: Found) -> float:

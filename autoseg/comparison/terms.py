@@ -27,6 +27,7 @@ class Terms:
         iterations: that the model has behind it.
         seconds: that the training took, with all that it scored meanwhile; None if that is not known any more.
         device: that trained; empty if that is not known.
+        planned_schedule: whether the learning rate followed the plan's schedule from the beginning to the end.
         unlike_now: why a training of today would not be on the same terms; empty if it would.
     """
 
@@ -35,6 +36,7 @@ class Terms:
     iterations: int
     seconds: float | None
     device: str
+    planned_schedule: bool
     unlike_now: str
 
     @property
@@ -66,6 +68,8 @@ def terms_of(plan: Plan, finished: FinishedFold, split: Split) -> Terms:
         iterations=(length.trained if length else 0) or job.iterations,
         seconds=seconds,
         device=read_document(ExecutionPath, folder.execution).device if folder.execution.is_file() else "",
+        planned_schedule=length is None
+        or (length.iterations, length.cooldown_from, length.held_from) == (length.end, None, None),
         unlike_now=_unlike_now(finished, split),
     )
 

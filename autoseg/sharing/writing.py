@@ -11,7 +11,7 @@ from pathlib import Path
 
 from autoseg.disk import GIBIBYTE, free_bytes
 from autoseg.errors import DiskFullError, InputError
-from autoseg.files import content_hash, discard, replacing, write_document
+from autoseg.files import content_hash, replacing, write_document
 from autoseg.sharing.layout import MANIFEST, is_archive, names_in
 from autoseg.sharing.reading import check_archive, check_folder
 from autoseg.values import Exported, ExportedFile
@@ -82,9 +82,15 @@ def written_export(target: Path, needed_bytes: int) -> Iterator[Path]:
             with replacing(target) as beside:
                 _write_archive(beside, folder)
             return
+        before = Path(room, "before")  # what is replaced goes only when the new one is there
         if target.is_dir():
-            discard(target)
-        folder.rename(target)
+            target.rename(before)
+        try:
+            folder.rename(target)
+        except BaseException:
+            if before.is_dir():
+                before.rename(target)
+            raise
 
 
 def _write_archive(path: Path, folder: Path) -> None:

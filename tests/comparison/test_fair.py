@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+
+import msgspec
 import pytest
 
 from autoseg import pipeline
@@ -12,7 +15,7 @@ from autoseg.files import read_document, write_document
 from autoseg.networks.memory import parameter_count
 from autoseg.preprocessing.forward import parameters_key
 from autoseg.status_stage import workspace_status
-from autoseg.values import Split, TrainJob
+from autoseg.values import Length, Split, TrainJob
 from autoseg.workspace import Workspace
 from tests.small_plans import small_configuration, small_network, small_plan
 from tests.training.test_loop import Listening
@@ -125,8 +128,10 @@ def test_what_would_not_be_fair_is_not_trained(workspace) -> None:
     for name in PAIR:
         workspace.model().fold(name, "0").checkpoint.unlink()
 
+    trained: list[object] = []
+
     def train(*arguments, **options):
-        raise AssertionError("nothing is to be trained")
+        trained.append(arguments)
 
     model, how = workspace.model(), {"device": "cpu", "logger": Listening(), "stop": lambda: False, "train": train}
     made = retrained_experiments(workspace, model, model.plan(), finished, PAIR, **how)
@@ -135,3 +140,41 @@ def test_what_would_not_be_fair_is_not_trained(workspace) -> None:
     assert "last checkpoint" in reasons["equal_time"]
     nothing = retrained_experiments(workspace, model, model.plan(), {**finished, "2d": {}}, PAIR, **how)
     assert all("train one of each" in each.missing for each in nothing)
+    assert not trained
+
+
+def test_a_comparison_that_fails_costs_no_other_one(workspace) -> None:
+    def train(*arguments, **options):
+        raise RuntimeError("out of memory")
+
+    model, heard = workspace.model(), Listening()
+    how = {"device": "cpu", "logger": heard, "stop": lambda: False, "train": train}
+    made = {
+        each.name: each
+        for each in retrained_experiments(workspace, model, model.plan(), finished_of(workspace), PAIR, **how)
+    }
+    for name in ("equal_iterations", "equal_parameters"):
+        assert made[name].missing == "RuntimeError: out of memory"
+        assert any(f"{name} could not be compared" in str(fields.get("text")) for _, fields in heard.heard)
+
+
+@pytest.mark.slow
+def test_a_training_that_was_ended_by_hand_is_not_compared_as_if_it_were_whole(workspace) -> None:
+    """And one with another course of the learning rate is compared, and that is told."""
+    model, how = workspace.model(), {"device": "cpu", "logger": Listening(), "stop": lambda: False}
+
+    def compared(train) -> dict:
+        made = retrained_experiments(workspace, model, model.plan(), finished_of(workspace), PAIR, **how, train=train)
+        return {each.name: each for each in made}
+
+    def shorter(*arguments, **options):
+        return pipeline.train(*arguments, **{**options, "iterations": 3})
+
+    assert "was ended or lengthened by hand: it has 3 iterations" in compared(shorter)["equal_parameters"].missing
+    path = model.fold("2d", "0").length
+    length = read_document(Length, path)
+    write_document(path, msgspec.structs.replace(length, held_from=length.end - 1))
+    shutil.rmtree(workspace.model("tiny-compare-3d_fullres-2d").path)
+    told = compared(pipeline.train)["equal_parameters"].method
+    assert "2d had been trained with another course of the learning rate" in told
+    assert "3d_fullres had been" not in told

@@ -128,6 +128,20 @@ def test_a_probe_that_the_control_does_not_pass_says_nothing(workspace, monkeypa
     assert all("something else than the order was changed" in each.missing for each in probe(workspace)[:2])
 
 
+def test_a_control_that_cannot_be_made_is_no_control(workspace, monkeypatch) -> None:
+    measure = probes.THROUGH_PLANE.measure
+
+    def failing(predictor, case):
+        if predictor.configuration.dimensions == 2:
+            raise MemoryError("too large")
+        return measure(predictor, case)
+
+    monkeypatch.setattr(probes, "THROUGH_PLANE", probes.Probe(name="slices", measure=failing))
+    made = probe(workspace)[:2]
+    assert all("the control, the same done to 2d, could not be made" in each.missing for each in made)
+    assert all("too large" in each.missing and not each.contrasts for each in made)
+
+
 def test_a_damaged_file_of_what_is_known_is_made_anew(workspace) -> None:
     made = probe(workspace)
     case = drawn_cases(*(finished_of(workspace)[name] for name in PAIR), 2)[0][0]
