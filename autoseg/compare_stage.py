@@ -121,6 +121,12 @@ def compare(
     plan, split = model.plan(), read_document(Split, workspace.split_path)
     finished = finished_trainings(model, plan, split, _needed(plan, configurations))
     pair, notes = _pair(plan, finished, split, configurations)
+    if retrain and _deep_and_flat(plan, pair) is None:
+        raise InputError(
+            "--retrain puts a 3D and a 2D configuration on equal terms",
+            found=" and ".join(pair),
+            remedy="Name one of each, or leave --retrain out.",
+        )
     shared = _shared_folds(finished, pair, logger)
     check_contents(workspace, plan, shared)
     patients = read_document(Patients, workspace.patients_path) if workspace.patients_path.is_file() else None
@@ -178,11 +184,13 @@ def _of_kept_label_maps(question: Question) -> tuple[Experiment, ...]:
 
 def _of_networks(question: Question) -> tuple[Experiment, ...]:
     """What the trained networks make of images that were changed on purpose."""
-    from autoseg.comparison.probes import probe_experiments
+    from autoseg.comparison.probes import probe_experiments, skipped_probes
 
-    pair = _deep_and_flat(question)
-    if pair is None or not question.probe_cases:
-        return ()
+    pair = _deep_and_flat(question.plan, question.pair)
+    if pair is None:
+        return skipped_probes(f"{' and '.join(question.pair)} are not a 3D configuration and a 2D one")
+    if not question.probe_cases:
+        return skipped_probes("no cases were to be predicted again: --probe-cases 0")
     return probe_experiments(
         *(question.workspace, question.model, question.plan, question.finished, pair),
         cases=question.probe_cases,
@@ -195,18 +203,14 @@ def _of_networks(question: Question) -> tuple[Experiment, ...]:
 
 def _of_new_trainings(question: Question) -> tuple[Experiment, ...]:
     """What is left of the difference on equal terms."""
-    from autoseg.comparison.fair import retrained_experiments
+    from autoseg.comparison.fair import retrained_experiments, skipped_trainings
     from autoseg.pipeline import train
 
-    pair = _deep_and_flat(question)
-    if not question.retrain:
-        return ()
+    pair = _deep_and_flat(question.plan, question.pair)
     if pair is None:
-        raise InputError(
-            "--retrain puts a 3D and a 2D configuration on equal terms",
-            found=" and ".join(question.pair),
-            remedy="Name one of each, or leave --retrain out.",
-        )
+        return skipped_trainings(f"{' and '.join(question.pair)} are not a 3D configuration and a 2D one")
+    if not question.retrain:
+        return skipped_trainings("that needs new trainings: autoseg compare --retrain")
     return retrained_experiments(
         *(question.workspace, question.model, question.plan, question.finished, pair),
         device=question.device,
@@ -216,9 +220,9 @@ def _of_new_trainings(question: Question) -> tuple[Experiment, ...]:
     )
 
 
-def _deep_and_flat(question: Question) -> tuple[str, str] | None:
+def _deep_and_flat(plan: Plan, pair: tuple[str, str]) -> tuple[str, str] | None:
     """The 3D configuration and the 2D one; None if these are not one of each."""
-    by_dimensions = {question.plan.configuration(name).dimensions: name for name in question.pair}
+    by_dimensions = {plan.configuration(name).dimensions: name for name in pair}
     return (by_dimensions[3], by_dimensions[2]) if set(by_dimensions) == {2, 3} else None
 
 

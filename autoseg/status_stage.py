@@ -18,9 +18,10 @@ import msgspec
 
 from autoseg.errors import AutosegError, InputError
 from autoseg.files import read_document
+from autoseg.held_out_files import SelectionFiles
 from autoseg.leases import FILES, look
 from autoseg.machine import machine_identity
-from autoseg.values import Length, Plan, Split, Summary, TrainJob, fold_of_folder
+from autoseg.values import Length, Plan, Postprocessing, Split, Summary, TrainJob, digest, fold_of_folder
 from autoseg.values.status import FoldStatus, PlanStatus, SelectionStatus, Status
 from autoseg.workspace import FoldFolder, ModelFolder, Workspace
 
@@ -177,7 +178,7 @@ def _selection_status(
     model: ModelFolder, plan: Plan | None, folds: Sequence[FoldStatus], problems: list[str]
 ) -> SelectionStatus | None:
     """The choice, compared with what is trained now; a choice that does not tell what it was made of is out of date."""
-    path = model.path / "selection.json"
+    path = SelectionFiles(model).selection
     if not path.is_file():
         return None
     try:
@@ -190,6 +191,8 @@ def _selection_status(
     changed = [] if weights else ["it does not tell what it was made of"]
     if plan is not None and weights and basis.get("plan") != plan.id:
         changed.append("the plan was changed")
+    if basis and (problem := _postprocessing_problem(model, basis.get("postprocessing"))):
+        changed.append(problem)
     validated = {(each.configuration, each.fold) for each in folds if each.state == "validated" and each.fold != "full"}
     then = {(name, fold) for name, of in weights.items() for fold in of}
     for name, fold in sorted(validated - then):
@@ -200,6 +203,15 @@ def _selection_status(
         if (stated or {}).get("sha256", weights[name][fold]) != weights[name][fold] or stated is None:
             changed.append(f"fold {fold} of {name} has other weights, or none")
     return SelectionStatus(winner=winner, changed=tuple(changed))
+
+
+def _postprocessing_problem(model: ModelFolder, then: object) -> str:
+    """What is not as it was when the selection was made; empty if all is."""
+    path = SelectionFiles(model).postprocessing
+    if not path.is_file():
+        return f"{path.name} is missing"
+    steps = _read([], lambda: read_document(Postprocessing, path))
+    return "" if steps is not None and digest(steps) == then else f"{path.name} is another one"
 
 
 def _metadata(path: Path) -> dict[str, Any]:

@@ -150,6 +150,54 @@ def test_the_command_shows_tables_and_prints_json(workspace, capsys) -> None:
     assert printed == msgspec.json.decode(ComparisonFiles(workspace.model()).comparison.read_bytes())
 
 
+def test_what_was_not_asked_for_is_told_as_not_measured(workspace) -> None:
+    comparison = compare(workspace)
+    missing = {each.name: each.missing for each in comparison.experiments if each.missing}
+    assert missing["shuffled_slices"] == "no cases were to be predicted again: --probe-cases 0"
+    assert missing["equal_time"] == "that needs new trainings: autoseg compare --retrain"
+    assert "Not measured: " in comparison.answer
+    assert "equal time" in comparison.answer
+
+
+def test_a_retraining_of_two_of_one_kind_is_refused_before_anything_is_computed(workspace) -> None:
+    heard = Listening()
+    plan = workspace.model().plan()
+    twin = msgspec.structs.replace(plan.configuration("2d"), name="2d_twin")
+    folder = workspace.model().path
+    write_document(folder / "plan.json", msgspec.structs.replace(plan, configurations=(*plan.configurations, twin)))
+    with pytest.raises(InputError):
+        compare(workspace, "2d", "2d_twin", retrain=True, logger=heard)
+    assert worked_on(heard) == []
+
+
+@pytest.mark.slow
+def test_a_comparison_with_new_trainings_goes_on_after_a_stop_and_ends_the_same(workspace, tmp_path) -> None:
+    def asked(place: Path) -> int:
+        how = ["--workers", "0", "--device", "cpu", "--probe-cases", "2", "--retrain"]
+        return invoke(["compare", "-w", place, *how])
+
+    other = Workspace(shutil.copytree(workspace.path, tmp_path / "other"))
+    assert asked(other.path) == 0
+    whole = read_document(Comparison, ComparisonFiles(other.model()).comparison)
+    made = {each.name: each for each in whole.experiments}
+    assert all(made[name].contrasts for name in ("equal_parameters", "equal_field_of_view", "shuffled_slices"))
+    heard = Listening()
+
+    def within_a_training() -> bool:
+        return sum(kind == "iterations" for kind, _ in heard.heard) > 3
+
+    how = {"probe_cases": 2, "retrain": True, "device": "cpu", "executor": SerialExecutor()}
+    with pytest.raises(InterruptedRunError):
+        compare_stage.compare(workspace, (), logger=heard, stop=within_a_training, **how)
+    assert not ComparisonFiles(workspace.model()).comparison.exists()
+    assert asked(workspace.path) == 0
+    ended = {
+        each.name: each for each in read_document(Comparison, ComparisonFiles(workspace.model()).comparison).experiments
+    }
+    for name in ("equal_parameters", "equal_field_of_view", "shuffled_slices", "repeated_slices"):
+        assert ended[name] == made[name]
+
+
 def test_a_case_tells_its_memory(workspace) -> None:
     from autoseg.comparison.kept import MeasureLabelMap
 

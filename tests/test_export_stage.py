@@ -237,6 +237,12 @@ def test_only_an_export_as_it_was_written_is_replaced(workspace, tmp_path) -> No
     with pytest.raises(InputError, match=r"not as it was written: .*MODEL_CARD\.md has another content"):
         pipeline.export_model(workspace, folder)
     assert (folder / "MODEL_CARD.md").read_text() == "mine"
+    archive = tmp_path / "model.zip"
+    written = archive.read_bytes()
+    place = written.index(b"\n", written.index(b"MODEL_CARD.md"))
+    archive.write_bytes(written[:place] + b" " + written[place + 1 :])
+    with pytest.raises(InputError, match=r"not as it was written: "):
+        pipeline.export_model(workspace, archive)
     (tmp_path / "mine.zip").write_bytes(b"PK" * 100)
     for target in (workspace.path, workspace.model().path, tmp_path / "mine.zip", workspace.dataset_path):
         with pytest.raises(InputError, match="would be lost"):

@@ -17,7 +17,7 @@ from autoseg.leases import leased
 from autoseg.networks.weights import save_tensors
 from autoseg.status_stage import last_iterations, workspace_status
 from autoseg.training.length import fixed_length
-from autoseg.values import Case, Dataset, Fold, Length, TrainJob
+from autoseg.values import Case, Dataset, Fold, Length, Postprocessing, TrainJob, digest
 from autoseg.values.status import FoldStatus, Status
 from autoseg.workspace import FoldFolder, ModelFolder, Workspace
 from tests.conftest import PROJECT
@@ -118,8 +118,14 @@ def test_a_selection_is_current_until_a_training_changes(workspace: Workspace) -
         metadata = json.loads(header[8 : 8 + int.from_bytes(header[:8], "little")])["__metadata__"]["autoseg"]
         stated[str(fold)] = json.loads(metadata)["sha256"]
     path = workspace.path / "models" / "tiny" / "selection.json"
-    basis = {"plan": PLAN.id, "weights": {"2d": stated}}
+    done = Postprocessing(cases=4)
+    basis = {"plan": PLAN.id, "weights": {"2d": stated}, "postprocessing": digest(done)}
     path.write_text(json.dumps({"winner": "2d", "basis": basis}))
+    steps = path.with_name("postprocessing.json")
+    assert workspace_status(workspace).plans[0].selection.changed == ("postprocessing.json is missing",)
+    steps.write_text("{}")
+    assert workspace_status(workspace).plans[0].selection.changed == ("postprocessing.json is another one",)
+    write_document(steps, done)
     assert workspace_status(workspace).plans[0].selection.changed == ()
     save_tensors(workspace.model().fold("2d", "0").model, {"w": torch.ones(2)}, {"plan": PLAN.id})
     workspace.model().fold("2d", "1").model.unlink()

@@ -51,7 +51,7 @@ def compare(
     from autoseg import compare_stage
     from autoseg.cli.session import case_executor, session, stop_on_signals
     from autoseg.cli.tables import comparison_text
-    from autoseg.errors import CasesFailedError, InputError
+    from autoseg.errors import AutosegError
     from autoseg.held_out_files import ComparisonFiles
 
     with (
@@ -76,6 +76,9 @@ def compare(
         files = ComparisonFiles(workspace.model(plan_name))
         click.echo(comparison_text(comparison))
         click.echo(f"Written: {files.report} and {files.comparison.name}")
-    if comparison.left_out:
-        errors = {case: InputError(why) for case, why in comparison.left_out.items()}
-        raise CasesFailedError("compare", errors, comparison.difference.contrasts[0].interval.cases - len(errors))
+    if comparison.failures:
+        lines = "\n".join(f"  - {name}: {why}" for name, why in comparison.failures.items())
+        raise AutosegError(
+            f"compare: the answer is written, and lacks in its reasons what failed:\n{lines}\n"
+            "  Mend that and repeat the command: what is known is not computed again."
+        )

@@ -19,10 +19,11 @@ from autoseg.errors import AutosegError, DiskFullError, InputError, InterruptedR
 from autoseg.files import read_document
 from autoseg.logs import Logger, reported
 from autoseg.networks.memory import multiply_adds, parameter_count
+from autoseg.planning import GIBIBYTE
 from autoseg.values import Experiment, Plan, Split
 from autoseg.workspace import ModelFolder, Workspace
 
-__all__ = ["Train", "retrained_experiments"]
+__all__ = ["Train", "retrained_experiments", "skipped_trainings"]
 
 QUESTIONS = {
     ITERATIONS: "Which is better after equally many iterations?",
@@ -123,7 +124,7 @@ def retrained_experiments(
     shared = sorted(set(finished[pair[0]]) & set(finished[pair[1]]), key=int)
     if not shared:
         reason = f"no fold of both {pair[0]} and {pair[1]} is trained and scored: train one of each"
-        return tuple(_missing(name, reason) for name in QUESTIONS)
+        return skipped_trainings(reason)
     split = read_document(Split, workspace.split_path)
     there = [terms_of(plan, finished[name][shared[0]], split) for name in pair]
     derived = comparison_model(workspace, plan, pair)
@@ -131,6 +132,11 @@ def retrained_experiments(
     _announce(trials, there, derived, shared[0], logger)
     runs = _Runs(workspace, plan, derived, there, split, device, logger, stop, train)
     return tuple(runs.experiment(trial) for trial in trials)
+
+
+def skipped_trainings(reason: str) -> tuple[Experiment, ...]:
+    """All fair comparisons, not made for this reason."""
+    return tuple(_missing(name, reason) for name in QUESTIONS)
 
 
 def _other_schedule(there: Terms) -> str:
@@ -143,8 +149,8 @@ def _other_schedule(there: Terms) -> str:
     )
 
 
-def _missing(name: str, reason: str) -> Experiment:
-    return Experiment(name=name, question=QUESTIONS[name], method="Not made.", missing=reason)
+def _missing(name: str, reason: str, failures: Mapping[str, str] = {}) -> Experiment:
+    return Experiment(name=name, question=QUESTIONS[name], method="Not made.", missing=reason, failures=dict(failures))
 
 
 def _trials(first: Terms, second: Terms, plan: Plan) -> list[Trial]:
@@ -177,8 +183,11 @@ def _equal_time(first: Terms, second: Terms) -> Trial:
         lacking = first if first.seconds is None else second
         reason = f"the last checkpoint of {lacking.finished.name} is gone, and with it the time that it took"
         return Trial(name=TIME, missing=reason)
-    if first.device != second.device:
-        return Trial(name=TIME, missing=f"one was trained on {first.device}, the other one on {second.device}")
+    if first.place != second.place:
+        reason = (
+            f"{first.name} was trained on {first.place}, {second.name} on {second.place}: times of both say nothing"
+        )
+        return Trial(name=TIME, missing=reason)
     longest = max(first.seconds, second.seconds)
     sides = tuple(
         _side(each, TIME, round(each.iterations * longest / seconds))
@@ -296,7 +305,9 @@ class _Runs:
         except Exception as error:  # one comparison that cannot be made, for want of memory, say, costs no other one
             told = reported(error)
             self._logger.event("message", text=f"warning: {trial.name} could not be compared: {told['error']}")
-            return _missing(trial.name, str(error) if isinstance(error, AutosegError) else told["error"])
+            reason = str(error) if isinstance(error, AutosegError) else told["error"]
+            new = [side.variant for side in trial.sides if side.variant]
+            return _missing(trial.name, reason, {f"training {' or '.join(new)}": reason})
         return self._compared(trial, first, second, patients_of(self._workspace))
 
     def _cannot(self, side: Side) -> str:
@@ -306,6 +317,10 @@ class _Runs:
             return ""
         if of.configuration.previous_stage is not None:
             return _cascade_reason(of)
+        needed, budget = self._derived.plan().configuration(side.variant).expected_memory_bytes, self._plan.budget_bytes
+        if needed > budget:
+            told = f"{needed / GIBIBYTE:.1f} GiB of memory, and the plan is for {budget / GIBIBYTE:.3g} GiB"
+            return f"training {side.variant} takes {told}: compare with a plan for more (autoseg plan --gpu-memory)"
         return of.unlike_now
 
     def _trained(self, side: Side) -> FinishedFold:

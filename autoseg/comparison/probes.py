@@ -21,7 +21,7 @@ from autoseg.logs import Logger
 from autoseg.values import Configuration, Contrast, Experiment, Plan
 from autoseg.workspace import ModelFolder, Workspace
 
-__all__ = ["measure_slices", "probe_experiments"]
+__all__ = ["measure_slices", "probe_experiments", "skipped_probes"]
 
 #: Slices of a case that are predicted alone, each from a whole patch of its copies.
 CHOSEN_SLICES = 8
@@ -80,8 +80,13 @@ def probe_experiments(
     return (*through, _field_of_view(runs, finished, first, second, drawn, patient_of, reason))
 
 
-def _missing(name: str, reason: str) -> Experiment:
-    return Experiment(name=name, question=QUESTIONS[name], method="Not made.", missing=reason)
+def _missing(name: str, reason: str, failures: Mapping[str, str] = {}) -> Experiment:
+    return Experiment(name=name, question=QUESTIONS[name], method="Not made.", missing=reason, failures=dict(failures))
+
+
+def skipped_probes(reason: str) -> tuple[Experiment, ...]:
+    """All probes, not made for this reason."""
+    return tuple(_missing(name, reason) for name in QUESTIONS)
 
 
 def measure_slices(predictor: Predictor, case: ProbedCase) -> dict[str, Dice]:
@@ -114,11 +119,16 @@ def _through_plane(
     found = runs.found(THROUGH_PLANE, finished[first.name], drawn)
     told = _told(found, "Without mirroring, scored on the grid that the network sees.")
     if second.dimensions == 2 and found.dice:
-        reason = _not_controlled(runs, finished[second.name], second, drawn, found)
+        reason, failures = _not_controlled(runs, finished[second.name], second, drawn, found)
         if reason:
             reason += f", so nothing can be said of {first.name}"
-            return tuple(_missing(name, reason) for name in (SHUFFLED, REPEATED))
+            return tuple(_missing(name, reason, {**failures, **found.failures}) for name in (SHUFFLED, REPEATED))
         told += f" The same done to {second.name}, which sees one slice at a time, changed nothing, as it must."
+    if first.previous_stage is not None:
+        told += (
+            f" What {first.previous_stage} had predicted, with all slices in their place, is an input of {first.name} and "
+            "moved along with the slices: the whole cascade uses more of the slices around than this shows."
+        )
     name, then = first.name, "it relies on the slices around"
     if second.dimensions == 2:
         then += f". What these are worth is another question, for {second.name} has learned to do without them"
@@ -217,8 +227,8 @@ def _not_controlled(
     second: Configuration,
     drawn: Sequence[tuple[str, str]],
     found: Found,
-) -> str:
-    """Why the same done to the 2D network does not show that nothing but the order changed; empty if it does.
+) -> tuple[str, dict[str, str]]:
+    """Why the same done to the 2D network does not show that nothing but the order changed, empty if it does; and failures.
 
     The control is the first case that was probed in every way, for with fewer slices some ways say nothing.
     """
@@ -228,14 +238,17 @@ def _not_controlled(
     case = control[0][0]
     if set(controlled.dice.get(case, {})) != set(found.dice[case]):
         why = controlled.failures.get(case, "not every way was measured")
-        return f"the control, the same done to {second.name}, could not be made with {case} ({why})"
+        return (
+            f"the control, the same done to {second.name}, could not be made with {case} ({why})",
+            controlled.failures,
+        )
     moved = _largest_change(controlled)
     if moved > ROUNDING:
-        return (
-            f"{second.name} sees one slice at a time, and its Dice changed by {moved:.3g} when they came in another order: "
-            "something else than the order was changed"
+        reason = (
+            f"{second.name} sees one slice at a time, and its Dice changed by {moved:.3g} when they came in another "
         )
-    return ""
+        return f"{reason}order: something else than the order was changed", {}
+    return "", {}
 
 
 def _largest_change(found: Found) -> float:
@@ -263,9 +276,16 @@ def _experiment(
     """With an answer, or with the reason why nothing was measured."""
     if contrasts:
         whole = corrected(contrasts)
-        return Experiment(name=name, question=QUESTIONS[name], method=method, contrasts=whole, answer=answer(whole[0]))
+        return Experiment(
+            name=name,
+            question=QUESTIONS[name],
+            method=method,
+            contrasts=whole,
+            answer=answer(whole[0]),
+            failures=found.failures,
+        )
     reason = "no case has slices enough, or a label whose Dice is defined"
     if found.failures:
         case, why = min(found.failures.items())
         reason = f"no case could be predicted; {case}, for one: {why}"
-    return _missing(name, reason)
+    return _missing(name, reason, found.failures)

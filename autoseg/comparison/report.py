@@ -92,6 +92,8 @@ def _weight_rows(comparison: Comparison) -> Iterator[list[str]]:
 def _experiment(experiment: Experiment) -> Iterator[str]:
     yield f"## {_escaped(experiment.question)}"
     yield _escaped(experiment.method)
+    if experiment.failures:
+        yield _table([["failed", "why"], *map(list, experiment.failures.items())])
     if experiment.missing:
         yield f"Not measured: {_escaped(experiment.missing)}"
         return

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from dataclasses import dataclass
 
-from autoseg.crossvalidation import FinishedFold
+from autoseg.crossvalidation import FinishedFold, place_of, told_place
 from autoseg.errors import InputError, counted
 from autoseg.files import read_document
 from autoseg.networks.weights import load_metadata
@@ -26,7 +26,7 @@ class Terms:
         finished: the training.
         iterations: that the model has behind it.
         seconds: that the training took, with all that it scored meanwhile; None if that is not known any more.
-        device: that trained; empty if that is not known.
+        place: device that trained, and what is known of its speed: a GPU's name, or how many processors there were.
         planned_schedule: whether the learning rate followed the plan's schedule from the beginning to the end.
         unlike_now: why a training of today would not be on the same terms; empty if it would.
     """
@@ -35,7 +35,7 @@ class Terms:
     finished: FinishedFold
     iterations: int
     seconds: float | None
-    device: str
+    place: str
     planned_schedule: bool
     unlike_now: str
 
@@ -67,11 +67,20 @@ def terms_of(plan: Plan, finished: FinishedFold, split: Split) -> Terms:
         finished=finished,
         iterations=(length.trained if length else 0) or job.iterations,
         seconds=seconds,
-        device=read_document(ExecutionPath, folder.execution).device if folder.execution.is_file() else "",
+        place=_place(finished),
         planned_schedule=length is None
         or (length.iterations, length.cooldown_from, length.held_from) == (length.end, None, None),
         unlike_now=_unlike_now(finished, split),
     )
+
+
+def _place(finished: FinishedFold) -> str:
+    """As the validation tells it, which a training ends with; the device alone where that tells nothing."""
+    file = finished.folder.execution
+    device = read_document(ExecutionPath, file).device if file.is_file() else ""
+    if finished.validation is None or device not in ("", finished.validation.device):
+        return device or "an unknown device"
+    return told_place(place_of(finished.validation))
 
 
 def _unlike_now(finished: FinishedFold, split: Split) -> str:

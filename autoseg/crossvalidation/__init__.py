@@ -1,6 +1,6 @@
 """Cross-validation: what the finished folds of a plan say together, and what ensembles of them would have said."""
 
-from autoseg.crossvalidation.costs import costs_of
+from autoseg.crossvalidation.costs import costs_of, place_of, told_place
 from autoseg.crossvalidation.ensembles import EnsembleScores, HeldOutCase, PostprocessingEffects
 from autoseg.crossvalidation.finished import FinishedFold, check_contents, dice_per_case, finished_trainings
 from autoseg.crossvalidation.held_out import HeldOut
@@ -15,4 +15,6 @@ __all__ = [
     "costs_of",
     "dice_per_case",
     "finished_trainings",
+    "place_of",
+    "told_place",
 ]

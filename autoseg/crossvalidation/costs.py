@@ -6,12 +6,12 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from autoseg.crossvalidation.finished import FinishedFold
-from autoseg.errors import InputError
+from autoseg.errors import InputError, counted
 from autoseg.logs import Logger
 from autoseg.networks.weights import load_metadata
 from autoseg.values import Cost, Validation
 
-__all__ = ["costs_of"]
+__all__ = ["costs_of", "place_of", "told_place"]
 
 
 def costs_of(finished: Mapping[str, Mapping[str, FinishedFold]], device: str, logger: Logger) -> dict[str, Cost]:
@@ -28,14 +28,14 @@ def costs_of(finished: Mapping[str, Mapping[str, FinishedFold]], device: str, lo
         name: [each.validation for each in folds.values() if each.validation is not None and each.validation.seconds]
         for name, folds in finished.items()
     }
-    places = {_place(each) for records in timed.values() for each in records}
+    places = {place_of(each) for records in timed.values() for each in records}
     if len(places) > 1:
-        number = Counter(_place(each) for records in timed.values() for each in records)
+        number = Counter(place_of(each) for records in timed.values() for each in records)
         here = [place for place in sorted(places) if place[0] == device]
-        counted = max(here, key=number.__getitem__, default=None)
-        timed = {name: [each for each in records if _place(each) == counted] for name, records in timed.items()}
-        listed = ", ".join(map(_told, sorted(places)))
-        kept = _told(counted) if counted else device
+        chosen = max(here, key=number.__getitem__, default=None)
+        timed = {name: [each for each in records if place_of(each) == chosen] for name, records in timed.items()}
+        listed = ", ".join(map(told_place, sorted(places)))
+        kept = told_place(chosen) if chosen else device
         text = f"predictions were timed on different devices ({listed}); only those on {kept} are compared"
         logger.event("message", text=text)
     shared = _shared(timed)
@@ -45,14 +45,15 @@ def costs_of(finished: Mapping[str, Mapping[str, FinishedFold]], device: str, lo
     }
 
 
-def _place(validation: Validation) -> tuple[str, str, int]:
+def place_of(validation: Validation) -> tuple[str, str, int]:
     """What a time depends on beside the work: on a GPU not on the processor's threads, but on which one it is."""
     return validation.device, validation.device_name, validation.threads if validation.device == "cpu" else 1
 
 
-def _told(place: tuple[str, str, int]) -> str:
+def told_place(place: tuple[str, str, int]) -> str:
+    """The same in words."""
     device, name, threads = place
-    return f"{device} ({name})" if name else f"{device} with {threads} threads"
+    return f"{device} ({name})" if name else f"{device} with {counted(threads, 'thread')}"
 
 
 def _shared(timed: Mapping[str, Sequence[Validation]]) -> set[str]:

@@ -75,13 +75,18 @@ def check_folder(folder: Path) -> Exported:
 
 
 def check_archive(path: Path) -> Exported:
-    """Sees to it that an archive is one of an exported model, by its names and sizes; contents are not looked at.
+    """Sees to it that an archive holds the files of its list, as they were written.
 
     Raises:
         InputError: it is not.
     """
     with _opened(path) as archive:
-        return _listed(path, archive)
+        manifest = _listed(path, archive)
+        for name, stated in manifest.files.items():
+            with archive.open(name) as source:
+                if hashlib.file_digest(source, "sha256").hexdigest() != stated.sha256:  # type: ignore[arg-type]
+                    raise not_whole(path, f"{name} has another content than its list states")
+        return manifest
 
 
 def _unpack(path: Path, folder: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import tempfile
+import time
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -21,6 +22,8 @@ __all__ = ["check_target", "files_of", "write_manifest", "written_export"]
 #: The earliest that a zip archive can tell: when it was made is no part of a model.
 NO_TIME = (1980, 1, 1, 0, 0, 0)
 COPY_BYTES = 2**22
+#: Begins the name of the folder in which an export is made, beside where it will stand; one so old was left by a kill.
+ROOM, OLD_SECONDS = ".autoseg-export-", 24 * 3600
 
 
 def check_target(target: Path) -> None:
@@ -74,7 +77,8 @@ def written_export(target: Path, needed_bytes: int) -> Iterator[Path]:
             parent, f"the export takes {needed / GIBIBYTE:.2f} GiB there, and {free / GIBIBYTE:.2f} GiB are free"
         )
     parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".autoseg-export-", dir=parent) as room:
+    _sweep_rooms(parent)
+    with tempfile.TemporaryDirectory(prefix=ROOM, dir=parent) as room:
         folder = Path(room, "export")
         folder.mkdir()
         yield folder
@@ -91,6 +95,15 @@ def written_export(target: Path, needed_bytes: int) -> Iterator[Path]:
             if before.is_dir():
                 before.rename(target)
             raise
+
+
+def _sweep_rooms(parent: Path) -> None:
+    """Removes what exports that were killed left behind, but not an older model that one was about to replace."""
+    for room in parent.glob(f"{ROOM}*"):
+        with contextlib.suppress(FileNotFoundError):  # another export has just ended
+            old = time.time() - room.stat().st_mtime > OLD_SECONDS
+            if old and not room.is_symlink() and not (room / "before").exists():
+                shutil.rmtree(room, ignore_errors=True)
 
 
 def _write_archive(path: Path, folder: Path) -> None:

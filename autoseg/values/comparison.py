@@ -63,6 +63,7 @@ class Experiment(Value, frozen=True, kw_only=True):
         contrasts: all that was measured, the one that answers the question first.
         answer: a sentence made from the numbers; says so where the intervals do not carry a claim.
         missing: why it could not be made, and what to do; then there are no contrasts.
+        failures: case, or training made for this, to why it failed: the numbers are without it.
     """
 
     name: str
@@ -71,6 +72,7 @@ class Experiment(Value, frozen=True, kw_only=True):
     contrasts: tuple[Contrast, ...] = ()
     answer: str = ""
     missing: str = ""
+    failures: dict[str, str] = {}
 
     def __post_init__(self) -> None:
         told = bool(self.answer) != bool(self.missing)
@@ -105,6 +107,14 @@ class Comparison(Value, frozen=True, kw_only=True, tag_field="schema", tag="auto
     costs: dict[str, dict[str, float | None]]
     left_out: dict[str, str] = {}
     answer: str
+
+    @property
+    def failures(self) -> dict[str, str]:
+        """Case, or training, to why it failed, of label maps and in every experiment."""
+        found = dict(self.left_out)
+        for experiment in self.experiments:
+            found = {**experiment.failures, **found}
+        return found
 
     def __post_init__(self) -> None:
         require(self.first != self.second, "a configuration is compared with itself", field="second", found=self.first)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 
 import msgspec
@@ -125,6 +126,7 @@ def test_what_would_not_be_fair_is_not_trained(workspace) -> None:
     finished = finished_of(workspace)
     first = split[0].__class__(train=split[0].train, val=(*split[0].val, "joined"))
     write_document(workspace.split_path, (first, *split[1:]))
+    checkpoints = {name: workspace.model().fold(name, "0").checkpoint.read_bytes() for name in PAIR}
     for name in PAIR:
         workspace.model().fold(name, "0").checkpoint.unlink()
 
@@ -138,8 +140,23 @@ def test_what_would_not_be_fair_is_not_trained(workspace) -> None:
     reasons = {each.name: each.missing for each in made}
     assert "1 case joined the split" in reasons["equal_iterations"]
     assert "last checkpoint" in reasons["equal_time"]
+    validation = msgspec.structs.replace(finished["2d"]["0"].validation, threads=64)
+    elsewhere = {**finished, "2d": {"0": dataclasses.replace(finished["2d"]["0"], validation=validation)}}
+    for name in PAIR:
+        workspace.model().fold(name, "0").checkpoint.write_bytes(checkpoints[name])
+    made = retrained_experiments(workspace, model, model.plan(), elsewhere, PAIR, **how)
+    assert "2d on cpu with 64 threads: times of both say nothing" in made[2].missing
     nothing = retrained_experiments(workspace, model, model.plan(), {**finished, "2d": {}}, PAIR, **how)
     assert all("train one of each" in each.missing for each in nothing)
+    assert not trained
+
+
+def test_a_variant_that_does_not_fit_the_planned_memory_is_not_trained(workspace) -> None:
+    model, trained = workspace.model(), []
+    plan = msgspec.structs.replace(model.plan(), budget_bytes=1)
+    how = {"device": "cpu", "logger": Listening(), "stop": lambda: False, "train": lambda *a, **b: trained.append(a)}
+    made = retrained_experiments(workspace, model, plan, finished_of(workspace), PAIR, **how)
+    assert all("GiB of memory, and the plan is for" in each.missing for each in made[:2])
     assert not trained
 
 
@@ -155,6 +172,8 @@ def test_a_comparison_that_fails_costs_no_other_one(workspace) -> None:
     }
     for name in ("equal_iterations", "equal_parameters"):
         assert made[name].missing == "RuntimeError: out of memory"
+        assert list(made[name].failures.values()) == ["RuntimeError: out of memory"]
+        assert "2d" in next(iter(made[name].failures)) or "3d" in next(iter(made[name].failures))
         assert any(f"{name} could not be compared" in str(fields.get("text")) for _, fields in heard.heard)
 
 

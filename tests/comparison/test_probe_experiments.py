@@ -112,6 +112,7 @@ def test_a_case_that_fails_is_named_and_costs_itself(workspace, monkeypatch) -> 
     shuffled = probe(workspace, logger=heard)[0]
     assert f"1 case could not be predicted: {bad}" in shuffled.method
     assert shuffled.contrasts[0].interval.cases == 1
+    assert shuffled.failures == {bad: "too large"}
     assert ("case_failed", bad) in [(kind, fields.get("case")) for kind, fields in heard.heard]
     alone = probe(workspace, cases=0)
     assert all("trained and scored" in each.missing for each in alone)
@@ -140,6 +141,7 @@ def test_a_control_that_cannot_be_made_is_no_control(workspace, monkeypatch) -> 
     made = probe(workspace)[:2]
     assert all("the control, the same done to 2d, could not be made" in each.missing for each in made)
     assert all("too large" in each.missing and not each.contrasts for each in made)
+    assert all("too large" in each.failures.values() for each in made)
 
 
 def test_a_damaged_file_of_what_is_known_is_made_anew(workspace) -> None:

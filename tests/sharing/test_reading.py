@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import stat
 import struct
 import tempfile
@@ -238,6 +239,18 @@ def test_an_export_that_is_stopped_leaves_what_was_there(archive: Path) -> None:
         stopped()
     assert hashlib.sha256(archive.read_bytes()).digest() == before
     assert [path.name for path in archive.parent.iterdir()] == ["model.zip"]
+
+
+def test_what_a_killed_export_left_is_swept_but_not_a_model_that_it_was_replacing(archive: Path) -> None:
+    left, precious, young = (archive.parent / f".autoseg-export-{name}" for name in ("left", "precious", "young"))
+    for room in (left, precious, young):
+        (room / "export").mkdir(parents=True)
+    (precious / "before").mkdir()
+    for room in (left, precious):
+        os.utime(room, (0, 0))
+    with written_export(archive, 0) as folder:
+        fill(folder)
+    assert {path.name for path in archive.parent.iterdir()} == {"model.zip", precious.name, young.name}
 
 
 def linked(folder: Path) -> None:
