@@ -180,15 +180,15 @@ def test_a_comparison_with_new_trainings_goes_on_after_a_stop_and_ends_the_same(
     assert asked(other.path) == 0
     whole = read_document(Comparison, ComparisonFiles(other.model()).comparison)
     made = {each.name: each for each in whole.experiments}
-    assert all(made[name].contrasts for name in ("equal_parameters", "equal_field_of_view", "shuffled_slices"))
+    assert all(made[name].contrasts for name in ("equal_parameters", "shuffled_slices"))
     heard = Listening()
 
-    def within_a_training() -> bool:
-        return sum(kind == "iterations" for kind, _ in heard.heard) > 3
+    def after_a_training_has_begun() -> bool:
+        return any(kind == "iterations" for kind, _ in heard.heard)
 
     how = {"probe_cases": 2, "retrain": True, "device": "cpu", "executor": SerialExecutor()}
     with pytest.raises(InterruptedRunError):
-        compare_stage.compare(workspace, (), logger=heard, stop=within_a_training, **how)
+        compare_stage.compare(workspace, (), logger=heard, stop=after_a_training_has_begun, **how)
     assert not ComparisonFiles(workspace.model()).comparison.exists()
     assert asked(workspace.path) == 0
     ended = {
