@@ -46,9 +46,10 @@ NEGLIGIBLE = 1e-5
 #: What losses are multiplied with before a pass back in fp16, so that small gradients are not lost.
 FP16_SCALE = 2.0**12
 #: Multiply-adds of a whole training from which measuring pays (some minutes on two cores, half a minute of a GPU), and
-#: compiling, which takes about a minute itself. Counted, not timed: a busy machine treats equal trainings alike.
+#: compiling: half a minute of a core, twice, and it takes a fifth to a half off (measured). Counted, not timed: a busy
+#: machine treats equal trainings alike.
 WORTH_MEASURING = {"cpu": 5e12, "cuda": 1e15, "mps": math.inf}
-WORTH_COMPILING = {"cpu": 1e14, "cuda": 2e16, "mps": math.inf}
+WORTH_COMPILING = {"cpu": 1e13, "cuda": 2e16, "mps": math.inf}
 #: Measuring itself takes as long as some iterations; a training of fewer than these is not measured.
 FEWEST_ITERATIONS = 100
 #: Another way than the default must take less than this share of its time, so that chance does not decide.
