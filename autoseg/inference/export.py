@@ -1,4 +1,4 @@
-"""From logits to a label map on the case's own grid, holding one class at a time at full size."""
+"""From logits to a label map on the case's own grid, slab by slab: no class is ever held at full size."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 from autoseg import plugins
 from autoseg.preprocessing.inverse import restore_labels
 from autoseg.values import Configuration, Labels, PreprocessRecord, Volume
+from autoseg.volume.spline import Slab, in_threads
 
 __all__ = ["decided_labels", "label_map", "labels_from_logits"]
 
@@ -32,11 +33,26 @@ def labels_from_logits(
 ) -> np.ndarray:
     """Labels ``(*spatial)`` of the cropped box at the case's own spacing, decided there from resampled logits.
 
-    The outputs are resampled one after another and compete as they come; the result is that of resampling all of them.
+    The outputs of a slab are resampled one after another and compete as they come; the result is that of resampling all of
+    them as a whole, to the bit.
     """
     resampler = plugins.load("resampler", configuration.resampling.resampler)(configuration.resampling)
     grids = (record.crop_shape, record.target_spacing, record.spacing)
-    return decided_labels((resampler.logits(channel[None], *grids)[0] for channel in logits), record.crop_shape, labels)
+    if not hasattr(resampler, "slabs"):  # a user's own
+        whole = (resampler.logits(channel[None], *grids)[0] for channel in logits)
+        return decided_labels(whole, record.crop_shape, labels)
+    result = np.empty(record.crop_shape, label_dtype(labels))
+
+    def decide(slab: Slab) -> None:
+        result[slab.place] = decided_labels(map(slab.of, logits), slab.shape, labels)
+
+    in_threads(decide, resampler.slabs(logits.shape[1:], *grids), result.size)
+    return result
+
+
+def label_dtype(labels: Labels) -> type[np.unsignedinteger]:
+    """Of a label map as it stands in files."""
+    return np.uint8 if max(labels.written_values) < 256 else np.uint16
 
 
 def decided_labels(outputs: Iterable[np.ndarray], shape: tuple[int, ...], labels: Labels) -> np.ndarray:
@@ -47,8 +63,7 @@ def decided_labels(outputs: Iterable[np.ndarray], shape: tuple[int, ...], labels
         shape: of all of them.
         labels: what the outputs mean.
     """
-    dtype = np.uint8 if max(labels.written_values) < 256 else np.uint16
-    result = np.zeros(shape, dtype)
+    result = np.zeros(shape, label_dtype(labels))
     best: np.ndarray | None = None
     for output, values in enumerate(outputs):
         if labels.has_regions:  # sigmoid above one half; later regions overwrite

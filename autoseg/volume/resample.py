@@ -12,7 +12,7 @@ import numpy as np
 
 from autoseg.values import ResamplingSpec
 from autoseg.volume.shapes import interpolate_shapes
-from autoseg.volume.spline import Sizes, axis_operator, resample_slices, resample_spline
+from autoseg.volume.spline import Sizes, Slab, axis_operator, resample_slices, resample_spline, slabs_of
 from autoseg.volume.votes import resample_labels
 
 __all__ = ["Resampler", "SeparableResampler", "separate_axis", "target_shape"]
@@ -30,7 +30,10 @@ class Resampler(Protocol):
         ...
 
     def logits(self, logits: np.ndarray, shape: Sizes, spacing: Sequence[float], target: Sequence[float]) -> np.ndarray:
-        """Network outputs on a grid of that shape, channel by channel independent of each other."""
+        """Network outputs on a grid of that shape, channel by channel independent of each other.
+
+        A resampler that also has ``slabs``, see ``SeparableResampler``, takes less memory when label maps are made.
+        """
         ...
 
 
@@ -106,6 +109,11 @@ class SeparableResampler:
         for channel, array in enumerate(logits):
             resample_spline(array, shape, orders, into=result[channel])
         return result
+
+    def slabs(self, old: Sizes, shape: Sizes, spacing: Sequence[float], target: Sequence[float]) -> list[Slab]:
+        """The parts in which ``logits`` computes a channel, each by itself, so that channels can compete part by part."""
+        _, orders = self._orders(self.spec.logits_order, spacing, target)
+        return slabs_of(old, shape, orders)
 
     def _orders(self, order: int, spacing: Sequence[float], target: Sequence[float]) -> tuple[int | None, list[int]]:
         apart = separate_axis(spacing, target, self.spec.anisotropy_threshold)

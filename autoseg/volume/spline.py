@@ -14,6 +14,7 @@ import math
 import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -22,6 +23,7 @@ from autoseg.executors import usable_cpus
 
 __all__ = [
     "Sizes",
+    "Slab",
     "axis_operator",
     "between_bytes",
     "combine_slices",
@@ -29,6 +31,7 @@ __all__ = [
     "nearest",
     "resample_slices",
     "resample_spline",
+    "slabs_of",
     "slice_groups",
     "thread_count",
 ]
@@ -186,29 +189,67 @@ def resample_spline(
         limits: clip to these.
         into: float32 array for the result; None for a new one.
     """
-    result = np.empty(shape, np.float32) if into is None else into
-    source, target, orders = array, result, list(orders)
-    if len(source) == shape[0] == 1:  # a picture: its rows are shared among the threads
-        source, target = np.moveaxis(source, 1, 0), np.moveaxis(target, 1, 0)
-        orders = [orders[1], 0, orders[2]]
-    ending = _Ending(limits)
-
-    if source.shape[0] == target.shape[0]:
-
-        def work(rows: slice) -> None:
-            block = _contiguous(source[rows], ending.offset)
-            _in_plane(block, target[rows], orders, ending)
-
-        in_threads(work, slice_groups(source.shape), target.size)
-    else:
-
-        def of_piece(piece: _Piece) -> None:
-            block = combine_slices(piece.matrix, source[piece.columns], ending.offset)
-            for part in slice_groups(block.shape):
-                _in_plane(block[part], target[piece.rows][part], orders, ending)
-
-        in_threads(of_piece, _pieces(len(source), len(target), orders[0]), target.size)
+    result, ending = np.empty(shape, np.float32) if into is None else into, _Ending(limits)
+    in_threads(
+        lambda slab: slab.write(array, result[slab.place], ending), slabs_of(array.shape, shape, orders), result.size
+    )
     return result
+
+
+@dataclass(frozen=True)
+class Slab:
+    """A part of a new grid that is computed by itself.
+
+    Attributes:
+        place: of the part in the new grid.
+        shape: of the part.
+    """
+
+    place: tuple[slice, slice, slice]
+    shape: Sizes
+    _orders: tuple[int, int, int]
+    _piece: _Piece | None
+    _flat: bool
+
+    def of(self, array: np.ndarray) -> np.ndarray:
+        """What an ``(*spatial)`` array on the old grid is here, float32: the same bits as in the whole result."""
+        part = np.empty(self.shape, np.float32)
+        self.write(array, part, _Ending(None))
+        return part
+
+    def write(self, array: np.ndarray, target: np.ndarray, ending: _Ending) -> None:
+        """The same, into ``target``."""
+        if self._flat:
+            array, target = np.moveaxis(array, 1, 0), np.moveaxis(target, 1, 0)
+        if self._piece is None:
+            rows = self.place[1 if self._flat else 0]
+            _in_plane(_contiguous(array[rows], ending.offset), target, self._orders, ending)
+            return
+        block = combine_slices(self._piece.matrix, array[self._piece.columns], ending.offset)
+        for part in slice_groups(block.shape):
+            _in_plane(block[part], target[part], self._orders, ending)
+
+
+def slabs_of(old: Sequence[int], new: Sizes, orders: Sequence[int]) -> list[Slab]:
+    """The parts in which ``resample_spline`` computes an array of a new shape; each needs but a part of the old one."""
+    flat = old[0] == new[0] == 1  # a picture: its rows are shared among the threads
+    along = 1 if flat else 0
+    within = (orders[1], 0, orders[2]) if flat else (orders[0], orders[1], orders[2])
+    pieces: Sequence[_Piece | None]
+    if old[along] == new[along]:
+        shape = (old[1], 1, old[2]) if flat else old
+        rows = slice_groups(shape)
+        pieces = [None] * len(rows)
+    else:
+        pieces = _pieces(old[along], new[along], within[0])
+        rows = [piece.rows for piece in pieces if piece is not None]
+    slabs = []
+    for part, piece in zip(rows, pieces, strict=True):
+        place = [slice(0, size) for size in new]
+        place[along] = part
+        first, second, third = (each.stop - each.start for each in place)
+        slabs.append(Slab((place[0], place[1], place[2]), (first, second, third), within, piece, flat))
+    return slabs
 
 
 def resample_slices(array: np.ndarray, orders: Sequence[int], apart: int, *, into: np.ndarray) -> None:

@@ -150,3 +150,17 @@ def test_the_label_map_lies_on_the_grid_and_in_the_order_of_the_files(axes: Axis
     working = working.copy()
     working[2:7, 3:16, 4:15] = 0
     assert not working.any()
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [((6, 20, 18), (47, 31, 18)), ((24, 20, 18), (24, 33, 40)), ((1, 40, 50), (1, 71, 63)), ((9, 8, 7), (9, 8, 7))],
+)
+def test_slabs_hold_the_bits_of_the_whole(old, new) -> None:
+    channel = np.random.default_rng(0).normal(size=old).astype(np.float32)
+    resampler, spacings = SeparableResampler(ResamplingSpec()), ((3.0, 1.0, 1.0), (0.5, 0.7, 0.6))
+    whole = resampler.logits(channel[None], new, *spacings)[0]
+    found = np.full(new, np.nan, np.float32)
+    for slab in resampler.slabs(old, new, *spacings):
+        found[slab.place] = slab.of(channel)
+    assert np.array_equal(found, whole)
