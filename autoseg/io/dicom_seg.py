@@ -22,7 +22,7 @@ import numpy as np
 from autoseg import __version__
 from autoseg.errors import InputError, MissingPartError
 from autoseg.files import replacing
-from autoseg.io.dicom_source import CHARACTERS, derived_uid, require_grid, source_series
+from autoseg.io.dicom_source import CHARACTERS, derived_uid, pydicom, require_grid, source_series
 from autoseg.values import Labels, Volume
 
 __all__ = ["DicomSegmentation", "Segment", "check_source", "require_library", "segments_of", "write_segmentation"]
@@ -64,7 +64,7 @@ def segments_of(labels: Labels) -> tuple[Segment, ...]:
         Segment(
             number=number,
             name=label.name,
-            values=label.values,
+            values=tuple(sorted({*label.values, value})) if labels.has_regions else label.values,
             colour=labels.palette[value] if value < len(labels.palette) else None,
         )
         for number, (value, label) in enumerate(pairs, start=1)
@@ -106,7 +106,8 @@ class DicomSegmentation:
         """The object without its UIDs and times; of an empty label map with one plane, for there has to be one."""
         seg = _highdicom().seg
         number = min(LARGEST_NUMBER, SERIES_NUMBERS + abs(int(series[0].get("SeriesNumber") or 0)))
-        planes, shown = self._planes(labels), bool(labels.any())
+        planes = self._planes(labels)
+        shown = bool(planes.any())
         return seg.Segmentation(
             source_images=series if shown else series[:1],
             further_source_images=None if shown else series[1:],
@@ -212,6 +213,7 @@ def require_library() -> None:
     Raises:
         MissingPartError: the extra ``dicom`` is not installed.
     """
+    pydicom()
     _highdicom()
 
 
