@@ -11,7 +11,6 @@ import dataclasses
 import hashlib
 import io
 import re
-import warnings
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
@@ -22,7 +21,7 @@ import numpy as np
 from autoseg import __version__
 from autoseg.errors import InputError, MissingPartError
 from autoseg.files import replacing
-from autoseg.io.dicom_source import CHARACTERS, derived_uid, pydicom, require_grid, source_series
+from autoseg.io.dicom_source import CHARACTERS, derived_uid, pydicom, require_grid, source_series, without_remarks
 from autoseg.values import Labels, Volume
 
 __all__ = ["DicomSegmentation", "Segment", "check_source", "require_library", "segments_of", "write_segmentation"]
@@ -93,13 +92,10 @@ class DicomSegmentation:
             labels: integers ``(slices, rows, columns)``.
             now: when it is made; all else depends on the arguments only.
         """
-        with warnings.catch_warnings():  # about values that the source holds, which are the source's
-            warnings.simplefilter("ignore")
+        with without_remarks():
             made = self._made(series, labels)
             _name_by_content(made, str(series[0].SeriesInstanceUID), self.plan, self.weights)
-        for name, text in (("Date", now.strftime("%Y%m%d")), ("Time", now.strftime("%H%M%S"))):
-            for what in ("Content", "InstanceCreation", "Series"):
-                setattr(made, what + name, text)
+            _set_time(made, now)
         return made
 
     def _made(self, series: Sequence[Any], labels: np.ndarray) -> Any:
@@ -175,7 +171,8 @@ def check_source(how: DicomSegmentation, path: Path, case: str) -> None:
     try:
         empty = np.zeros((len(series), series[0].Rows, series[0].Columns), np.uint8)
         made = how.dataset(series, empty, datetime.now())
-        made.save_as(io.BytesIO())
+        with without_remarks():
+            made.save_as(io.BytesIO())
     except Exception as error:  # what highdicom does not accept, in its own words
         raise InputError(
             f"no DICOM segmentation can be made of this series: {error}",
@@ -203,7 +200,7 @@ def write_segmentation(file: Path, volume: Volume, source: Path, how: DicomSegme
     require_grid(series, volume.geometry, case)
     made = how.dataset(series, volume.array[0], datetime.now())
     file.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(file) as beside:
+    with replacing(file) as beside, without_remarks():
         made.save_as(beside)
 
 
@@ -235,10 +232,7 @@ def _text(text: str) -> str:
 
 def _name_by_content(made: Any, *origin: str) -> None:
     """Gives the object UIDs that follow from what is in it."""
-    for name in ("ContentDate", "InstanceCreationDate"):
-        setattr(made, name, "19700101")
-    for name in ("ContentTime", "InstanceCreationTime"):
-        setattr(made, name, "000000")
+    _set_time(made, datetime(1970, 1, 1))
     organization = derived_uid("dimensions", *origin)
     for item in (*made.DimensionOrganizationSequence, *made.DimensionIndexSequence):
         item.DimensionOrganizationUID = organization
@@ -247,3 +241,11 @@ def _name_by_content(made: Any, *origin: str) -> None:
     made.save_as(buffer)
     made.SOPInstanceUID = derived_uid("instance", hashlib.sha256(buffer.getbuffer()).hexdigest())
     made.file_meta.MediaStorageSOPInstanceUID = made.SOPInstanceUID
+
+
+def _set_time(made: Any, now: datetime) -> None:
+    """Wherever the object says when it was made; its series says nothing, for other objects may join it later."""
+    made.ContentDate = made.InstanceCreationDate = now.strftime("%Y%m%d")
+    made.ContentTime = made.InstanceCreationTime = now.strftime("%H%M%S")
+    for item in made.get("ContributingEquipmentSequence", ()):
+        item.ContributionDateTime = now.strftime("%Y%m%d%H%M%S")

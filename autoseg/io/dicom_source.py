@@ -6,10 +6,13 @@ costs one case here. Only what is named here is taken over; everything else that
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import math
+import threading
 import uuid
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +22,7 @@ from autoseg.errors import InputError, MissingPartError, UnreadableFileError
 from autoseg.io.dicom_files import dicom_files, file_meta
 from autoseg.values import Geometry
 
-__all__ = ["CHARACTERS", "derived_uid", "pydicom", "require_grid", "source_series"]
+__all__ = ["CHARACTERS", "derived_uid", "pydicom", "require_grid", "source_series", "without_remarks"]
 
 #: UTF-8: what any text of a source can be written in.
 CHARACTERS = "ISO_IR 192"
@@ -33,12 +36,16 @@ EXPECTED = (
     *("PatientID", "PatientName", "PatientBirthDate", "PatientSex"),
     *("StudyID", "StudyDate", "StudyTime", "AccessionNumber", "ReferringPhysicianName"),
 )
+#: What tells one patient, study and space from another is taken over as it stands, whatever it is.
+IDENTITY = ("PatientID", "PatientName", "StudyID", "AccessionNumber", "FrameOfReferenceUID")
 #: Taken over where they are.
 OPTIONAL = (
     *("Modality", "SeriesNumber", "SliceThickness", "FrameOfReferenceUID", "PositionReferenceIndicator"),
     *("StudyDescription", "PatientAge", "PatientSize", "PatientWeight", "PatientIdentityRemoved"),
     *("LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod"),
 )
+#: pydicom's settings are those of the whole process.
+_SETTINGS = threading.RLock()
 #: Compressed as a whole, so that its size is not known before.
 DEFLATED = "1.2.840.10008.1.2.1.99"
 #: In parts of the smallest spacing, and of the distance of slices: how far a slice may lie from a regular grid's.
@@ -60,6 +67,14 @@ def pydicom() -> Any:
     return library
 
 
+@contextlib.contextmanager
+def without_remarks() -> Iterator[None]:
+    """Meanwhile pydicom says nothing about values of a source that are not as DICOM wants them: they are the source's."""
+    with _SETTINGS, pydicom().config.disable_value_validation(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
 def derived_uid(*parts: str) -> str:
     """A UID that depends on nothing but the parts: a UUID made of their hash, as an integer."""
     data = hashlib.sha256("\0".join(parts).encode()).digest()[:16]
@@ -79,6 +94,11 @@ def source_series(path: Path, case: str) -> list[Any]:
     Raises:
         InputError: it is no DICOM series, or says too little about itself.
     """
+    with without_remarks():
+        return _series(path, case)
+
+
+def _series(path: Path, case: str) -> list[Any]:
     is_file = path.is_file()
     found: dict[str, list[Any]] = {}
     chosen = None
@@ -152,8 +172,11 @@ def _complete(part: Any, first: Any, heights: Sequence[float]) -> None:
     """Gives a slice what a segmentation needs and the source may lack, or says differently by rounding."""
     part.ImageOrientationPatient = first.ImageOrientationPatient
     part.PixelSpacing = first.PixelSpacing
+    for name in (*EXPECTED, *OPTIONAL):
+        if name not in IDENTITY and name in part and not _is_valid(part[name]):
+            del part[name]
     for name in EXPECTED:
-        if name not in part or not _is_valid(name, part[name].value):
+        if name not in part:
             setattr(part, name, "")
     if "FrameOfReferenceUID" not in part:
         part.FrameOfReferenceUID = derived_uid("frame of reference", str(part.SeriesInstanceUID))
@@ -169,15 +192,15 @@ def _decimal(value: float) -> str:
     return f"{value:.9g}"
 
 
-def _is_valid(name: str, value: Any) -> bool:
-    """Whether a value is one that DICOM knows; a wrong date or sex is as good as none, and no reason to refuse."""
+def _is_valid(element: Any) -> bool:
+    """Whether a value is one that DICOM allows; a wrong date or sex is as good as none, and no reason to refuse."""
+    library = pydicom()
+    values = element.value if element.VM > 1 else [element.value]
+    if element.keyword == "PatientSex":
+        return element.value in ("F", "M", "O")
     try:
-        if name == "PatientSex":
-            return value in ("F", "M", "O", "")
-        if name.endswith("Date"):
-            pydicom().valuerep.DA(value)
-        if name.endswith("Time"):
-            pydicom().valuerep.TM(value)
+        for value in values:
+            library.valuerep.validate_value(element.VR, str(value), library.config.RAISE)
     except (ValueError, TypeError):
         return False
     return True

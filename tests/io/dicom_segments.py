@@ -47,15 +47,16 @@ def segmented(folder: Path, labels: np.ndarray, how: DicomSegmentation = HOW) ->
 
 
 def edit(folder: Path, **attributes: object) -> None:
-    """Changes attributes of all files of a series; None removes one."""
+    """Changes attributes of all files of a series, to what DICOM does not allow, too; None removes one."""
     for file in sorted(folder.iterdir()):
-        dataset = pydicom.dcmread(file)
-        for name, value in attributes.items():
-            if value is None:
-                dataset.pop(name, None)
-            else:
-                setattr(dataset, name, value)
-        dataset.save_as(file)
+        with pydicom.config.disable_value_validation():
+            dataset = pydicom.dcmread(file)
+            for name, value in attributes.items():
+                if value is None:
+                    dataset.pop(name, None)
+                else:
+                    setattr(dataset, name, value)
+            dataset.save_as(file)
 
 
 def voxels_of_segmentation(file: Path) -> Voxels:

@@ -193,11 +193,13 @@ def test_a_source_that_says_little_is_enough(tmp_path: Path) -> None:
     assert len(voxels_of_segmentation(file)) == np.count_nonzero(labels)
 
 
-def test_dates_and_sexes_that_are_none_are_left_empty(tmp_path: Path) -> None:
+def test_dates_and_sexes_that_are_none_are_left_empty(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
     write_series(tmp_path / "scan", noise(grid(shape=SHAPE)), grid(shape=SHAPE))
-    with pydicom.config.disable_value_validation():
-        edit(tmp_path / "scan", StudyDate="04.03.2025", PatientSex="X", PatientBirthDate="unknown", PatientName="A^B")
-    dataset = pydicom.dcmread(segmented(tmp_path, blobs(SHAPE)))
+    edit(tmp_path / "scan", StudyDate="04.03.2025", PatientSex="X", PatientBirthDate="unknown", PatientName="A^B")
+    recwarn.clear()
+    file = segmented(tmp_path, blobs(SHAPE))
+    assert [str(warning.message) for warning in recwarn] == []
+    dataset = pydicom.dcmread(file)
     assert (dataset.StudyDate, dataset.PatientSex, dataset.PatientBirthDate) == ("", "", "")
     assert dataset.PatientName == "A^B"
 
