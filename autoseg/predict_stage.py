@@ -57,6 +57,7 @@ def predict(
     device: str = "auto",
     mirroring: bool = True,
     trust_code: bool = False,
+    label_format: str | None = None,
     executor: Executor | None = None,
     logger: Logger = SILENT,
 ) -> Predicted:
@@ -74,10 +75,12 @@ def predict(
         device: cpu, cuda, mps or auto.
         mirroring: average over flips.
         trust_code: let a model folder that is named, and so may come from elsewhere, run code that is no installed plug.
+        label_format: of the label maps: an ending such as ``nii.gz``, or ``dicom-seg``; None for that of the images.
         executor: reads the images.
         logger: for events.
 
     Raises:
+        MissingPartError: the format needs a package that is not installed.
         InputError: nothing to predict, no model, or a selection that is not of the trainings that are there now.
         CasesFailedError: some cases failed; the others are written.
     """
@@ -91,6 +94,7 @@ def predict(
             *(models, configuration, folds, source, target),
             device=device,
             mirroring=mirroring,
+            label_format=label_format,
             executor=executor,
             logger=logger,
         )
@@ -105,28 +109,36 @@ def _predicted(
     *,
     device: str,
     mirroring: bool,
+    label_format: str | None,
     executor: Executor | None,
     logger: Logger,
 ) -> Predicted:
     from autoseg.chosen import choose
     from autoseg.inference.cases import predict_files
     from autoseg.io.formats import split_ending
+    from autoseg.io.label_files import label_files
     from autoseg.io.layouts import read_inputs
     from autoseg.io.outputs import check_no_links_out, check_outside
     from autoseg.networks.execution import resolve_device
 
     chosen = choose(models, configuration, folds)
     plan = chosen.usable_plan(logger)
+    weights = chosen.weights()
+    output = label_files(label_format, plan.labels, plan=plan.name, weights=weights)
     cases: tuple[Case, ...] = read_inputs(source, plan.channels)
     folder = source if source.is_dir() else source.parent
     check_outside(target, folder, whole=source.is_dir())
+    names = {PREDICTION_RECORD, *(output.name(case) for case in cases)}
     ids = {case.id for case in cases}
-    check_no_links_out(target, lambda name: name == PREDICTION_RECORD or split_ending(name)[0] in ids)
+    check_no_links_out(target, lambda name: name in names or split_ending(name)[0] in ids)
     for choice in chosen.choices:
         logger.event("model", plan=plan.name, configuration=choice.configuration, folds=choice.folds, dice=choice.dice)
     first, *others = chosen.load(resolve_device(device), mirroring=mirroring)
     files = predict_files(
-        *(first, plan, chosen.weights(), cases, folder, target, logger, executor), others=others, steps=chosen.steps
+        *(first, plan, weights, cases, folder, target, logger, executor),
+        others=others,
+        steps=chosen.steps,
+        output=output,
     )
     return Predicted(
         files=files, choices=chosen.choices, model=chosen.model, steps=chosen.steps, selected=chosen.selected

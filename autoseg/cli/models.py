@@ -146,6 +146,12 @@ def _check_one_length(wishes: Mapping[str, object]) -> None:
 @click.option("-f", "--fold", "folds", multiple=True, help="Only this fold; may be repeated. All trained by default.")
 @click.option("--no-mirroring", is_flag=True, help="Do not average over flips: 4 to 8 times faster, a little worse.")
 @click.option("--trust-code", is_flag=True, help="With -m: let the model run code that is not an installed plug.")
+@click.option(
+    "--format",
+    "label_format",
+    metavar="FORMAT",
+    help="Of label maps: dicom-seg for DICOM series, or an ending such as nii.gz; by default that of the image.",
+)
 @options.device
 @options.workers
 @options.as_json
@@ -159,6 +165,7 @@ def predict(
     folds: tuple[str, ...],
     no_mirroring: bool,
     trust_code: bool,
+    label_format: str | None,
     device: str,
     workers: int | None,
     as_json: bool,
@@ -188,13 +195,17 @@ def predict(
             device=device,
             mirroring=not no_mirroring,
             trust_code=trust_code or model_path is None,
+            label_format=label_format,
             executor=executor,
             logger=logger,
         )
     if as_json:
         return options.print_json({case: str(file) for case, file in predicted.files.items()})
-    click.echo(f"{len(predicted.files)} label maps in {target}, by {_made_by(predicted)}")
-    click.echo(f"Next: autoseg evaluate -p {shlex.quote(str(target))} -r LABELS")
+    segmentations = (label_format or "").lower() == "dicom-seg"
+    what = "DICOM segmentations" if segmentations else "label maps"
+    click.echo(f"{len(predicted.files)} {what} in {target}, by {_made_by(predicted)}")
+    if not segmentations:  # which are for viewers and archives: scores are made of label maps
+        click.echo(f"Next: autoseg evaluate -p {shlex.quote(str(target))} -r LABELS")
 
 
 def _made_by(predicted: Predicted) -> str:

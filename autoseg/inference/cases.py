@@ -27,7 +27,8 @@ from autoseg.inference.probabilities import keep_probabilities
 from autoseg.inference.validation_record import begin_validation, has_probabilities, timed
 from autoseg.io.case_store import CaseStore
 from autoseg.io.case_work import CaseFiles, run_admitted
-from autoseg.io.formats import format_of, label_ending, split_ending
+from autoseg.io.formats import format_of
+from autoseg.io.label_files import AsFiles, LabelFiles
 from autoseg.logs import Logger, reported
 from autoseg.values import (
     PREDICTION_RECORD,
@@ -143,6 +144,7 @@ def predict_files(
     *,
     others: Sequence[Predictor] = (),
     steps: Sequence[ComponentStep] = (),
+    output: LabelFiles | None = None,
 ) -> dict[str, Path]:
     """Predicts image files and writes a label map for each, on the image's own grid.
 
@@ -160,6 +162,7 @@ def predict_files(
         executor: reads the images and brings them to the network's grid; None for one after another.
         others: of other configurations, whose probabilities are averaged with those of the first.
         steps: what is done to every label map.
+        output: how label maps become files; None for files like the images.
 
     Returns:
         Case id to label file.
@@ -168,19 +171,25 @@ def predict_files(
         InputError: files that autoseg did not write stand in the way.
         CasesFailedError: some cases failed; the others are written.
     """
-    files = {case.id: target / f"{case.id}{label_ending(split_ending(case.images[0])[1])}" for case in cases}
+    output = output or AsFiles()
+    files = {case.id: target / output.name(case) for case in cases}
     made = _made_before(target, files, plan)
     members = (predictor, *others)
     names = [each.configuration.name for each in members]
     written: dict[str, Path] = {}
     failures: dict[str, BaseException] = {}
 
-    def made_of(hashes: Sequence[str]) -> CasePrediction:
-        return _not_yet_written(members, plan, model_key, steps, hashes)
+    def made_of(case: Case, hashes: Sequence[str]) -> CasePrediction:
+        depends = [*hashes, *filter(None, [output.identity])]
+        made_now = _not_yet_written(members, plan, model_key, steps, depends)
+        return msgspec.structs.replace(made_now, file=files[case.id].name)
 
     def is_made(item: CaseFiles) -> bool:
         before = made.get(item.id)
-        return before is not None and files[item.id].is_file() and before.key == made_of(item.look()[0]).key
+        if before is not None and files[item.id].is_file() and before.key == made_of(item.case, item.look()[0]).key:
+            return True
+        output.check(item.case, source)
+        return False
 
     tasks = [PrepareInput(plan=plan, configuration=name, root=str(source), folder="") for name in names]
     with closing(_inputs(tasks, cases, target, is_made, executor or SerialExecutor())) as inputs:
@@ -191,10 +200,12 @@ def predict_files(
                     raise problem
                 if prepared is not None:
                     _remove_old(file, made.get(case.id))
-                    made[case.id] = made_of(prepared.hashes)
+                    made[case.id] = made_of(case, prepared.hashes)
                     _write_record(target, plan, made)  # first: a file that is not recorded is not ours
                     advance = _advance(logger, "predict", done, len(cases), case.id)
-                    warnings = _predict_file(members, plan, prepared, steps, file, advance)
+                    prediction, warnings = _predicted(members, plan, prepared, steps, advance)
+                    output.write(file, prediction, case, source)
+                    del prediction  # the next case needs the room
                     for warning in warnings:
                         logger.event("message", text=f"case {case.id}: {warning}", case=case.id)
                     made[case.id] = msgspec.structs.replace(
@@ -274,6 +285,16 @@ def _made_before(target: Path, files: Mapping[str, Path], plan: Plan) -> dict[st
                 remedy="Name another folder with -o.",
             )
     made = dict(record.cases) if record else {}
+    others = [made[case_id].file for case_id, file in files.items() if case_id in made]
+    others = [name for name in others if name and name not in {file.name for file in files.values()}]
+    others = [name for name in others if (target / name).is_file()]
+    if others:
+        raise InputError(
+            "the output folder holds label maps of these cases in another format",
+            file=target,
+            found=", ".join(others[:5]) + (" …" if len(others) > 5 else ""),
+            remedy="Name another folder with -o, or ask for the format that is there.",
+        )
     foreign = [file.name for case_id, file in sorted(files.items()) if case_id not in made and file.exists()]
     if foreign:
         raise InputError(
@@ -313,17 +334,15 @@ def _advance(
     return advance
 
 
-def _predict_file(
+def _predicted(
     members: Sequence[Predictor],
     plan: Plan,
     prepared: PreparedMembers,
     steps: Sequence[ComponentStep],
-    file: Path,
     advance: Callable[[int, int], None],
-) -> tuple[str, ...]:
-    """Writes the label map of an image; returns what about the image is unlike those of the training."""
+) -> tuple[Volume, tuple[str, ...]]:
+    """The label map of an image, and what about the image is unlike those of the training."""
     prediction = predicted_label_map(members, plan, prepared, advance)
     if steps:
         prediction.array[0] = keep_largest_components(prediction.array[0], [step.values for step in steps])
-    format_of(file).write(file, prediction)
-    return unlike_training(prepared.members[0].record.source, plan)
+    return prediction, unlike_training(prepared.members[0].record.source, plan)

@@ -24,6 +24,7 @@ class CasePrediction(Value, frozen=True, kw_only=True):
         content: SHA-256 of the label file as written; empty until it is written.
         warnings: what about this image is unlike the training images.
         postprocessing: what was done to the label map.
+        file: name of the label file, beside the record; empty where an earlier version wrote it.
     """
 
     autoseg_version: str
@@ -34,6 +35,7 @@ class CasePrediction(Value, frozen=True, kw_only=True):
     content: str = ""
     warnings: tuple[str, ...] = ()
     postprocessing: tuple[ComponentStep, ...] = ()
+    file: str = ""
 
 
 class PredictionRecord(Value, frozen=True, kw_only=True, tag_field="schema", tag="autoseg.prediction/1"):
