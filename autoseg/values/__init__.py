@@ -2,6 +2,7 @@
 
 from autoseg.values.adoption import AdoptedLayer, Adoption, Template, TemplateConfiguration
 from autoseg.values.comparison import ALL_LABELS, Comparison, Contrast, Experiment
+from autoseg.values.confidence import Calibration, CalibrationSet, Confidence, LabelConfidence, ModelCalibration
 from autoseg.values.curve import Curve, CurvePoint
 from autoseg.values.dataset import Case, Dataset, Label, Labels
 from autoseg.values.exported import Exported, ExportedFile, Metrics
@@ -41,6 +42,7 @@ from autoseg.values.training import (
     fold_of_folder,
     select_fold,
 )
+from autoseg.values.training_images import IntensityRange, TrainingImages
 from autoseg.values.validation import Validation
 
 __all__ = [
@@ -51,6 +53,8 @@ __all__ = [
     "AugmentationSpec",
     "AxisMap",
     "Basis",
+    "Calibration",
+    "CalibrationSet",
     "Candidate",
     "Case",
     "CaseEffects",
@@ -60,6 +64,7 @@ __all__ = [
     "CheckReport",
     "Comparison",
     "ComponentStep",
+    "Confidence",
     "Configuration",
     "Contrast",
     "Cost",
@@ -77,9 +82,11 @@ __all__ = [
     "Fold",
     "Geometry",
     "IntensityProperties",
+    "IntensityRange",
     "Interval",
     "IntervalMethod",
     "Label",
+    "LabelConfidence",
     "LabelScore",
     "Labels",
     "Length",
@@ -87,6 +94,7 @@ __all__ = [
     "Measuring",
     "Metrics",
     "Missing",
+    "ModelCalibration",
     "NetworkSpec",
     "NormalizationSpec",
     "Orientation",
@@ -108,6 +116,7 @@ __all__ = [
     "Template",
     "TemplateConfiguration",
     "TrainJob",
+    "TrainingImages",
     "TrainingSpec",
     "TriedStep",
     "Validation",
