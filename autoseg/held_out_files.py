@@ -7,6 +7,7 @@ models/PLAN/
     ensembles/CASE.json             scores of ensembles, and what postprocessing does, by content
     probes/CONFIGURATION/CASE.json  Dice of held-out cases that were changed before they were predicted, by content
     postprocessing.json             of the selected candidate
+    calibration.json                how certain networks were of held-out cases, and how right
     selection.json                  which candidate is used, and why; written last
     comparison/CASE.json            what label maps tell of single cases, by content
     comparison.json, comparison.md  two configurations compared, for programs and for people
@@ -65,6 +66,11 @@ class SelectionFiles:
     def postprocessing(self) -> Path:
         """What is done to label maps of the selected candidate."""
         return self.folder / "postprocessing.json"
+
+    @property
+    def calibration(self) -> Path:
+        """How certain the networks were of held-out cases, and how right."""
+        return self.folder / "calibration.json"
 
     def case(self, case_id: str) -> Path:
         """What has been computed of one case."""

@@ -56,6 +56,7 @@ def predict(
     folds: Sequence[str] = (),
     device: str = "auto",
     mirroring: bool = True,
+    disagreement_maps: bool = False,
     trust_code: bool = False,
     executor: Executor | None = None,
     logger: Logger = SILENT,
@@ -73,6 +74,7 @@ def predict(
         folds: to average; empty for all that are trained.
         device: cpu, cuda, mps or auto.
         mirroring: average over flips.
+        disagreement_maps: write a map of the networks' disagreement for each image, too, if there are several networks.
         trust_code: let a model folder that is named, and so may come from elsewhere, run code that is no installed plug.
         executor: reads the images.
         logger: for events.
@@ -91,6 +93,7 @@ def predict(
             *(models, configuration, folds, source, target),
             device=device,
             mirroring=mirroring,
+            disagreement_maps=disagreement_maps,
             executor=executor,
             logger=logger,
         )
@@ -105,6 +108,7 @@ def _predicted(
     *,
     device: str,
     mirroring: bool,
+    disagreement_maps: bool,
     executor: Executor | None,
     logger: Logger,
 ) -> Predicted:
@@ -126,7 +130,11 @@ def _predicted(
         logger.event("model", plan=plan.name, configuration=choice.configuration, folds=choice.folds, dice=choice.dice)
     first, *others = chosen.load(resolve_device(device), mirroring=mirroring)
     files = predict_files(
-        *(first, plan, chosen.weights(), cases, folder, target, logger, executor), others=others, steps=chosen.steps
+        *(first, plan, chosen.weights(), cases, folder, target, logger, executor),
+        others=others,
+        steps=chosen.steps,
+        experience=chosen.experience(),
+        disagreement_maps=disagreement_maps,
     )
     return Predicted(
         files=files, choices=chosen.choices, model=chosen.model, steps=chosen.steps, selected=chosen.selected

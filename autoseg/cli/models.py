@@ -145,6 +145,9 @@ def _check_one_length(wishes: Mapping[str, object]) -> None:
 @click.option("-c", "--configuration", help="Its model; by default what was selected, or else the best one.")
 @click.option("-f", "--fold", "folds", multiple=True, help="Only this fold; may be repeated. All trained by default.")
 @click.option("--no-mirroring", is_flag=True, help="Do not average over flips: 4 to 8 times faster, a little worse.")
+@click.option(
+    "--uncertainty", is_flag=True, help="Write maps of where the networks disagree, too, in OUT/disagreement."
+)
 @click.option("--trust-code", is_flag=True, help="With -m: let the model run code that is not an installed plug.")
 @options.device
 @options.workers
@@ -158,6 +161,7 @@ def predict(
     configuration: str | None,
     folds: tuple[str, ...],
     no_mirroring: bool,
+    uncertainty: bool,
     trust_code: bool,
     device: str,
     workers: int | None,
@@ -187,6 +191,7 @@ def predict(
             folds=folds,
             device=device,
             mirroring=not no_mirroring,
+            disagreement_maps=uncertainty,
             trust_code=trust_code or model_path is None,
             executor=executor,
             logger=logger,

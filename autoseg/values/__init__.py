@@ -15,7 +15,7 @@ from autoseg.values.parts import PartRecord, Parts
 from autoseg.values.patients import Patients
 from autoseg.values.plan import Configuration, Plan, TrainingSpec
 from autoseg.values.postprocessing import CaseEffects, ComponentStep, Postprocessing, TriedStep
-from autoseg.values.prediction import PREDICTION_RECORD, CasePrediction, PredictionRecord
+from autoseg.values.prediction import DISAGREEMENT, PREDICTION_RECORD, CasePrediction, PredictionRecord
 from autoseg.values.preprocessing import PreprocessRecord
 from autoseg.values.processing import AugmentationSpec, NormalizationSpec, ResamplingSpec
 from autoseg.values.scores import CaseScore, LabelScore, MeanScore, Measuring, Summary
@@ -47,6 +47,7 @@ from autoseg.values.validation import Validation
 
 __all__ = [
     "ALL_LABELS",
+    "DISAGREEMENT",
     "PREDICTION_RECORD",
     "AdoptedLayer",
     "Adoption",

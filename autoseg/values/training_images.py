@@ -30,13 +30,11 @@ class TrainingImages(Value, frozen=True, kw_only=True, tag_field="schema", tag="
     Attributes:
         cases: how many there were.
         sizes: least and most extent in millimetres along each axis, in the plan's order of axes.
-        planar: whether all of them are pictures, whose first axis has no size.
         intensities: by channel.
     """
 
     cases: int
     sizes: tuple[tuple[float, float], tuple[float, float], tuple[float, float]]
-    planar: bool
     intensities: tuple[IntensityRange, ...]
 
     def __post_init__(self) -> None:
