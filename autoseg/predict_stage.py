@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from autoseg.executors import Executor
 from autoseg.logs import Logger, SilentLogger
 from autoseg.plan_check import check_no_foreign_code
-from autoseg.values import PREDICTION_RECORD, Case, ComponentStep
+from autoseg.values import DISAGREEMENT, PREDICTION_RECORD, Case, ComponentStep
 from autoseg.workspace import ModelFolder, Workspace
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ def _predicted(
     folder = source if source.is_dir() else source.parent
     check_outside(target, folder, whole=source.is_dir())
     ids = {case.id for case in cases}
-    check_no_links_out(target, lambda name: name == PREDICTION_RECORD or split_ending(name)[0] in ids)
+    check_no_links_out(target, lambda name: name in (PREDICTION_RECORD, DISAGREEMENT) or split_ending(name)[0] in ids)
     for choice in chosen.choices:
         logger.event("model", plan=plan.name, configuration=choice.configuration, folds=choice.folds, dice=choice.dice)
     first, *others = chosen.load(resolve_device(device), mirroring=mirroring)

@@ -1,12 +1,12 @@
 """How far the networks that are averaged disagree, gathered tile by tile while they predict: no network's answer is kept.
 
-Per label, it is the Dice of the networks' own answers with each other, over all pairs (after Roy, Conjeti, Navab and Wachinger,
-"Bayesian QuickNAT", NeuroImage 195, 2019, who took samples of one network). With ``c`` networks of ``n`` that give a voxel
-the label, that is the sum of ``c (c - 1)`` over the sum of ``c (n - 1)``, so that one sum over the tile replaces the pairs.
+Per label, it is the Dice of the networks' own answers with each other, over all pairs (after Roy, Conjeti, Navab and
+Wachinger, "Bayesian QuickNAT", NeuroImage 195, 2019, who took samples of one network). With ``c`` networks of ``n`` that
+give a voxel the label, that is the sum of ``c (c - 1)`` over the sum of ``c (n - 1)``: one sum replaces all pairs.
 
-Per voxel, it is the mutual information between answer and network: the entropy of the mean probabilities less the mean of the
-entropies (Depeweg et al., "Decomposition of uncertainty in Bayesian deep learning", ICML 2018; of ensembles: Lakshminarayanan,
-Pritzel and Blundell, NeurIPS 2017). It is 0 where the networks agree, however unsure each is.
+Per voxel, it is the mutual information between answer and network: the entropy of the mean probabilities less the mean of
+the entropies (Depeweg et al., "Decomposition of uncertainty in Bayesian deep learning", ICML 2018; of ensembles:
+Lakshminarayanan, Pritzel and Blundell, NeurIPS 2017). It is 0 where the networks agree, however unsure each is.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class Disagreement:
         if len(outputs) < 2:
             return None
         first = outputs[0]
-        weight = torch.from_numpy(weights).to(first.device).reshape(-1)
+        weight = torch.tensor(weights, device=first.device).reshape(-1)
         information = None
         if self._with_map:
             found = mutual_information(outputs, regions=self._labels.has_regions).cpu().numpy()

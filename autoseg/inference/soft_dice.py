@@ -1,9 +1,9 @@
 """Soft Dice: how well averaged probabilities go with the label map that is decided from them; needs no reference.
 
-For each label it is twice the sum of its probabilities where it was decided for, over the number of these voxels and the sum of
-its probabilities everywhere. If the probabilities were right and voxels independent, that would be about the expected Dice
-(Borges, Pacheco and Silva, "Soft Dice Confidence", arXiv:2402.10665, who found it to order cases better than mean entropies).
-Probabilities of networks are not right, which is why it is calibrated before it is called a Dice.
+For each label it is twice the sum of its probabilities where it was decided for, over the number of these voxels and the
+sum of its probabilities everywhere. If the probabilities were right and voxels independent, that would be about the
+expected Dice (Borges, Pacheco and Silva, "Soft Dice Confidence", arXiv:2402.10665, who found it to order cases better than
+mean entropies). Probabilities of networks are not right, which is why it is calibrated before it is called a Dice.
 """
 
 from __future__ import annotations
