@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import msgspec
 
 from autoseg.files import content_hash, read_document
-from autoseg.held_out_files import SelectionFiles
+from autoseg.held_out_files import SelectionFiles, training_images_file
 from autoseg.inference.confidence import Experience
 from autoseg.inference.model import Choice, choose_model, parts_trained_with
 from autoseg.inference.predict import Predictor
@@ -66,7 +66,7 @@ class Chosen:
 
     def experience(self) -> Experience:
         """What the training and the cross-validation left to judge answers to new images by."""
-        images = self.model.training_images_path
+        images = training_images_file(self.model)
         calibration, why_not = self._calibration()
         known = read_document(TrainingImages, images) if images.is_file() else None
         if calibration is not None:

@@ -13,7 +13,7 @@ import msgspec
 from autoseg import __version__
 from autoseg.errors import InputError, UnreadableFileError
 from autoseg.files import read_document, write_atomically, write_document
-from autoseg.held_out_files import SelectionFiles
+from autoseg.held_out_files import SelectionFiles, training_images_file
 from autoseg.logs import Logger, SilentLogger
 from autoseg.values import (
     CaseScore,
@@ -155,7 +155,7 @@ def _write_experience(
 
     experience = chosen.experience()
     if experience.images is not None:
-        write_document(exported.training_images_path, experience.images)
+        write_document(training_images_file(exported), experience.images)
     if experience.calibration is not None:
         calibration = calibration_of_export(experience.calibration, chosen.model.plan(), name, renamed)
         write_document(SelectionFiles(exported).calibration, calibration)

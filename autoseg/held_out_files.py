@@ -7,6 +7,7 @@ models/PLAN/
     ensembles/CASE.json             scores of ensembles, and what postprocessing does, by content
     probes/CONFIGURATION/CASE.json  Dice of held-out cases that were changed before they were predicted, by content
     postprocessing.json             of the selected candidate
+    training-images.json            what the images of the training were like; made with the plan
     calibration.json                how certain networks were of held-out cases, and how right
     selection.json                  which candidate is used, and why; written last
     comparison/CASE.json            what label maps tell of single cases, by content
@@ -19,7 +20,7 @@ from pathlib import Path
 
 from autoseg.workspace import FoldFolder, ModelFolder
 
-__all__ = ["ComparisonFiles", "SelectionFiles", "ValidationFiles", "probe_file"]
+__all__ = ["ComparisonFiles", "SelectionFiles", "ValidationFiles", "probe_file", "training_images_file"]
 
 
 class ValidationFiles:
@@ -45,6 +46,11 @@ class ValidationFiles:
     def probabilities(self, case_id: str) -> Path:
         """Folder of one case's probabilities."""
         return self.all_probabilities / case_id
+
+
+def training_images_file(model: ModelFolder) -> Path:
+    """What the images were like that the plan was made for; not there beside plans from before that was kept."""
+    return model.path / "training-images.json"
 
 
 class SelectionFiles:

@@ -18,6 +18,7 @@ from autoseg.check_stage import check_cases
 from autoseg.errors import FindingsError, InputError, UnknownNameError
 from autoseg.executors import Executor
 from autoseg.files import write_document
+from autoseg.held_out_files import training_images_file
 from autoseg.logs import Logger, SilentLogger
 from autoseg.planning import Budget, Planner, Wishes
 from autoseg.values import (
@@ -140,7 +141,7 @@ def plan_dataset(
     plan_for = _replanner(planner, fingerprint, budget, name, parts, before=_plan_before(workspace, name))
     plan = plan_for(budget.memory_bytes)
     model = workspace.save(dataset, fingerprint, split, plan, patients)
-    write_document(model.training_images_path, training_images(plan, fingerprint))
+    write_document(training_images_file(model), training_images(plan, fingerprint))
     remove_unused(workspace)
     logger.event("planned", plan=plan.id, file=str(model.path / "plan.json"))
     return Planned(

@@ -174,11 +174,6 @@ class ModelFolder:
             raise InputError("there is no plan", file=self.path / "plan.json", remedy="Make one: autoseg plan DATASET")
         return read_document(Plan, self.path / "plan.json")
 
-    @property
-    def training_images_path(self) -> Path:
-        """What the images were like that the plan was made for; not there beside plans from before that was kept."""
-        return self.path / "training-images.json"
-
     def fold(self, configuration: str, fold: str) -> FoldFolder:
         """Folder of one training."""
         return FoldFolder(self.path / configuration / fold_folder(fold))

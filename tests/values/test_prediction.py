@@ -34,6 +34,8 @@ FORM = {
             "content": "cd",
             "warnings": ["odd"],
             "postprocessing": [],
+            "confidence": None,
+            "disagreement_map": "",
         }
     },
 }
