@@ -85,10 +85,7 @@ class Chosen:
                 then = ((name, fold, candidate.weights[name].get(fold)) for name, of in members.items() for fold in of)
                 if all(weights_id(self.model.fold(name, fold).model) == weights for name, fold, weights in then):
                     return candidate, ""
-        return (
-            None,
-            "no Dice is predicted: the calibration is not of the networks that predict; autoseg select makes it anew",
-        )
+        return None, "no Dice is predicted: the networks that predict are not calibrated, which autoseg select does"
 
     def usable_plan(self, logger: Logger) -> Plan:
         """The plan, after all that it names is found to be here; tells of code that has changed since the training."""
