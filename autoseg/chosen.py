@@ -8,14 +8,26 @@ from dataclasses import dataclass
 import msgspec
 
 from autoseg.files import content_hash, read_document
+from autoseg.held_out_files import SelectionFiles, training_images_file
+from autoseg.inference.confidence import Experience
 from autoseg.inference.model import Choice, choose_model, parts_trained_with
 from autoseg.inference.predict import Predictor
 from autoseg.inference.stages import load_staged_predictor, stages_of
 from autoseg.logs import Logger
+from autoseg.networks.weights import weights_id
 from autoseg.plan_check import USED_IN_PREDICTION, changed_parts, usable_plan
 from autoseg.selected import Selected, read_selection
 from autoseg.sharing.layout import METRICS, read_export
-from autoseg.values import ComponentStep, Exported, Metrics, Plan, digest
+from autoseg.values import (
+    CalibrationSet,
+    ComponentStep,
+    Exported,
+    Metrics,
+    ModelCalibration,
+    Plan,
+    TrainingImages,
+    digest,
+)
 from autoseg.workspace import ModelFolder
 
 __all__ = ["Chosen", "choose"]
@@ -51,6 +63,29 @@ class Chosen:
         """Digest of all weights that are used."""
         used = [(stage.configuration, fold) for stage in self.stages() for fold in stage.folds]
         return digest([content_hash(self.model.fold(configuration, fold).model) for configuration, fold in used])
+
+    def experience(self) -> Experience:
+        """What the training and the cross-validation left to judge answers to new images by."""
+        images = training_images_file(self.model)
+        calibration, why_not = self._calibration()
+        known = read_document(TrainingImages, images) if images.is_file() else None
+        if calibration is not None:
+            return Experience(calibration, images=known)
+        return Experience(None, why_not, known) if why_not else Experience(images=known)
+
+    def _calibration(self) -> tuple[ModelCalibration | None, str]:
+        """The calibration of exactly what predicts; or None, and why a calibration that is there is not used."""
+        path = SelectionFiles(self.model).calibration
+        if not path.is_file():
+            return None, ""
+        found, plan = read_document(CalibrationSet, path), self.model.plan()
+        members = {choice.configuration: choice.folds for choice in self.choices}
+        for candidate in found.candidates.values():
+            if found.plan == plan.id and set(candidate.weights) == set(members):
+                then = ((name, fold, candidate.weights[name].get(fold)) for name, of in members.items() for fold in of)
+                if all(weights_id(self.model.fold(name, fold).model) == weights for name, fold, weights in then):
+                    return candidate, ""
+        return None, "no Dice is predicted: the networks that predict are not calibrated, which autoseg select does"
 
     def usable_plan(self, logger: Logger) -> Plan:
         """The plan, after all that it names is found to be here; tells of code that has changed since the training."""

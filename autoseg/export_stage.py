@@ -13,7 +13,7 @@ import msgspec
 from autoseg import __version__
 from autoseg.errors import InputError, UnreadableFileError
 from autoseg.files import read_document, write_atomically, write_document
-from autoseg.held_out_files import SelectionFiles
+from autoseg.held_out_files import SelectionFiles, training_images_file
 from autoseg.logs import Logger, SilentLogger
 from autoseg.values import (
     CaseScore,
@@ -125,6 +125,7 @@ def _write(workspace: Workspace, chosen: Chosen, stages: Sequence[tuple[str, str
         write_document(SelectionFiles(exported).postprocessing, done)
         selection = selection_of_export(chosen.selection.selection, renamed)
         write_document(SelectionFiles(exported).selection, selection)
+    _write_experience(chosen, exported, metrics.model, renamed)
     jobs = {stage: read_document(TrainJob, chosen.model.fold(*stage).job) for stage in stages}
     cases = {case for job in jobs.values() for case in (*job.cases.train, *job.cases.val)}
     patients = _patients(workspace)
@@ -144,6 +145,20 @@ def _write(workspace: Workspace, chosen: Chosen, stages: Sequence[tuple[str, str
     write_atomically(folder / CARD, model_card(facts).encode())
     write_manifest(folder, plan.id, facts.members, facts.versions, selected=chosen.selected)
     return metrics
+
+
+def _write_experience(
+    chosen: Chosen, exported: ModelFolder, name: str, renamed: Mapping[str, Mapping[str, str]]
+) -> None:
+    """What answers to new images are judged by, as far as it is there."""
+    from autoseg.sharing.unnamed import calibration_of_export
+
+    experience = chosen.experience()
+    if experience.images is not None:
+        write_document(training_images_file(exported), experience.images)
+    if experience.calibration is not None:
+        calibration = calibration_of_export(experience.calibration, chosen.model.plan(), name, renamed)
+        write_document(SelectionFiles(exported).calibration, calibration)
 
 
 def _write_folds(

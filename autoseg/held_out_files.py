@@ -7,6 +7,8 @@ models/PLAN/
     ensembles/CASE.json             scores of ensembles, and what postprocessing does, by content
     probes/CONFIGURATION/CASE.json  Dice of held-out cases that were changed before they were predicted, by content
     postprocessing.json             of the selected candidate
+    training-images.json            what the images of the training were like; made with the plan
+    calibration.json                how certain networks were of held-out cases, and how right
     selection.json                  which candidate is used, and why; written last
     comparison/CASE.json            what label maps tell of single cases, by content
     comparison.json, comparison.md  two configurations compared, for programs and for people
@@ -18,7 +20,7 @@ from pathlib import Path
 
 from autoseg.workspace import FoldFolder, ModelFolder
 
-__all__ = ["ComparisonFiles", "SelectionFiles", "ValidationFiles", "probe_file"]
+__all__ = ["ComparisonFiles", "SelectionFiles", "ValidationFiles", "probe_file", "training_images_file"]
 
 
 class ValidationFiles:
@@ -46,6 +48,11 @@ class ValidationFiles:
         return self.all_probabilities / case_id
 
 
+def training_images_file(model: ModelFolder) -> Path:
+    """What the images were like that the plan was made for; not there beside plans from before that was kept."""
+    return model.path / "training-images.json"
+
+
 class SelectionFiles:
     """What a selection leaves in a model folder.
 
@@ -65,6 +72,11 @@ class SelectionFiles:
     def postprocessing(self) -> Path:
         """What is done to label maps of the selected candidate."""
         return self.folder / "postprocessing.json"
+
+    @property
+    def calibration(self) -> Path:
+        """How certain the networks were of held-out cases, and how right."""
+        return self.folder / "calibration.json"
 
     def case(self, case_id: str) -> Path:
         """What has been computed of one case."""

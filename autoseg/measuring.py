@@ -26,6 +26,7 @@ from autoseg.values import Case, CaseFingerprint, Dataset, Finding, Labels, Volu
 from autoseg.values.json_form import Value
 from autoseg.volume.crop import bounding_box
 from autoseg.volume.moments import mean_and_variance
+from autoseg.volume.quantiles import image_quantiles
 from autoseg.workspace import Workspace
 
 __all__ = ["CaseMeasurement", "MeasureCase", "Measured", "MeasuredCase", "load_measurement", "measure_case"]
@@ -34,7 +35,7 @@ QUANTILES = 4096
 #: Voxels of a label map that are looked at together: enough for numpy, little for memory.
 VOXELS_AT_ONCE = 2**20
 #: Raise this when measurements change for equal files: cached ones are then made anew.
-FORMAT_VERSION = 5
+FORMAT_VERSION = 6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,6 +195,7 @@ def _measure(image: Volume, labels: Volume, declared: Labels, case_id: str) -> C
         label_centres=centres,
         image_digest=_digest(image.array),
         label_digest=_digest(labels.array),
+        image_quantiles=image_quantiles(image.array),
     )
     if not foreground.any():
         return CaseMeasurement(case=case, moments=np.empty((0, 4)), quantiles=np.empty((0, QUANTILES), np.float32))

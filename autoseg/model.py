@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from autoseg.chosen import Chosen, choose
+from autoseg.inference.confidence import Watch, poor_confidence
 from autoseg.inference.inputs import held_input
 from autoseg.inference.likeness import unlike_training
 from autoseg.inference.members import held_prediction
@@ -20,9 +21,10 @@ from autoseg.logs import SilentLogger
 from autoseg.networks.execution import resolve_device
 from autoseg.plan_check import check_no_foreign_code
 from autoseg.sharing.reading import opened_model
-from autoseg.values import Geometry, Labels, Volume
+from autoseg.values import Confidence, Geometry, Labels, Volume
 from autoseg.volume.axes import reorder
 from autoseg.volume.components import keep_largest_components
+from autoseg.volume.quantiles import image_quantiles
 from autoseg.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -39,18 +41,24 @@ class Prediction:
         labels: integers ``(z, y, x)`` in the order of the image's array, ``(y, x)`` of an image of two dimensions.
         geometry: where the voxels lie; of a 2D image with one slice before its axes.
         names: of the integers, without background.
-        warnings: what about the image is unlike the training's images; to be shown to whoever reads the result.
+        warnings: what about the image is unlike the training's images, and that the label map is likely to be poor; to be
+            shown to whoever reads the result.
+        confidence: how far the label map can be trusted, before postprocessing.
         probabilities: float32 ``(outputs, *labels.shape)`` before postprocessing, if they were asked for: of background and
             each label in the order of ``outputs``, or of each region.
         outputs: names of the probabilities.
+        disagreement: uint16 as ``labels``, from 0 where all networks agree to 65,535; None of one network, or unless it
+            was asked for.
     """
 
     labels: np.ndarray
     geometry: Geometry
     names: dict[int, str]
     warnings: tuple[str, ...]
+    confidence: Confidence
     probabilities: np.ndarray | None
     outputs: tuple[str, ...]
+    disagreement: np.ndarray | None = None
 
     def volume(self) -> Volume:
         """The label map ``(1, z, y, x)`` with its place."""
@@ -81,6 +89,7 @@ class Model:
         self.plan = chosen.usable_plan(SilentLogger())
         self.configurations = tuple(choice.configuration for choice in chosen.choices)
         self.channels = self.plan.channels
+        self._experience = chosen.experience()
         self._members, self._steps = chosen.load(device, mirroring=mirroring), chosen.steps
         self._threads = self._members[0].execution.threads if device == "cpu" else 0
 
@@ -90,6 +99,7 @@ class Model:
         *,
         spacing: Sequence[float] | None = None,
         probabilities: bool = False,
+        disagreement: bool = False,
         name: str = "image",
     ) -> Prediction:
         """Predicts one image in this process and thread; equal to what ``autoseg predict`` writes for its file.
@@ -100,6 +110,7 @@ class Model:
                 is ``(z, y, x)``, running to superior, posterior and left, with channels before them if there are several.
             spacing: millimetres between voxels of an array, in the order of its axes, without channels.
             probabilities: also wanted; four bytes for each output and voxel.
+            disagreement: a map of where the networks disagree, too.
             name: of the image, for messages.
 
         Raises:
@@ -109,19 +120,25 @@ class Model:
             torch.set_num_threads(self._threads)  # torch keeps the number for each thread
         volume = handed_image(image, spacing, self.channels, name)
         inputs = [held_input(volume, self.plan, member, name) for member in self.configurations]
+        quantiles = image_quantiles(volume.array)
         del volume
-        map_, found = held_prediction(self._members, self.plan, inputs, probabilities=probabilities)
+        watch = Watch(self._members, self.plan.labels, with_map=disagreement)
+        map_, found = held_prediction(self._members, self.plan, inputs, watch, probabilities=probabilities)
         if self._steps:
             map_.array[0] = keep_largest_components(map_.array[0], [step.values for step in self._steps])
         geometry, labels = map_.geometry, self.plan.labels
         shape = geometry.shape[1:] if geometry.planar else geometry.shape
+        confidence, disputed = watch.confidence(self._experience), watch.map(inputs[0].record)
+        unlike = unlike_training(geometry, self.plan, self._experience.images, quantiles)
         return Prediction(
             labels=map_.array[0].reshape(shape),
             geometry=geometry,
             names={value: label.name for label, value in zip(labels.foreground, labels.written_values, strict=True)},
-            warnings=unlike_training(geometry, self.plan),
+            warnings=(*unlike, *poor_confidence(confidence, self._experience)),
+            confidence=confidence,
             probabilities=_mean_on_grid(found, labels).reshape(-1, *shape) if found else None,
             outputs=labels.output_names,
+            disagreement=disputed.array[0].reshape(shape) if disputed else None,
         )
 
 

@@ -17,9 +17,23 @@ from autoseg import plugins
 from autoseg.check_stage import check_cases
 from autoseg.errors import FindingsError, InputError, UnknownNameError
 from autoseg.executors import Executor
+from autoseg.files import write_document
+from autoseg.held_out_files import training_images_file
 from autoseg.logs import Logger, SilentLogger
 from autoseg.planning import Budget, Planner, Wishes
-from autoseg.values import AxisMap, Dataset, Finding, Fingerprint, IntensityProperties, Parts, Patients, Plan, Split
+from autoseg.values import (
+    AxisMap,
+    Dataset,
+    Finding,
+    Fingerprint,
+    IntensityProperties,
+    IntensityRange,
+    Parts,
+    Patients,
+    Plan,
+    Split,
+    TrainingImages,
+)
 from autoseg.values.adoption import Template
 from autoseg.values.json_form import require_file_name
 from autoseg.workspace import ModelFolder, Workspace
@@ -27,7 +41,7 @@ from autoseg.workspace import ModelFolder, Workspace
 if TYPE_CHECKING:
     from autoseg.estimates import Explanation
 
-__all__ = ["Planned", "explain", "plan_dataset", "plan_in_memory", "with_training_grids"]
+__all__ = ["Planned", "explain", "plan_dataset", "plan_in_memory", "training_images", "with_training_grids"]
 
 SILENT = SilentLogger()
 #: Sees what was understood of a data set before anything is computed, and may raise to stop.
@@ -127,6 +141,7 @@ def plan_dataset(
     plan_for = _replanner(planner, fingerprint, budget, name, parts, before=_plan_before(workspace, name))
     plan = plan_for(budget.memory_bytes)
     model = workspace.save(dataset, fingerprint, split, plan, patients)
+    write_document(training_images_file(model), training_images(plan, fingerprint))
     remove_unused(workspace)
     logger.event("planned", plan=plan.id, file=str(model.path / "plan.json"))
     return Planned(
@@ -231,6 +246,24 @@ def with_training_grids(plan: Plan, fingerprint: Fingerprint) -> Plan:
         plan,
         orientations=fingerprint.orientations,
         spacing_range=tuple((min(steps), max(steps)) for steps in per_axis),
+    )
+
+
+def training_images(plan: Plan, fingerprint: Fingerprint) -> TrainingImages:
+    """What the images of the fingerprint are like, by which prediction knows one that is unlike them."""
+    order = AxisMap(order=plan.axis_order)
+    first, second, third = zip(*map(order.reorder, fingerprint.sizes(plan.orientation)), strict=True)
+    intensities = []
+    for channel in range(len(fingerprint.channels)):
+        known = [case.image_quantiles[channel] for case in fingerprint.cases if case.image_quantiles]
+        if known:
+            ranges = tuple((min(each), max(each)) for each in zip(*known, strict=True))
+            spreads = sorted(each[-1] - each[0] for each in known)
+            intensities.append(IntensityRange(quantiles=ranges, spread=spreads[len(spreads) // 2]))
+    return TrainingImages(
+        cases=len(fingerprint.cases),
+        sizes=((min(first), max(first)), (min(second), max(second)), (min(third), max(third))),
+        intensities=tuple(intensities),
     )
 
 

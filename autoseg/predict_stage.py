@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from autoseg.executors import Executor
 from autoseg.logs import Logger, SilentLogger
 from autoseg.plan_check import check_no_foreign_code
-from autoseg.values import PREDICTION_RECORD, Case, ComponentStep
+from autoseg.values import DISAGREEMENT, PREDICTION_RECORD, Case, ComponentStep
 from autoseg.workspace import ModelFolder, Workspace
 
 if TYPE_CHECKING:
@@ -56,6 +56,7 @@ def predict(
     folds: Sequence[str] = (),
     device: str = "auto",
     mirroring: bool = True,
+    disagreement_maps: bool = False,
     trust_code: bool = False,
     label_format: str | None = None,
     executor: Executor | None = None,
@@ -74,6 +75,7 @@ def predict(
         folds: to average; empty for all that are trained.
         device: cpu, cuda, mps or auto.
         mirroring: average over flips.
+        disagreement_maps: write a map of the networks' disagreement for each image, too, if there are several networks.
         trust_code: let a model folder that is named, and so may come from elsewhere, run code that is no installed plug.
         label_format: of the label maps: an ending such as ``nii.gz``, or ``dicom-seg``; None for that of the images.
         executor: reads the images.
@@ -95,6 +97,7 @@ def predict(
             device=device,
             mirroring=mirroring,
             label_format=label_format,
+            disagreement_maps=disagreement_maps,
             executor=executor,
             logger=logger,
         )
@@ -110,6 +113,7 @@ def _predicted(
     device: str,
     mirroring: bool,
     label_format: str | None,
+    disagreement_maps: bool,
     executor: Executor | None,
     logger: Logger,
 ) -> Predicted:
@@ -128,7 +132,7 @@ def _predicted(
     cases: tuple[Case, ...] = read_inputs(source, plan.channels)
     folder = source if source.is_dir() else source.parent
     check_outside(target, folder, whole=source.is_dir())
-    names = {PREDICTION_RECORD, *(output.name(case) for case in cases)}
+    names = {PREDICTION_RECORD, DISAGREEMENT, *(output.name(case) for case in cases)}
     ids = {case.id for case in cases}
     check_no_links_out(target, lambda name: name in names or split_ending(name)[0] in ids)
     for choice in chosen.choices:
@@ -139,6 +143,8 @@ def _predicted(
         others=others,
         steps=chosen.steps,
         output=output,
+        experience=chosen.experience(),
+        disagreement_maps=disagreement_maps,
     )
     return Predicted(
         files=files, choices=chosen.choices, model=chosen.model, steps=chosen.steps, selected=chosen.selected

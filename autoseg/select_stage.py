@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from autoseg.errors import InputError
+from autoseg.errors import CasesFailedError, InputError
 from autoseg.executors import Executor, ThreadExecutor
 from autoseg.files import read_document, write_document
 from autoseg.held_out_files import SelectionFiles
@@ -18,7 +18,7 @@ from autoseg.values import Basis, Candidate, Cost, Patients, Plan, Selection, Se
 from autoseg.workspace import ModelFolder, Workspace
 
 if TYPE_CHECKING:
-    from autoseg.crossvalidation import FinishedFold
+    from autoseg.crossvalidation import FinishedFold, HeldOut
 
 __all__ = ["select_best"]
 
@@ -81,8 +81,39 @@ def select_best(
     selection = msgspec.structs.replace(selection, basis=basis)
     files = SelectionFiles(model)
     write_document(files.postprocessing, postprocessing)
-    write_document(files.selection, selection)  # last: it tells which postprocessing is its own
+    write_document(files.selection, selection)  # after it: it tells which postprocessing is its own
+    _calibrate(held_out, plan, finished, selection, scores, patients, files, logger)
     return selection
+
+
+def _calibrate(
+    held_out: HeldOut,
+    plan: Plan,
+    finished: Mapping[str, Mapping[str, FinishedFold]],
+    selection: Selection,
+    scores: Mapping[str, Mapping[str, dict[str, float | None]]],
+    patients: Patients | None,
+    files: SelectionFiles,
+    logger: Logger,
+) -> None:
+    """Calibrates the predicted Dice of the winner and of every configuration; without it the selection stands."""
+    from autoseg.crossvalidation import calibrations
+
+    def patient_of(case: str) -> str:
+        return patients.patient_of.get(case, case) if patients else case
+
+    candidates = {selection.winner: selection.members} | {name: (name,) for name, folds in finished.items() if folds}
+    try:
+        found = calibrations(held_out, plan, finished, candidates, scores, patient_of)
+    except CasesFailedError as error:
+        files.calibration.unlink(missing_ok=True)
+        logger.event("message", text=f"no Dice will be predicted of new images: {error}")
+        return
+    write_document(files.calibration, found)
+    for name in candidates:
+        if name not in found.candidates:
+            text = f"no Dice will be predicted by {name}, as not all probabilities of its held-out cases are kept"
+            logger.event("message", text=text)
 
 
 def _weights(

@@ -145,6 +145,9 @@ def _check_one_length(wishes: Mapping[str, object]) -> None:
 @click.option("-c", "--configuration", help="Its model; by default what was selected, or else the best one.")
 @click.option("-f", "--fold", "folds", multiple=True, help="Only this fold; may be repeated. All trained by default.")
 @click.option("--no-mirroring", is_flag=True, help="Do not average over flips: 4 to 8 times faster, a little worse.")
+@click.option(
+    "--uncertainty", is_flag=True, help="Write maps of where the networks disagree, too, in OUT/disagreement."
+)
 @click.option("--trust-code", is_flag=True, help="With -m: let the model run code that is not an installed plug.")
 @click.option(
     "--format",
@@ -164,6 +167,7 @@ def predict(
     configuration: str | None,
     folds: tuple[str, ...],
     no_mirroring: bool,
+    uncertainty: bool,
     trust_code: bool,
     label_format: str | None,
     device: str,
@@ -194,6 +198,7 @@ def predict(
             folds=folds,
             device=device,
             mirroring=not no_mirroring,
+            disagreement_maps=uncertainty,
             trust_code=trust_code or model_path is None,
             label_format=label_format,
             executor=executor,

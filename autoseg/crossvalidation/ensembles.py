@@ -21,6 +21,7 @@ from autoseg.files import content_hash, read_document, write_document
 from autoseg.held_out_files import SelectionFiles
 from autoseg.inference.ensembles import ensemble_bytes, ensemble_label_maps
 from autoseg.inference.probabilities import KeptProbabilities
+from autoseg.inference.soft_dice import VALUES_AT_ONCE, soft_dice_of_levels
 from autoseg.io.case_store import CaseStore, StoredCase
 from autoseg.io.cases import read_labels
 from autoseg.logs import Logger
@@ -28,7 +29,16 @@ from autoseg.selection import case_effects
 from autoseg.values import CaseEffects, Labels, digest
 from autoseg.values.json_form import Value
 
-__all__ = ["Attempts", "CaseTask", "Dice", "EnsembleScores", "HeldOutCase", "PostprocessingEffects", "Work"]
+__all__ = [
+    "Attempts",
+    "CaseTask",
+    "Dice",
+    "EnsembleScores",
+    "HeldOutCase",
+    "PostprocessingEffects",
+    "SoftDiceOfCase",
+    "Work",
+]
 
 Result = TypeVar("Result", covariant=True)
 #: Changes when the same files get other scores.
@@ -163,8 +173,32 @@ class PostprocessingEffects(Value, frozen=True, kw_only=True):
         return ensemble_bytes(item.voxels, len(item.probabilities), 1) + BYTES_OF_EFFECTS * item.voxels
 
 
+class SoftDiceOfCase(Value, frozen=True, kw_only=True):
+    """How certain the candidates were of a case, from kept probabilities alone; a task for any executor."""
+
+    labels: Labels
+
+    @property
+    def stage(self) -> str:
+        """For messages."""
+        return "calibration"
+
+    def __call__(self, item: HeldOutCase) -> dict[str, dict[str, float | None]]:
+        """Candidate to label name to soft Dice."""
+        members = sorted({member for each in item.candidates.values() for member in each})
+        kept = {member: KeptProbabilities(Path(item.probabilities[member])) for member in members}
+        return {
+            candidate: soft_dice_of_levels([kept[member] for member in of], self.labels)
+            for candidate, of in item.candidates.items()
+        }
+
+    def bytes(self, item: HeldOutCase) -> int:
+        """Memory that the work on a case takes at most."""
+        return 5 * 4 * min(VALUES_AT_ONCE, item.voxels * self.labels.output_count)
+
+
 class _Scored(Value, frozen=True, kw_only=True):
-    """Scores, and the digest of what they depend on."""
+    """Scores, or soft Dice, and the digest of what they depend on."""
 
     key: str
     dice: dict[str, float | None]
@@ -182,6 +216,7 @@ class _Document(Value, frozen=True, kw_only=True, tag_field="schema", tag="autos
 
     scores: dict[str, _Scored] = {}
     effects: dict[str, _Tried] = {}
+    soft_dice: dict[str, _Scored] = {}
 
 
 class Attempts:
@@ -262,10 +297,19 @@ class Work:
             CasesFailedError: some cases could not be scored; the others are kept.
             InterruptedRunError: ``stop`` said so; what is scored is kept.
         """
+        return self._by_candidate("scores", EnsembleScores(labels=self._labels), cases)
+
+    def soft_dice(self, cases: Sequence[HeldOutCase]) -> dict[str, dict[str, Dice]]:
+        """Likewise the soft Dice, from probabilities, of which no case may lack any; no reference is needed."""
+        return self._by_candidate("soft_dice", SoftDiceOfCase(labels=self._labels), cases)
+
+    def _by_candidate(
+        self, field: str, task: CaseTask[dict[str, Dice]], cases: Sequence[HeldOutCase]
+    ) -> dict[str, dict[str, Dice]]:
         found: dict[str, dict[str, Dice]] = {}
         keys, waiting = dict[str, dict[str, str]](), []
         for case in cases:
-            known = self._known(case).scores
+            known: dict[str, _Scored] = getattr(self._known(case), field)
             keys[case.id] = {name: case.depends_on(name, self._labels) for name in case.candidates}
             valid = {name: known[name].dice for name, key in keys[case.id].items() if _is_of(known.get(name), key)}
             for name, dice in valid.items():
@@ -273,11 +317,10 @@ class Work:
             missing = {name: members for name, members in case.candidates.items() if name not in valid}
             if missing:
                 waiting.append(msgspec.structs.replace(case, candidates=missing))
-        task = EnsembleScores(labels=self._labels)
         for case, result in self._attempts.run(task, waiting, len(cases)):
             before = self._known(case)
             new = {name: _Scored(key=keys[case.id][name], dice=dice) for name, dice in result.items()}
-            self._write(case, msgspec.structs.replace(before, scores={**before.scores, **new}))
+            self._write(case, msgspec.structs.replace(before, **{field: {**getattr(before, field), **new}}))
             for name, dice in result.items():
                 found.setdefault(name, {})[case.id] = dice
         return found

@@ -93,6 +93,22 @@ class HeldOut:
             _check_same(case, [row[0] for row in each.dice[0]], list(scores[case].values()), selection.winner)
         return decide_postprocessing(effects, self._plan.labels)
 
+    def soft_dice(self, candidates: Mapping[str, Sequence[str]]) -> dict[str, dict[str, Dice]]:
+        """Candidate to case to how certain it was of each label; of candidates whose probabilities are all kept.
+
+        Args:
+            candidates: to their members.
+        """
+        asked: dict[str, dict[str, tuple[str, ...]]] = {}
+        for name, members in candidates.items():
+            shared = set.intersection(*(set(self._fold_of(member)) for member in members))
+            if not any(case in shared for member in members for case in self._lacking[member]):
+                for case in shared:
+                    asked.setdefault(case, {})[name] = tuple(members)
+        return self._work.soft_dice(
+            [msgspec.structs.replace(self._cases[case], label_map="", candidates=asked[case]) for case in sorted(asked)]
+        )
+
     def case(self, configuration: str, case: str) -> HeldOutCase:
         """A held-out case that asks for one configuration's label map: the file, or what is made of kept probabilities.
 

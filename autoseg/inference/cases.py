@@ -17,9 +17,10 @@ from autoseg.evaluation.summarize import summarize
 from autoseg.executors import Executor, SerialExecutor
 from autoseg.files import content_hash, keep, read_document, write_document
 from autoseg.held_out_files import ValidationFiles
+from autoseg.inference.confidence import Experience, Watch, poor_confidence
 from autoseg.inference.export import label_map
 from autoseg.inference.held_out import case_score, logits_of, with_whole_case
-from autoseg.inference.inputs import PreparedMembers, PrepareInput, PrepareMembers, hand_over_folder
+from autoseg.inference.inputs import Prepared, PreparedMembers, PrepareInput, PrepareMembers, hand_over_folder
 from autoseg.inference.likeness import unlike_training
 from autoseg.inference.members import predicted_label_map
 from autoseg.inference.predict import Predictor
@@ -31,6 +32,7 @@ from autoseg.io.formats import format_of
 from autoseg.io.label_files import AsFiles, LabelFiles
 from autoseg.logs import Logger, reported
 from autoseg.values import (
+    DISAGREEMENT,
     PREDICTION_RECORD,
     Case,
     CasePrediction,
@@ -47,6 +49,9 @@ from autoseg.volume.components import keep_largest_components
 from autoseg.workspace import FoldFolder
 
 __all__ = ["predict_files", "validate_cases"]
+
+#: Of a model whose training left nothing to judge by.
+NONE = Experience()
 
 
 def validate_cases(
@@ -145,6 +150,8 @@ def predict_files(
     others: Sequence[Predictor] = (),
     steps: Sequence[ComponentStep] = (),
     output: LabelFiles | None = None,
+    experience: Experience = NONE,
+    disagreement_maps: bool = False,
 ) -> dict[str, Path]:
     """Predicts image files and writes a label map for each, on the image's own grid.
 
@@ -163,6 +170,8 @@ def predict_files(
         others: of other configurations, whose probabilities are averaged with those of the first.
         steps: what is done to every label map.
         output: how label maps become files; None for files like the images.
+        experience: of the model, by which its answers are judged.
+        disagreement_maps: write a map of the networks' disagreement for each case, too, if there are several networks.
 
     Returns:
         Case id to label file.
@@ -173,8 +182,10 @@ def predict_files(
     """
     output = output or AsFiles()
     files = {case.id: target / output.name(case) for case in cases}
-    made = _made_before(target, files, plan)
     members = (predictor, *others)
+    several = sum(len(each.networks) for each in members) > 1
+    maps = {case.id: target / DISAGREEMENT / AsFiles().name(case) for case in cases}
+    made = _made_before(target, files, plan, maps if disagreement_maps and several else {})
     names = [each.configuration.name for each in members]
     written: dict[str, Path] = {}
     failures: dict[str, BaseException] = {}
@@ -187,7 +198,9 @@ def predict_files(
     def is_made(item: CaseFiles) -> bool:
         before = made.get(item.id)
         if before is not None and files[item.id].is_file() and before.key == made_of(item.case, item.look()[0]).key:
-            return True
+            with_map = bool(before.disagreement_map) and maps[item.id].is_file()
+            if with_map or not (disagreement_maps and several):
+                return True
         output.check(item.case, source)
         return False
 
@@ -199,18 +212,18 @@ def predict_files(
                 if problem is not None:
                     raise problem
                 if prepared is not None:
-                    _remove_old(file, made.get(case.id))
+                    _remove_old(file, maps[case.id], made.get(case.id))
                     made[case.id] = made_of(case, prepared.hashes)
                     _write_record(target, plan, made)  # first: a file that is not recorded is not ours
                     advance = _advance(logger, "predict", done, len(cases), case.id)
-                    prediction, warnings = _predicted(members, plan, prepared, steps, advance)
+                    watch = Watch(members, plan.labels, with_map=disagreement_maps)
+                    prediction = _predicted(members, plan, prepared, steps, advance, watch)
                     output.write(file, prediction, case, source)
                     del prediction  # the next case needs the room
-                    for warning in warnings:
+                    made[case.id] = _judged(made[case.id], watch, plan, prepared.members[0], experience, maps[case.id])
+                    for warning in made[case.id].warnings:
                         logger.event("message", text=f"case {case.id}: {warning}", case=case.id)
-                    made[case.id] = msgspec.structs.replace(
-                        made[case.id], content=content_hash(file), warnings=warnings
-                    )
+                    made[case.id] = msgspec.structs.replace(made[case.id], content=content_hash(file))
                     _write_record(target, plan, made)
                 written[case.id] = file
             except Exception as error:  # one bad case costs one case
@@ -273,7 +286,9 @@ def _inputs(
             yield outcome.item.case, outcome.result, outcome.error
 
 
-def _made_before(target: Path, files: Mapping[str, Path], plan: Plan) -> dict[str, CasePrediction]:
+def _made_before(
+    target: Path, files: Mapping[str, Path], plan: Plan, maps: Mapping[str, Path]
+) -> dict[str, CasePrediction]:
     """What the folder's record says of earlier runs; refuses to mix with what is not ours."""
     record = None
     if (target / PREDICTION_RECORD).is_file():
@@ -296,6 +311,11 @@ def _made_before(target: Path, files: Mapping[str, Path], plan: Plan) -> dict[st
             remedy="Name another folder with -o, or ask for the format that is there.",
         )
     foreign = [file.name for case_id, file in sorted(files.items()) if case_id not in made and file.exists()]
+    foreign += [
+        f"{DISAGREEMENT}/{file.name}"
+        for case_id, file in sorted(maps.items())
+        if file.exists() and not (case_id in made and made[case_id].disagreement_map)
+    ]
     if foreign:
         raise InputError(
             "the output folder holds files that autoseg did not write, and would replace",
@@ -306,7 +326,7 @@ def _made_before(target: Path, files: Mapping[str, Path], plan: Plan) -> dict[st
     return made
 
 
-def _remove_old(file: Path, made: CasePrediction | None) -> None:
+def _remove_old(file: Path, disagreement_map: Path, made: CasePrediction | None) -> None:
     """Removes our label map from another image or model, which it must not outlive; not if somebody corrected it."""
     if file.exists() and made is not None and made.content and content_hash(file) != made.content:
         raise InputError(
@@ -314,6 +334,8 @@ def _remove_old(file: Path, made: CasePrediction | None) -> None:
             file=file,
             remedy="Name another folder with -o, or move the file away.",
         )
+    if made is not None and made.disagreement_map:
+        disagreement_map.unlink(missing_ok=True)
     file.unlink(missing_ok=True)
 
 
@@ -340,9 +362,24 @@ def _predicted(
     prepared: PreparedMembers,
     steps: Sequence[ComponentStep],
     advance: Callable[[int, int], None],
-) -> tuple[Volume, tuple[str, ...]]:
-    """The label map of an image, and what about the image is unlike those of the training."""
-    prediction = predicted_label_map(members, plan, prepared, advance)
+    watch: Watch,
+) -> Volume:
+    """The label map of an image."""
+    prediction = predicted_label_map(members, plan, prepared, advance, watch)
     if steps:
         prediction.array[0] = keep_largest_components(prediction.array[0], [step.values for step in steps])
-    return prediction, unlike_training(prepared.members[0].record.source, plan)
+    return prediction
+
+
+def _judged(
+    made: CasePrediction, watch: Watch, plan: Plan, prepared: Prepared, experience: Experience, map_file: Path
+) -> CasePrediction:
+    """With what tells how far the label map can be trusted; writes the map of disagreement, if there is one."""
+    confidence, disagreement, written = watch.confidence(experience), watch.map(prepared.record), ""
+    if disagreement is not None:
+        map_file.parent.mkdir(exist_ok=True)
+        format_of(map_file).write(map_file, disagreement)
+        written = content_hash(map_file)
+    unlike = unlike_training(prepared.record.source, plan, experience.images, prepared.quantiles)
+    warnings = (*unlike, *poor_confidence(confidence, experience))
+    return msgspec.structs.replace(made, warnings=warnings, confidence=confidence, disagreement_map=written)

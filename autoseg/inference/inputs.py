@@ -28,6 +28,7 @@ from autoseg.preprocessing.forward import preprocess_image
 from autoseg.preprocessing.memory import preparing_bytes
 from autoseg.values import Plan, PreprocessRecord, Volume
 from autoseg.values.json_form import Value
+from autoseg.volume.quantiles import image_quantiles
 
 __all__ = [
     "HeldInput",
@@ -71,12 +72,14 @@ class Prepared(Value, frozen=True, kw_only=True):
         record: what was done to it.
         hashes: of the content of its files.
         earlier: in a cascade, the image as the networks of the stages before see it, the first stage first.
+        quantiles: of the intensities of each channel, as read.
     """
 
     file: str
     record: PreprocessRecord
     hashes: tuple[str, ...]
     earlier: tuple[Prepared, ...] = ()
+    quantiles: tuple[tuple[float, ...], ...] = ()
 
     @contextlib.contextmanager
     def image(self) -> Iterator[np.ndarray]:
@@ -160,6 +163,7 @@ class PrepareInput(Value, frozen=True, kw_only=True):
         """
         hashes, _ = item.look()
         volume = read_image(item.case, self.root, self.plan.channels)
+        quantiles = image_quantiles(volume.array)
         made: list[Prepared] = []
         for number, (image, record) in enumerate(_on_grids(volume, self.plan, self.configuration, item.id)):
             file = Path(self.folder, f"{item.id}.npy" if not number else f"{item.id}.{number}.npy")
@@ -167,7 +171,7 @@ class PrepareInput(Value, frozen=True, kw_only=True):
                 np.save(beside, image)
             del image  # before the next one is made
             made.append(Prepared(file=str(file), record=record, hashes=tuple(hashes)))
-        return msgspec.structs.replace(made[-1], earlier=tuple(made[:-1]))
+        return msgspec.structs.replace(made[-1], earlier=tuple(made[:-1]), quantiles=quantiles)
 
     def bytes(self, item: CaseFiles, headers: tuple[Header | None, ...]) -> int:
         """Memory that the work on an image takes at most."""

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from autoseg.inference.confidence import Watch
 from autoseg.inference.ensembles import ensemble_label_maps
 from autoseg.inference.export import label_map
 from autoseg.inference.inputs import OnGrid, PreparedMembers
@@ -31,7 +32,7 @@ Keep = Callable[[int, np.ndarray], Probabilities]
 
 
 def predicted_label_map(
-    members: Sequence[Predictor], plan: Plan, prepared: PreparedMembers, advance: Advance
+    members: Sequence[Predictor], plan: Plan, prepared: PreparedMembers, advance: Advance, watch: Watch
 ) -> Volume:
     """The label map ``(1, *spatial)`` of an image, on the grid and in the order of its files.
 
@@ -43,10 +44,11 @@ def predicted_label_map(
         plan: of all of them.
         prepared: the image on their grids.
         advance: told how many tiles are done, of how many.
+        watch: sees how far the label map can be trusted.
     """
     inputs = prepared.members
     if len(members) == 1:
-        return _by_logits(members[0], plan, inputs[0], advance)
+        return _by_logits(members[0], plan, inputs[0], advance, watch)
     folders = [Path(f"{one.file}-probabilities") for one in inputs]
 
     def keep(number: int, logits: np.ndarray) -> Probabilities:
@@ -55,7 +57,7 @@ def predicted_label_map(
         return KeptProbabilities(folders[number])
 
     try:
-        kept = _probabilities(members, plan, inputs, advance, keep)
+        kept = _probabilities(members, plan, inputs, advance, keep, watch)
         return ensemble_label_maps(kept, [list(kept)], plan.labels)[0]
     finally:
         for folder in folders:
@@ -64,7 +66,7 @@ def predicted_label_map(
 
 
 def held_prediction(
-    members: Sequence[Predictor], plan: Plan, inputs: Sequence[OnGrid], *, probabilities: bool
+    members: Sequence[Predictor], plan: Plan, inputs: Sequence[OnGrid], watch: Watch, *, probabilities: bool
 ) -> tuple[Volume, tuple[Probabilities, ...]]:
     """As ``predicted_label_map``, without a file: what waits, waits in memory.
 
@@ -72,6 +74,7 @@ def held_prediction(
         members: a predictor for each configuration, with those of the stages before it.
         plan: of all of them.
         inputs: the image on their grids.
+        watch: sees how far the label map can be trusted.
         probabilities: wanted, too.
 
     Returns:
@@ -87,21 +90,32 @@ def held_prediction(
         return HeldProbabilities(record, np.stack(list(levels)))
 
     if len(members) == 1 and not probabilities:
-        return _by_logits(members[0], plan, inputs[0], nothing), ()
+        return _by_logits(members[0], plan, inputs[0], nothing, watch), ()
     if len(members) == 1:
-        logits = logits_of(members[0], plan, inputs[0], nothing)
+        logits = _watched_logits(members, 0, plan, inputs[0], nothing, watch)
+        watch.see_logits(logits)
         return label_map(logits, inputs[0].record, members[0].configuration, plan.labels), (keep(0, logits),)
-    kept = _probabilities(members, plan, inputs, nothing, keep)
+    kept = _probabilities(members, plan, inputs, nothing, keep, watch)
     volume = ensemble_label_maps(kept, [list(kept)], plan.labels)[0]
     return volume, tuple(kept.values()) if probabilities else ()
 
 
-def _by_logits(predictor: Predictor, plan: Plan, one: OnGrid, advance: Advance) -> Volume:
-    return label_map(logits_of(predictor, plan, one, advance), one.record, predictor.configuration, plan.labels)
+def _by_logits(predictor: Predictor, plan: Plan, one: OnGrid, advance: Advance, watch: Watch) -> Volume:
+    logits = _watched_logits([predictor], 0, plan, one, advance, watch)
+    watch.see_logits(logits)
+    return label_map(logits, one.record, predictor.configuration, plan.labels)
+
+
+def _watched_logits(
+    members: Sequence[Predictor], number: int, plan: Plan, one: OnGrid, advance: Advance, watch: Watch
+) -> np.ndarray:
+    logits = logits_of(members[number], plan, one, advance, watch.folds[number])
+    watch.member_done(number, one.record)
+    return logits
 
 
 def _probabilities(
-    members: Sequence[Predictor], plan: Plan, inputs: Sequence[OnGrid], advance: Advance, keep: Keep
+    members: Sequence[Predictor], plan: Plan, inputs: Sequence[OnGrid], advance: Advance, keep: Keep, watch: Watch
 ) -> dict[str, Probabilities]:
     """Configuration to its probabilities, one member after the other."""
     kept: dict[str, Probabilities] = {}
@@ -110,7 +124,8 @@ def _probabilities(
         def member_advance(done: int, total: int, number: int = number) -> None:
             advance(number * total + done, len(members) * total)
 
-        logits = logits_of(predictor, plan, one, member_advance)
+        logits = _watched_logits(members, number, plan, one, member_advance, watch)
         kept[predictor.configuration.name] = keep(number, logits)
         del logits  # the next member needs the room
+    watch.see_members(list(kept.values()))
     return kept

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 import torch
 from torch import nn
 
 from autoseg.errors import AutosegError
+from autoseg.inference.disagreement import Disagreement, TileDisagreement
 from autoseg.inference.window import importance_map, padding_to, tiles
 from autoseg.io.chunks import Readable
 from autoseg.networks.execution import autocast, memory_format, place, release_memory
 from autoseg.values import Configuration, ExecutionPath
 
 __all__ = ["Predictor", "mirrored_mean"]
+
+#: Sees the logits of every fold for a batch of tiles.
+Look = Callable[[Sequence[torch.Tensor]], "TileDisagreement | None"]
 
 
 class Predictor:
@@ -52,12 +57,18 @@ class Predictor:
         self.mirror_axes = configuration.augmentation.mirror_axes if mirroring else ()
 
     @torch.inference_mode()
-    def logits(self, image: Readable, advance: Callable[[int, int], None] = lambda done, total: None) -> np.ndarray:
+    def logits(
+        self,
+        image: Readable,
+        advance: Callable[[int, int], None] = lambda done, total: None,
+        disagreement: Disagreement | None = None,
+    ) -> np.ndarray:
         """Logits ``(outputs, *spatial)`` float32 of an image ``(channels, *spatial)``, averaged over tiles and folds.
 
         Args:
             image: on the configuration's grid; read tile by tile.
             advance: told how many tiles are done, of how many.
+            disagreement: of the folds, to be gathered in the same pass over the tiles.
 
         Raises:
             AutosegError: the output is not finite.
@@ -69,16 +80,21 @@ class Predictor:
         weights = importance_map(patch)
         total = np.zeros((self.configuration.network.output_channels, *padded.shape[1:]), np.float32)
         counts = np.zeros(padded.shape[1:], np.float32)
+        if disagreement is not None:
+            disagreement.begin(padded.shape[1:])
         done = 0
         while done < len(places):
             group = places[done : done + self.at_once]
             boxes = [
                 tuple(slice(start, start + edge) for start, edge in zip(place, patch, strict=True)) for place in group
             ]
-            predicted = self._within_memory(np.stack([padded[(slice(None), *box)] for box in boxes]))
-            for box, logits in zip(boxes, predicted, strict=False):
+            look = partial(disagreement.look, weights=weights) if disagreement is not None else None
+            predicted, found = self._within_memory(np.stack([padded[(slice(None), *box)] for box in boxes]), look)
+            for tile, (box, logits) in enumerate(zip(boxes, predicted, strict=False)):
                 total[(slice(None), *box)] += logits * weights
                 counts[box] += weights
+                if disagreement is not None and found is not None:
+                    disagreement.add(tile, box, found, weights)
             done += len(predicted)
             advance(done, len(places))
         total /= counts
@@ -89,17 +105,19 @@ class Predictor:
         inner = tuple(
             slice(before, size - after) for (before, after), size in zip(padding, padded.shape[1:], strict=True)
         )
+        if disagreement is not None:
+            disagreement.end(counts, inner)
         return total[(slice(None), *inner)]
 
     def _tiles_on_cpu(self, patch: Sequence[int]) -> int:
         """One 3D tile keeps a CPU busy; 2D tiles are gathered to about as many voxels."""
         return max(1, min(self.configuration.batch_size, 2**17 // int(np.prod(patch))))
 
-    def _within_memory(self, batch: np.ndarray) -> np.ndarray:
+    def _within_memory(self, batch: np.ndarray, look: Look | None = None) -> tuple[np.ndarray, TileDisagreement | None]:
         """As ``_predict``, for the first tiles of a batch: all, or as many as the GPU's memory is found to have room for."""
         while True:
             try:
-                return self._predict(batch[: self.at_once])
+                return self._predict(batch[: self.at_once], look)
             except torch.OutOfMemoryError as error:
                 if min(self.at_once, len(batch)) == 1:
                     raise AutosegError(
@@ -110,8 +128,11 @@ class Predictor:
             release_memory(self.execution.device)
             self.at_once = min(self.at_once, len(batch)) // 2
 
-    def _predict(self, batch: np.ndarray) -> np.ndarray:
-        """Mean over folds and flips for a batch of tiles ``(batch, channels, *patch)`` with three spatial axes."""
+    def _predict(self, batch: np.ndarray, look: Look | None = None) -> tuple[np.ndarray, TileDisagreement | None]:
+        """Mean over folds and flips for a batch of tiles ``(batch, channels, *patch)`` with three spatial axes.
+
+        ``look`` sees the folds before their mean is made; what it finds is handed back beside that.
+        """
         flat, sides = self.configuration.dimensions == 2, self.configuration.augmentation
         layout = memory_format(self.execution, self.configuration.dimensions)
         x = torch.from_numpy(np.ascontiguousarray(batch[:, :, 0] if flat else batch)).to(self.execution.device)
@@ -126,8 +147,9 @@ class Predictor:
                 )
                 for network in self.networks
             ]
+        found = look(outputs) if look is not None else None
         mean = torch.stack(outputs).mean(0).cpu().numpy()
-        return mean[:, :, None] if flat else mean
+        return mean[:, :, None] if flat else mean, found
 
 
 def mirrored_mean(

@@ -8,6 +8,7 @@ import numpy as np
 
 from autoseg.earlier_stages import require_same_earlier, stages_with_folds
 from autoseg.errors import InputError
+from autoseg.inference.disagreement import Disagreement
 from autoseg.inference.export import label_map
 from autoseg.inference.inputs import OnGrid
 from autoseg.inference.model import Choice, load_predictor
@@ -59,7 +60,13 @@ def load_staged_predictor(model: ModelFolder, choice: Choice, *, device: str, mi
     return predictor
 
 
-def logits_of(predictor: Predictor, plan: Plan, prepared: OnGrid, advance: Callable[[int, int], None]) -> np.ndarray:
+def logits_of(
+    predictor: Predictor,
+    plan: Plan,
+    prepared: OnGrid,
+    advance: Callable[[int, int], None],
+    disagreement: Disagreement | None = None,
+) -> np.ndarray:
     """Logits ``(outputs, *spatial)`` of an image, after all stages before the predictor's.
 
     A label map goes from stage to stage on the grid of the image's file, as it would be written.
@@ -69,6 +76,7 @@ def logits_of(predictor: Predictor, plan: Plan, prepared: OnGrid, advance: Calla
         plan: they belong to.
         prepared: the image on the grids of all stages.
         advance: told how many tiles are done, of how many; every stage counts alike.
+        disagreement: of the folds of the last stage, to be gathered.
 
     Raises:
         AutosegError: an output is not finite.
@@ -79,18 +87,23 @@ def logits_of(predictor: Predictor, plan: Plan, prepared: OnGrid, advance: Calla
         logits = _logits_of_stage(stage, plan, grid, labels, _part(advance, index, count))
         labels = label_map(logits, grid.record, stage.configuration, plan.labels).array
         del logits  # before the next stage's are made
-    return _logits_of_stage(predictor, plan, prepared, labels, _part(advance, count - 1, count))
+    return _logits_of_stage(predictor, plan, prepared, labels, _part(advance, count - 1, count), disagreement)
 
 
 def _logits_of_stage(
-    predictor: Predictor, plan: Plan, grid: OnGrid, labels: np.ndarray | None, advance: Callable[[int, int], None]
+    predictor: Predictor,
+    plan: Plan,
+    grid: OnGrid,
+    labels: np.ndarray | None,
+    advance: Callable[[int, int], None],
+    disagreement: Disagreement | None = None,
 ) -> np.ndarray:
     """Logits of one stage; ``labels`` is what the one before predicted, on the grid of the image's file."""
     with grid.image() as image:
         if labels is None:
-            return predictor.logits(image, advance)
+            return predictor.logits(image, advance, disagreement)
         channels = earlier_on_grid(labels, grid.record, plan, predictor.configuration.name)
-        return predictor.logits(WithChannels(image, channels, len(plan.labels.foreground)), advance)
+        return predictor.logits(WithChannels(image, channels, len(plan.labels.foreground)), advance, disagreement)
 
 
 def _part(advance: Callable[[int, int], None], index: int, count: int) -> Callable[[int, int], None]:

@@ -5,6 +5,8 @@ manifest.json               the list of all other files, with their sizes and SH
 plan.json
 metrics.json                scores of held-out cases, pooled
 selection.json postprocessing.json      where something was selected
+calibration.json                how certain the networks were of held-out cases, and how right; where that is known
+training-images.json            what the training images were like; where that is known
 CONFIGURATION/fold_K/       or full/: of every member, and of the stages before it
     model.safetensors
     execution.json          how training found the network to run fast and right
@@ -34,6 +36,8 @@ _FILES = {
     "plan.json": 2**24,
     "selection.json": 2**28,
     "postprocessing.json": 2**24,
+    "calibration.json": 2**26,
+    "training-images.json": 2**22,
 }
 
 

@@ -10,9 +10,9 @@ import msgspec
 
 from autoseg.networks.weights import load_tensors, save_tensors, weights_id
 from autoseg.selection import without_names
-from autoseg.values import Plan, Selection
+from autoseg.values import CalibrationSet, ModelCalibration, Plan, Selection
 
-__all__ = ["plan_without_names", "selection_of_export", "write_weights"]
+__all__ = ["calibration_of_export", "plan_without_names", "selection_of_export", "write_weights"]
 
 #: Fold to the SHA-256 of its weights, by configuration.
 WeightIds = Mapping[str, Mapping[str, str]]
@@ -76,3 +76,19 @@ def selection_of_export(selection: Selection, renamed: WeightIds) -> Selection:
         }
         basis = msgspec.structs.replace(basis, weights=weights)
     return msgspec.structs.replace(without_names(selection), basis=basis)
+
+
+def calibration_of_export(calibration: ModelCalibration, plan: Plan, name: str, renamed: WeightIds) -> CalibrationSet:
+    """The calibration of what is exported, of the weights as they were exported; it holds no names of cases.
+
+    Args:
+        calibration: of the weights before.
+        plan: of the model.
+        name: of the candidate.
+        renamed: configuration and old SHA-256 to the new one.
+    """
+    weights = {
+        member: {fold: renamed.get(member, {}).get(old, old) for fold, old in folds.items()}
+        for member, folds in calibration.weights.items()
+    }
+    return CalibrationSet(plan=plan.id, candidates={name: msgspec.structs.replace(calibration, weights=weights)})

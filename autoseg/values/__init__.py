@@ -2,6 +2,7 @@
 
 from autoseg.values.adoption import AdoptedLayer, Adoption, Template, TemplateConfiguration
 from autoseg.values.comparison import ALL_LABELS, Comparison, Contrast, Experiment
+from autoseg.values.confidence import Calibration, CalibrationSet, Confidence, LabelConfidence, ModelCalibration
 from autoseg.values.curve import Curve, CurvePoint
 from autoseg.values.dataset import Case, Dataset, Label, Labels
 from autoseg.values.exported import Exported, ExportedFile, Metrics
@@ -14,7 +15,7 @@ from autoseg.values.parts import PartRecord, Parts
 from autoseg.values.patients import Patients
 from autoseg.values.plan import Configuration, Plan, TrainingSpec
 from autoseg.values.postprocessing import CaseEffects, ComponentStep, Postprocessing, TriedStep
-from autoseg.values.prediction import PREDICTION_RECORD, CasePrediction, PredictionRecord
+from autoseg.values.prediction import DISAGREEMENT, PREDICTION_RECORD, CasePrediction, PredictionRecord
 from autoseg.values.preprocessing import PreprocessRecord
 from autoseg.values.processing import AugmentationSpec, NormalizationSpec, ResamplingSpec
 from autoseg.values.scores import CaseScore, LabelScore, MeanScore, Measuring, Summary
@@ -41,16 +42,20 @@ from autoseg.values.training import (
     fold_of_folder,
     select_fold,
 )
+from autoseg.values.training_images import IntensityRange, TrainingImages
 from autoseg.values.validation import Validation
 
 __all__ = [
     "ALL_LABELS",
+    "DISAGREEMENT",
     "PREDICTION_RECORD",
     "AdoptedLayer",
     "Adoption",
     "AugmentationSpec",
     "AxisMap",
     "Basis",
+    "Calibration",
+    "CalibrationSet",
     "Candidate",
     "Case",
     "CaseEffects",
@@ -60,6 +65,7 @@ __all__ = [
     "CheckReport",
     "Comparison",
     "ComponentStep",
+    "Confidence",
     "Configuration",
     "Contrast",
     "Cost",
@@ -77,9 +83,11 @@ __all__ = [
     "Fold",
     "Geometry",
     "IntensityProperties",
+    "IntensityRange",
     "Interval",
     "IntervalMethod",
     "Label",
+    "LabelConfidence",
     "LabelScore",
     "Labels",
     "Length",
@@ -87,6 +95,7 @@ __all__ = [
     "Measuring",
     "Metrics",
     "Missing",
+    "ModelCalibration",
     "NetworkSpec",
     "NormalizationSpec",
     "Orientation",
@@ -108,6 +117,7 @@ __all__ = [
     "Template",
     "TemplateConfiguration",
     "TrainJob",
+    "TrainingImages",
     "TrainingSpec",
     "TriedStep",
     "Validation",

@@ -49,6 +49,7 @@ class CaseFingerprint(Value, frozen=True, kw_only=True):
             voxel of the uncropped image, along the three array axes as stored.
         image_digest: of the image's voxels as read, by which equal images are known; empty if it was not taken.
         label_digest: of the label map's voxels likewise.
+        image_quantiles: of each channel, as ``autoseg.volume.quantiles`` takes them; empty if they were not taken.
     """
 
     id: str
@@ -61,6 +62,7 @@ class CaseFingerprint(Value, frozen=True, kw_only=True):
     label_centres: dict[str, tuple[float, float, float]] = {}
     image_digest: str = ""
     label_digest: str = ""
+    image_quantiles: tuple[tuple[float, ...], ...] = ()
 
     def __post_init__(self) -> None:
         require(all(0 < step < math.inf for step in self.spacing), f"spacing must be positive: {self.spacing}")
@@ -114,6 +116,14 @@ class Fingerprint(Value, frozen=True, kw_only=True, tag_field="schema", tag="aut
     def shapes_after_crop(self, orientation: Orientation) -> list[tuple[int, int, int]]:
         """Voxels of every case after cropping, in the array order of that orientation."""
         return [self._axes(case, orientation).reorder(case.shape_after_crop) for case in self.cases]
+
+    def sizes(self, orientation: Orientation) -> list[tuple[float, float, float]]:
+        """Extent of every case in millimetres before cropping, in the array order of that orientation."""
+        found = []
+        for case in self.cases:
+            first, second, third = (count * step for count, step in zip(case.shape, case.spacing, strict=True))
+            found.append(self._axes(case, orientation).reorder((first, second, third)))
+        return found
 
     @property
     def orientations(self) -> tuple[str, ...]:

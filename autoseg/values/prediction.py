@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from autoseg.values.confidence import Confidence
 from autoseg.values.dataset import Labels
 from autoseg.values.json_form import Value
 from autoseg.values.postprocessing import ComponentStep
 
-__all__ = ["PREDICTION_RECORD", "CasePrediction", "PredictionRecord"]
+__all__ = ["DISAGREEMENT", "PREDICTION_RECORD", "CasePrediction", "PredictionRecord"]
 
 #: File name of the record, beside the label maps.
 PREDICTION_RECORD = "autoseg-prediction.json"
+#: Folder of the maps of disagreement, beside the label maps; apart from them, as programs take all images there for labels.
+DISAGREEMENT = "disagreement"
 
 
 class CasePrediction(Value, frozen=True, kw_only=True):
@@ -22,9 +25,11 @@ class CasePrediction(Value, frozen=True, kw_only=True):
         mirroring: whether flips were averaged.
         key: digest of the image files and of everything above.
         content: SHA-256 of the label file as written; empty until it is written.
-        warnings: what about this image is unlike the training images.
+        warnings: what about this image is unlike the training images, and that the label map is likely to be poor.
         postprocessing: what was done to the label map.
         file: name of the label file, beside the record; empty where an earlier version wrote it.
+        confidence: how far it can be trusted, before postprocessing; None in records from before that was told.
+        disagreement_map: SHA-256 of the file of the map of disagreement; empty if there is none.
     """
 
     autoseg_version: str
@@ -36,6 +41,8 @@ class CasePrediction(Value, frozen=True, kw_only=True):
     warnings: tuple[str, ...] = ()
     postprocessing: tuple[ComponentStep, ...] = ()
     file: str = ""
+    confidence: Confidence | None = None
+    disagreement_map: str = ""
 
 
 class PredictionRecord(Value, frozen=True, kw_only=True, tag_field="schema", tag="autoseg.prediction/1"):

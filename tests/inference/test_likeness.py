@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -26,8 +27,10 @@ from autoseg.values import (
     ExecutionPath,
     Fingerprint,
     Geometry,
+    IntensityRange,
     Plan,
     PredictionRecord,
+    TrainingImages,
 )
 from autoseg.volume.axes import reorder, reorder_volume
 from tests.small_plans import ONE_LABEL, small_configuration, small_plan
@@ -151,6 +154,59 @@ def test_pictures_have_no_orientation_and_no_slice_spacing() -> None:
     plan = seen(small_plan(), Geometry(shape=(1, 5, 6), spacing=(1.0, 1.0, 1.0), planar=True))
     assert plan.orientations == ()
     assert unlike_training(picture, plan) == ()
+
+
+UNIT = IntensityRange(
+    quantiles=((-1000.0, -990.0), (-200.0, 0.0), (0.0, 50.0), (40.0, 90.0), (300.0, 500.0)), spread=1400.0
+)
+IMAGES = TrainingImages(cases=9, sizes=((120.0, 200.0), (180.0, 220.0), (180.0, 220.0)), intensities=(UNIT,))
+USUAL = (-995.0, -120.0, 20.0, 70.0, 400.0)
+
+
+@pytest.mark.parametrize(
+    ("quantiles", "told"),
+    [
+        (USUAL, ""),
+        ((-1100.0, -190.0, 60.0, 100.0, 600.0), ""),
+        ([10 * value for value in USUAL], "1 % of the voxels are below -9950, -1000 to -990 in training"),
+        ([value + 1024 for value in USUAL], "50 % of the voxels are below 1044, 0 to 50 in training"),
+        ([-value for value in reversed(USUAL)], "99 % of the voxels are below 995, 300 to 500 in training"),
+        ([value / 1000 for value in USUAL], "1 % of the voxels are below -0.995"),
+        ((), ""),
+    ],
+)
+def test_intensities_of_another_unit_sign_or_scale_are_told(quantiles: Sequence[float], told: str) -> None:
+    grid = Geometry(shape=(50, 200, 200), spacing=(3.0, 1.0, 1.0))
+    plan = seen(small_plan(), grid)
+    warnings = unlike_training(grid, plan, IMAGES, (quantiles,) if quantiles else ())
+    assert len(warnings) == bool(told)
+    assert all(told in warning and "of MRI" in warning for warning in warnings)
+
+
+@pytest.mark.parametrize(
+    ("shape", "told"),
+    [
+        ((50, 200, 200), ""),
+        ((22, 200, 200), ""),
+        ((13, 200, 200), "39 mm along axis 0, 120 to 200 in training"),
+        ((50, 50, 200), "50 mm along axis 1, 180 to 220"),
+        ((50, 200, 450), "450 mm along axis 2, 180 to 220"),
+    ],
+)
+def test_a_size_over_twice_out_of_the_range_is_told_along_the_axes_of_the_plan(
+    shape: tuple[int, int, int], told: str
+) -> None:
+    grid = Geometry(shape=shape, spacing=(3.0, 1.0, 1.0))
+    plan = seen(small_plan(), *(grid.mapped(axes) for axes in ALL_MAPS))
+    for axes in ALL_MAPS:
+        warnings = unlike_training(grid.mapped(axes), plan, IMAGES)
+        assert len(warnings) == bool(told)
+        assert all(told in warning for warning in warnings)
+
+
+def test_a_picture_has_no_size_along_its_one_slice() -> None:
+    picture = Geometry(shape=(1, 200, 200), spacing=(9.0, 1.0, 1.0), planar=True)
+    assert unlike_training(picture, seen(small_plan(), picture), IMAGES) == ()
 
 
 def test_an_older_plan_knows_nothing_and_tells_nothing_and_the_plan_stays_the_same_experiment() -> None:

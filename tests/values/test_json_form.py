@@ -27,6 +27,8 @@ from autoseg.values import (
     AugmentationSpec,
     AxisMap,
     Basis,
+    Calibration,
+    CalibrationSet,
     Candidate,
     Case,
     CaseEffects,
@@ -36,6 +38,7 @@ from autoseg.values import (
     CheckReport,
     Comparison,
     ComponentStep,
+    Confidence,
     Configuration,
     Contrast,
     Cost,
@@ -53,8 +56,10 @@ from autoseg.values import (
     Fold,
     Geometry,
     IntensityProperties,
+    IntensityRange,
     Interval,
     Label,
+    LabelConfidence,
     Labels,
     LabelScore,
     Length,
@@ -62,6 +67,7 @@ from autoseg.values import (
     Measuring,
     Metrics,
     Missing,
+    ModelCalibration,
     NetworkSpec,
     NormalizationSpec,
     PairedTest,
@@ -80,6 +86,7 @@ from autoseg.values import (
     Summary,
     Template,
     TemplateConfiguration,
+    TrainingImages,
     TrainingSpec,
     TrainJob,
     TriedStep,
@@ -109,7 +116,12 @@ MEASURED = CaseFingerprint(
     planar=False,
     label_counts={"0": 100, "1": 15, "3": 5},
     label_centres={"1": (3.5, 0.0, 1.25), "3": (6.0, 1.5, 2.0)},
+    image_quantiles=((-1.0, 0.0, 0.5, 2.0, 7.25),),
 )
+CERTAIN = LabelConfidence(agreement=0.9, soft_dice=0.875, predicted_dice=0.8, lower=0.7, upper=0.85)
+CALIBRATION = Calibration(soft_dice=(0.5, 0.75), dice=(0.25, 1.0), patients=(0, 0))
+MODEL_CALIBRATION = ModelCalibration(weights={"2d": {"0": "1", "1": "2"}}, labels={"é": CALIBRATION}, mean=CALIBRATION)
+INTENSITY_RANGE = IntensityRange(quantiles=((-1000.0, -990.5), (40.0, 90.0)), spread=1200.0)
 NETWORK = NetworkSpec(
     input_channels=1,
     output_channels=2,
@@ -284,6 +296,13 @@ EXAMPLES: dict[type, Any] = {
                 "a": CasePrediction(autoseg_version="0.1.0", plan="0" * 16, model="2d fold 0", mirroring=True, key="1")
             },
         ),
+        CERTAIN,
+        Confidence(networks=5, mean=CERTAIN, labels={"é": CERTAIN, "b": LabelConfidence()}, not_told=("no reason",)),
+        CALIBRATION,
+        MODEL_CALIBRATION,
+        CalibrationSet(plan="0" * 16, candidates={"2d": MODEL_CALIBRATION}),
+        INTENSITY_RANGE,
+        TrainingImages(cases=3, sizes=((10.0, 12.0), (9.0, 9.0), (1.0, 2.0)), intensities=(INTENSITY_RANGE,)),
         ExecutionPath(device="cpu", precision="bf16", channels_last=True, threads=2, reason="measured"),
         Length(hours=2.5, cooldown_from=100, end=125, decided=True, reason="2.5 h run out"),
         TrainJob(

@@ -34,6 +34,9 @@ FORM = {
             "content": "cd",
             "warnings": ["odd"],
             "postprocessing": [],
+            "confidence": None,
+            "disagreement_map": "",
+            "file": "",
         }
     },
 }
