@@ -183,28 +183,22 @@ def predict_files(
     output = output or AsFiles()
     files = {case.id: target / output.name(case) for case in cases}
     members = (predictor, *others)
-    several = sum(len(each.networks) for each in members) > 1
     maps = {case.id: target / DISAGREEMENT / AsFiles().name(case) for case in cases}
-    made = _made_before(target, files, plan, maps if disagreement_maps and several else {})
-    names = [each.configuration.name for each in members]
-    written: dict[str, Path] = {}
-    failures: dict[str, BaseException] = {}
+    wanted_maps = maps if disagreement_maps and sum(len(each.networks) for each in members) > 1 else {}
+    made = _made_before(target, files, plan, wanted_maps)
+    written, failures = dict[str, Path](), dict[str, BaseException]()
 
     def made_of(case: Case, hashes: Sequence[str]) -> CasePrediction:
-        depends = [*hashes, *filter(None, [output.identity])]
-        made_now = _not_yet_written(members, plan, model_key, steps, depends)
-        return msgspec.structs.replace(made_now, file=files[case.id].name)
+        return _not_yet_written(members, plan, model_key, steps, hashes, output, files[case.id].name)
 
     def is_made(item: CaseFiles) -> bool:
-        before = made.get(item.id)
-        if before is not None and files[item.id].is_file() and before.key == made_of(item.case, item.look()[0]).key:
-            with_map = bool(before.disagreement_map) and maps[item.id].is_file()
-            if with_map or not (disagreement_maps and several):
-                return True
-        output.check(item.case, source)
-        return False
+        key = made_of(item.case, item.look()[0]).key
+        there = _is_there(made.get(item.id), key, files[item.id], wanted_maps.get(item.id))
+        if not there:
+            output.check(item.case, source)
+        return there
 
-    tasks = [PrepareInput(plan=plan, configuration=name, root=str(source), folder="") for name in names]
+    tasks = _tasks(members, plan, source)
     with closing(_inputs(tasks, cases, target, is_made, executor or SerialExecutor())) as inputs:
         for done, (case, prepared, problem) in enumerate(inputs, start=1):
             file = files[case.id]
@@ -220,10 +214,8 @@ def predict_files(
                     prediction = _predicted(members, plan, prepared, steps, advance, watch)
                     output.write(file, prediction, case, source)
                     del prediction  # the next case needs the room
-                    made[case.id] = _judged(made[case.id], watch, plan, prepared.members[0], experience, maps[case.id])
-                    for warning in made[case.id].warnings:
-                        logger.event("message", text=f"case {case.id}: {warning}", case=case.id)
-                    made[case.id] = msgspec.structs.replace(made[case.id], content=content_hash(file))
+                    judged = _judged(made[case.id], watch, plan, prepared.members[0], experience, maps[case.id])
+                    made[case.id] = _told(judged, case.id, file, logger)
                     _write_record(target, plan, made)
                 written[case.id] = file
             except Exception as error:  # one bad case costs one case
@@ -241,8 +233,11 @@ def _not_yet_written(
     model_key: str,
     steps: Sequence[ComponentStep],
     hashes: Sequence[str],
+    output: LabelFiles,
+    file: str,
 ) -> CasePrediction:
     """What the record tells of a label map that these members make of an image with these hashes."""
+    depends = [*hashes, *filter(None, [output.identity])]
     mirroring = any(each.mirror_axes for each in members)
     done_after = [digest(list(steps))] if steps else []
     return CasePrediction(
@@ -250,9 +245,29 @@ def _not_yet_written(
         plan=plan.id,
         model=f"{'+'.join(each.configuration.name for each in members)}, weights {model_key[:16]}",
         mirroring=mirroring,
-        key=digest([__version__, plan.id, model_key, str(mirroring), *done_after, *hashes]),
+        key=digest([__version__, plan.id, model_key, str(mirroring), *done_after, *depends]),
         postprocessing=tuple(steps),
+        file=file,
     )
+
+
+def _is_there(before: CasePrediction | None, key: str, file: Path, map_file: Path | None) -> bool:
+    """Whether what the record tells of is what would be made now, with its map of disagreement if that is wanted."""
+    if before is None or before.key != key or not file.is_file():
+        return False
+    return map_file is None or (bool(before.disagreement_map) and map_file.is_file())
+
+
+def _told(made: CasePrediction, case_id: str, file: Path, logger: Logger) -> CasePrediction:
+    """With the content of the file that was written, after its warnings are told."""
+    for warning in made.warnings:
+        logger.event("message", text=f"case {case_id}: {warning}", case=case_id)
+    return msgspec.structs.replace(made, content=content_hash(file))
+
+
+def _tasks(members: Sequence[Predictor], plan: Plan, source: Path) -> list[PrepareInput]:
+    names = (each.configuration.name for each in members)
+    return [PrepareInput(plan=plan, configuration=name, root=str(source), folder="") for name in names]
 
 
 def _inputs(

@@ -59,6 +59,11 @@ class OnGrid(Protocol):
         """In a cascade, the image as the networks of the stages before see it, the first stage first."""
         ...
 
+    @property
+    def scratch(self) -> Path | None:
+        """Folder for what memory has no room for; None where nothing may be written."""
+        ...
+
     def image(self) -> AbstractContextManager[np.ndarray]:
         """The array, float32 ``(channels, *spatial)``, for as long as it is needed."""
         ...
@@ -80,6 +85,11 @@ class Prepared(Value, frozen=True, kw_only=True):
     hashes: tuple[str, ...]
     earlier: tuple[Prepared, ...] = ()
     quantiles: tuple[tuple[float, ...], ...] = ()
+
+    @property
+    def scratch(self) -> Path:
+        """The folder of the file."""
+        return Path(self.file).parent
 
     @contextlib.contextmanager
     def image(self) -> Iterator[np.ndarray]:
@@ -104,6 +114,10 @@ class HeldInput:
     array: np.ndarray
     record: PreprocessRecord
     earlier: tuple[HeldInput, ...] = ()
+
+    @property
+    def scratch(self) -> None:
+        """Nothing is written for an image in memory."""
 
     @contextlib.contextmanager
     def image(self) -> Iterator[np.ndarray]:

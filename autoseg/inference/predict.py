@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -12,7 +13,8 @@ from torch import nn
 
 from autoseg.errors import AutosegError
 from autoseg.inference.disagreement import Disagreement, TileDisagreement
-from autoseg.inference.window import importance_map, padding_to, tiles
+from autoseg.inference.sums import empty_sums
+from autoseg.inference.window import importance_map, padded_tile, padding_to, tiles
 from autoseg.io.chunks import Readable
 from autoseg.networks.execution import autocast, memory_format, place, release_memory
 from autoseg.values import Configuration, ExecutionPath
@@ -34,9 +36,11 @@ class Predictor:
 
     Attributes:
         earlier: the predictors of a cascade's stages before, the first stage first, where they predict here, too.
+        room_for_sums: bytes of memory that the logits of an image may take; None for half of what is free then.
     """
 
     earlier: tuple[Predictor, ...] = ()
+    room_for_sums: int | None = None
 
     def __init__(
         self,
@@ -62,6 +66,7 @@ class Predictor:
         image: Readable,
         advance: Callable[[int, int], None] = lambda done, total: None,
         disagreement: Disagreement | None = None,
+        scratch: Path | None = None,
     ) -> np.ndarray:
         """Logits ``(outputs, *spatial)`` float32 of an image ``(channels, *spatial)``, averaged over tiles and folds.
 
@@ -69,19 +74,21 @@ class Predictor:
             image: on the configuration's grid; read tile by tile.
             advance: told how many tiles are done, of how many.
             disagreement: of the folds, to be gathered in the same pass over the tiles.
+            scratch: folder for what memory has no room for; the result is then a mapped file without a name.
 
         Raises:
+            InputError: there is no room for the logits, and no folder.
             AutosegError: the output is not finite.
         """
         patch = self.configuration.full_patch_size
         padding = padding_to(image.shape[1:], patch)
-        padded = np.pad(np.asarray(image), [(0, 0), *padding]) if any(map(any, padding)) else image
-        places = list(tiles(padded.shape[1:], patch))
+        shape = tuple(size + sum(added) for size, added in zip(image.shape[1:], padding, strict=True))
+        places = list(tiles(shape, patch))
         weights = importance_map(patch)
-        total = np.zeros((self.configuration.network.output_channels, *padded.shape[1:]), np.float32)
-        counts = np.zeros(padded.shape[1:], np.float32)
+        total = empty_sums((self.configuration.network.output_channels, *shape), scratch, self.room_for_sums)
+        counts = np.zeros(shape, np.float32)
         if disagreement is not None:
-            disagreement.begin(padded.shape[1:])
+            disagreement.begin(shape)
         done = 0
         while done < len(places):
             group = places[done : done + self.at_once]
@@ -89,7 +96,9 @@ class Predictor:
                 tuple(slice(start, start + edge) for start, edge in zip(place, patch, strict=True)) for place in group
             ]
             look = partial(disagreement.look, weights=weights) if disagreement is not None else None
-            predicted, found = self._within_memory(np.stack([padded[(slice(None), *box)] for box in boxes]), look)
+            predicted, found = self._within_memory(
+                np.stack([padded_tile(image, at, patch, padding) for at in group]), look
+            )
             for tile, (box, logits) in enumerate(zip(boxes, predicted, strict=False)):
                 total[(slice(None), *box)] += logits * weights
                 counts[box] += weights
@@ -97,14 +106,13 @@ class Predictor:
                     disagreement.add(tile, box, found, weights)
             done += len(predicted)
             advance(done, len(places))
-        total /= counts
-        if not np.isfinite(total).all():
-            raise AutosegError(
-                "the network's output is not finite: damaged weights, or an image far from the training data"
-            )
-        inner = tuple(
-            slice(before, size - after) for (before, after), size in zip(padding, padded.shape[1:], strict=True)
-        )
+        for output in total:  # one after another: all of them may be more than memory holds
+            output /= counts
+            if not np.isfinite(output).all():
+                raise AutosegError(
+                    "the network's output is not finite: damaged weights, or an image far from the training data"
+                )
+        inner = tuple(slice(before, size - after) for (before, after), size in zip(padding, shape, strict=True))
         if disagreement is not None:
             disagreement.end(counts, inner)
         return total[(slice(None), *inner)]

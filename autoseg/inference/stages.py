@@ -101,9 +101,10 @@ def _logits_of_stage(
     """Logits of one stage; ``labels`` is what the one before predicted, on the grid of the image's file."""
     with grid.image() as image:
         if labels is None:
-            return predictor.logits(image, advance, disagreement)
+            return predictor.logits(image, advance, disagreement, grid.scratch)
         channels = earlier_on_grid(labels, grid.record, plan, predictor.configuration.name)
-        return predictor.logits(WithChannels(image, channels, len(plan.labels.foreground)), advance, disagreement)
+        staged = WithChannels(image, channels, len(plan.labels.foreground))
+        return predictor.logits(staged, advance, disagreement, grid.scratch)
 
 
 def _part(advance: Callable[[int, int], None], index: int, count: int) -> Callable[[int, int], None]:

@@ -10,9 +10,10 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 from scipy import ndimage
 
+from autoseg.io.chunks import Readable
 from autoseg.values import Configuration
 
-__all__ = ["importance_map", "padding_to", "scoring_batches", "tile_positions", "tiles"]
+__all__ = ["importance_map", "padded_tile", "padding_to", "scoring_batches", "tile_positions", "tiles"]
 
 #: Tiles overlap by half; weights fall off as a Gaussian of an eighth of the edge.
 STEP, SIGMA, PEAK = 0.5, 1 / 8, 10.0
@@ -58,6 +59,30 @@ def padding_to(shape: Sequence[int], patch: Sequence[int]) -> list[tuple[int, in
     """Voxels to add before and after each axis so that a patch fits; the odd one goes to the end."""
     missing = [max(0, edge - size) for size, edge in zip(shape, patch, strict=True)]
     return [(each // 2, each - each // 2) for each in missing]
+
+
+def padded_tile(
+    image: Readable, first: Sequence[int], patch: Sequence[int], padding: Sequence[tuple[int, int]]
+) -> np.ndarray:
+    """A tile ``(channels, *patch)`` of an image ``(channels, *spatial)`` that is zero around itself; only the tile is read.
+
+    Args:
+        image: without its padding.
+        first: voxel of the tile, counted with the padding.
+        patch: edges of the tile.
+        padding: voxels before and after each axis.
+    """
+    source, target = [], []
+    for start, edge, (before, _), size in zip(first, patch, padding, image.shape[1:], strict=True):
+        low, high = max(0, start - before), min(size, start - before + edge)
+        source.append(slice(low, high))
+        target.append(slice(low - start + before, high - start + before))
+    part = image[(slice(None), *source)]
+    if part.shape[1:] == tuple(patch):
+        return np.asarray(part)
+    tile = np.zeros((image.shape[0], *patch), image.dtype)
+    tile[(slice(None), *target)] = part
+    return tile
 
 
 @functools.lru_cache(maxsize=8)
