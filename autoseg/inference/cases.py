@@ -211,9 +211,7 @@ def predict_files(
                     _write_record(target, plan, made)  # first: a file that is not recorded is not ours
                     advance = _advance(logger, "predict", done, len(cases), case.id)
                     watch = Watch(members, plan.labels, with_map=disagreement_maps)
-                    prediction = _predicted(members, plan, prepared, steps, advance, watch)
-                    output.write(file, prediction, case, source)
-                    del prediction  # the next case needs the room
+                    output.write(file, _predicted(members, plan, prepared, steps, advance, watch), case, source)
                     judged = _judged(made[case.id], watch, plan, prepared.members[0], experience, maps[case.id])
                     made[case.id] = _told(judged, case.id, file, logger)
                     _write_record(target, plan, made)
