@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import pydicom
 import pytest
 
 from autoseg.errors import CasesFailedError, InputError, MissingPartError, UnknownNameError
@@ -18,7 +17,7 @@ from autoseg.values import Case
 from tests.command_line import failure
 from tests.inference.test_cases import LABELS, THRESHOLD, Threshold, make_plan, make_predictor, scan, write_scan
 from tests.io.dicom_phantoms import grid, write_series
-from tests.io.dicom_segments import edit
+from tests.io.dicom_segments import edit, pydicom
 
 SHAPE = (8, 16, 14)
 

@@ -7,12 +7,17 @@ from typing import Any
 
 import nibabel
 import numpy as np
-import pydicom
+import pytest
 
 from autoseg.io.dicom_seg import DicomSegmentation, segments_of, write_segmentation
 from autoseg.io.formats import format_of
 from autoseg.values import Geometry, Label, Labels, Volume
 from tests.io.dicom_phantoms import noise, write_series
+
+_ABSENT = "DICOM segmentations need the extra dicom: pip install 'autoseg[dicom]'"
+#: Tests have them from here, and are skipped where the extra is not installed.
+pydicom = pytest.importorskip("pydicom", reason=_ABSENT)
+highdicom = pytest.importorskip("highdicom", reason=_ABSENT)
 
 #: Declared in another order than that of the integers, which have gaps; one is never there.
 LABELS = Labels(

@@ -7,9 +7,7 @@ import sys
 from datetime import datetime
 from pathlib import Path
 
-import highdicom
 import numpy as np
-import pydicom
 import pytest
 
 from autoseg.errors import InputError, MissingPartError
@@ -23,7 +21,9 @@ from tests.io.dicom_segments import (
     INTEGERS,
     blobs,
     edit,
+    highdicom,
     make,
+    pydicom,
     segmented,
     voxels_of_nifti,
     voxels_of_segmentation,

@@ -17,13 +17,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import pydicom
 import pytest
 
 from autoseg.io.formats import format_of
 from autoseg.values import Volume
 from tests.io.dicom_phantoms import DIRECTIONS, grid, noise, write_series
-from tests.io.dicom_segments import blobs, edit, make, segmented, voxels_of_nifti, voxels_of_segmentation
+from tests.io.dicom_segments import blobs, edit, make, pydicom, segmented, voxels_of_nifti, voxels_of_segmentation
 
 pytestmark = pytest.mark.dicom_tools
 
