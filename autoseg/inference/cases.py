@@ -180,9 +180,8 @@ def predict_files(
         InputError: files that autoseg did not write stand in the way.
         CasesFailedError: some cases failed; the others are written.
     """
-    output = output or AsFiles()
+    output, executor, members = output or AsFiles(), executor or SerialExecutor(), (predictor, *others)
     files = {case.id: target / output.name(case) for case in cases}
-    members = (predictor, *others)
     maps = {case.id: target / DISAGREEMENT / AsFiles().name(case) for case in cases}
     wanted_maps = maps if disagreement_maps and sum(len(each.networks) for each in members) > 1 else {}
     made = _made_before(target, files, plan, wanted_maps)
@@ -198,8 +197,7 @@ def predict_files(
             output.check(item.case, source)
         return there
 
-    tasks = _tasks(members, plan, source)
-    with closing(_inputs(tasks, cases, target, is_made, executor or SerialExecutor())) as inputs:
+    with closing(_inputs(_tasks(members, plan, source), cases, target, is_made, executor)) as inputs:
         for done, (case, prepared, problem) in enumerate(inputs, start=1):
             file = files[case.id]
             try:
@@ -211,7 +209,9 @@ def predict_files(
                     _write_record(target, plan, made)  # first: a file that is not recorded is not ours
                     advance = _advance(logger, "predict", done, len(cases), case.id)
                     watch = Watch(members, plan.labels, with_map=disagreement_maps)
-                    output.write(file, _predicted(members, plan, prepared, steps, advance, watch), case, source)
+                    label_map = _predicted(members, plan, prepared, steps, advance, watch)
+                    output.write(file, label_map, case, source, prepared.hashes)
+                    del label_map  # the next case needs the room
                     judged = _judged(made[case.id], watch, plan, prepared.members[0], experience, maps[case.id])
                     made[case.id] = _told(judged, case.id, file, logger)
                     _write_record(target, plan, made)

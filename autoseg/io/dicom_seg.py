@@ -182,21 +182,20 @@ def check_source(how: DicomSegmentation, path: Path, case: str) -> None:
         ) from error
 
 
-def write_segmentation(file: Path, volume: Volume, source: Path, how: DicomSegmentation, case: str) -> None:
+def write_segmentation(file: Path, volume: Volume, series: Sequence[Any], how: DicomSegmentation, case: str) -> None:
     """Writes a label map ``(1, z, y, x)`` as the segmentation of a DICOM series, atomically.
 
     Args:
         file: to write.
         volume: the label map, on the grid on which the series is read.
-        source: the series' folder, or one of its files.
+        series: its slices, as ``source_series`` gives them.
         how: it becomes a segmentation.
         case: its id.
 
     Raises:
-        InputError: the source is no DICOM series, says too little, or the label map does not lie on it.
+        InputError: the label map does not lie on the series.
         MissingPartError: the extra ``dicom`` is not installed.
     """
-    series = source_series(source, case)
     require_grid(series, volume.geometry, case)
     made = how.dataset(series, volume.array[0], datetime.now())
     file.parent.mkdir(parents=True, exist_ok=True)

@@ -207,7 +207,7 @@ def _is_valid(element: Any) -> bool:
 
 
 def require_grid(series: Sequence[Any], geometry: Geometry, case: str) -> None:
-    """Sees to it that slice ``n`` of an array with this geometry is the ``n``-th of the series.
+    """Sees to it that the voxels of an array with this geometry are those of the series, slice by slice.
 
     Raises:
         InputError: it is not, because the files have changed since the image was read, for example.
@@ -216,8 +216,8 @@ def require_grid(series: Sequence[Any], geometry: Geometry, case: str) -> None:
     same = (len(series), first.Rows, first.Columns) == geometry.shape
     allowed = AWAY * min(geometry.spacing) + UNEVEN * geometry.spacing[0]
     if same:
-        places = [tuple(float(value) for value in part.ImagePositionPatient) for part in series]
-        same = all(math.dist(place, geometry.position((n, 0, 0))) <= allowed for n, place in enumerate(places))
+        pairs = [(place, geometry.position((n, *at))) for n, part in enumerate(series) for at, place in _corners(part)]
+        same = all(math.dist(place, expected) <= allowed for place, expected in pairs)
     if not same:
         raise InputError(
             "the label map does not lie on the DICOM series",
@@ -225,4 +225,15 @@ def require_grid(series: Sequence[Any], geometry: Geometry, case: str) -> None:
             found=f"{geometry.shape} voxels at {geometry.origin}",
             expected=f"{(len(series), first.Rows, first.Columns)} voxels at {tuple(map(float, first.ImagePositionPatient))}",
             remedy="Have the files changed meanwhile? Repeat the command.",
+        )
+
+
+def _corners(part: Any) -> Iterator[tuple[tuple[int, int], np.ndarray]]:
+    """Row and column of three corners of a slice, and where they lie: its place, its directions and its spacings."""
+    first = np.array(part.ImagePositionPatient, float)
+    right, down = np.array(part.ImageOrientationPatient, float).reshape(2, 3)
+    for row, column in ((0, 0), (part.Rows - 1, 0), (0, part.Columns - 1)):
+        yield (
+            (row, column),
+            first + down * row * float(part.PixelSpacing[0]) + right * column * float(part.PixelSpacing[1]),
         )

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from autoseg.errors import InputError, UnknownNameError
+from autoseg.io.case_work import CaseFiles
 from autoseg.io.dicom_files import is_dicom
 from autoseg.io.dicom_seg import DicomSegmentation, check_source, require_library, segments_of, write_segmentation
+from autoseg.io.dicom_source import source_series
 from autoseg.io.formats import format_of, is_series, known_endings, label_ending, split_ending
 from autoseg.values import Case, Labels, Volume
 
@@ -42,7 +45,7 @@ class LabelFiles(Protocol):
         """
         ...
 
-    def write(self, file: Path, volume: Volume, case: Case, root: Path) -> None:
+    def write(self, file: Path, volume: Volume, case: Case, root: Path, hashes: Sequence[str]) -> None:
         """Writes a label map ``(1, z, y, x)``, on the grid of the case's image, atomically.
 
         Args:
@@ -50,9 +53,10 @@ class LabelFiles(Protocol):
             volume: the label map.
             case: whose it is.
             root: folder that the paths of its images are relative to.
+            hashes: of the images as they were read, see ``CaseFiles.look``.
 
         Raises:
-            InputError: such a file cannot hold it.
+            InputError: such a file cannot hold it, or refers to images that have changed since.
         """
         ...
 
@@ -75,7 +79,7 @@ class AsFiles:
     def check(self, case: Case, root: Path) -> None:
         """Nothing can be wrong before the label map is there."""
 
-    def write(self, file: Path, volume: Volume, case: Case, root: Path) -> None:
+    def write(self, file: Path, volume: Volume, case: Case, root: Path, hashes: Sequence[str]) -> None:
         """By the format of the ending."""
         format_of(file).write(file, volume)
 
@@ -115,9 +119,24 @@ class AsDicomSegmentations:
             )
         check_source(self.how, path, case.id)
 
-    def write(self, file: Path, volume: Volume, case: Case, root: Path) -> None:
-        """Beside the case's series in the archive, not on the disk: it refers to it."""
-        write_segmentation(file, volume, root / case.images[0], self.how, case.id)
+    def write(self, file: Path, volume: Volume, case: Case, root: Path, hashes: Sequence[str]) -> None:
+        """Beside the case's series in the archive, not on the disk: it refers to it.
+
+        Raises:
+            InputError: the files are not those that were predicted. They may be of somebody else on the same grid.
+        """
+        path = root / case.images[0]
+        series = source_series(path, case.id)
+        if CaseFiles.of(case, root).look()[0] != list(
+            hashes
+        ):  # after reading, so that what was read is what is compared
+            raise InputError(
+                "the files of the DICOM series have changed while it was predicted",
+                case=case.id,
+                file=path,
+                remedy="Repeat the command when nothing is written there any more.",
+            )
+        write_segmentation(file, volume, series, self.how, case.id)
 
 
 def label_formats() -> tuple[str, ...]:

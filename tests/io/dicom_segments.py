@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from autoseg.io.dicom_seg import DicomSegmentation, segments_of, write_segmentation
+from autoseg.io.dicom_source import source_series
 from autoseg.io.formats import format_of
 from autoseg.values import Geometry, Label, Labels, Volume
 from tests.io.dicom_phantoms import noise, write_series
@@ -47,7 +48,7 @@ def make(folder: Path, geometry: Geometry, labels: np.ndarray, how: DicomSegment
 def segmented(folder: Path, labels: np.ndarray, how: DicomSegmentation = HOW) -> Path:
     """The segmentation of the series in ``folder/scan``."""
     volume = Volume(array=labels[None], geometry=format_of(folder / "scan").read(folder / "scan").geometry)
-    write_segmentation(folder / "labels.dcm", volume, folder / "scan", how, "case")
+    write_segmentation(folder / "labels.dcm", volume, source_series(folder / "scan", "case"), how, "case")
     return folder / "labels.dcm"
 
 

@@ -7,6 +7,7 @@ import sys
 from datetime import datetime
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -242,10 +243,12 @@ def test_several_series_are_one_by_a_file_of_it(tmp_path: Path) -> None:
 
 def test_a_label_map_of_another_series_is_refused(tmp_path: Path) -> None:
     make(tmp_path, grid(shape=SHAPE), blobs(SHAPE))
-    for geometry in (grid("coronal", SHAPE), grid(shape=(5, 7, 9))):
+    wide = msgspec.structs.replace(grid(shape=SHAPE), spacing=(2.5, 0.75, 1.0))
+    upside_down = msgspec.structs.replace(grid(shape=SHAPE), directions=((0, 0, -1), (0, -1, 0), (1, 0, 0)))
+    for geometry in (grid("coronal", SHAPE), grid(shape=(5, 7, 9)), wide, upside_down):
         volume = Volume(array=blobs(geometry.shape)[None], geometry=geometry)
         with pytest.raises(InputError, match="case bo: the label map does not lie on the DICOM series"):
-            write_segmentation(tmp_path / "b.dcm", volume, tmp_path / "scan", HOW, "bo")
+            write_segmentation(tmp_path / "b.dcm", volume, source_series(tmp_path / "scan", "bo"), HOW, "bo")
     assert not (tmp_path / "b.dcm").exists()
 
 
