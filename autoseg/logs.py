@@ -6,12 +6,14 @@ Stages never print. They call ``logger.event(kind, **fields)``; a stage that cou
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import threading
 import traceback
 from collections.abc import Callable
+from io import FileIO
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import Any, Protocol
 
 import msgspec
 
@@ -52,8 +54,8 @@ class JsonLinesLogger:
 
     def __init__(self, path: Path, ready: Callable[[], bool] = lambda: True) -> None:
         self.path, self._ready = path, ready
-        self._file: IO[bytes] | None = None
-        self._waiting: list[bytes] = []
+        self._file: FileIO | None = None
+        self._waiting = b""
         self._lock = threading.Lock()
 
     def event(self, kind: str, **fields: object) -> None:
@@ -63,23 +65,22 @@ class JsonLinesLogger:
         time = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
         line = msgspec.json.encode({"time": time, "event": kind, **fields}, enc_hook=_plain) + b"\n"
         with self._lock:
-            self._waiting.append(line)
+            self._waiting += line
             self._write()
 
     def _write(self) -> None:
         try:
             if self._file is None and self._waiting and self._ready():
                 self._file = self._open()
-            if self._file is not None:
-                self._file.write(b"".join(self._waiting))
-                self._file.flush()
-                self._waiting.clear()
+            while self._file is not None and self._waiting:
+                written = self._file.write(self._waiting)  # on a disk that is nearly full a part only; the rest waits
+                self._waiting = self._waiting[written:]
         except OSError:  # a log that cannot be written must not end the work: a read-only folder, a full disk
             self._ready = lambda: False
 
-    def _open(self) -> IO[bytes]:
+    def _open(self) -> FileIO:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        file = self.path.open("ab+")
+        file = self.path.open("ab+", buffering=0)  # what cannot be written waits here, and not in the file object, too
         if file.tell():
             file.seek(-1, 2)
             if file.read(1) != b"\n":  # a kill within a write: end that line, so that the next one is whole
@@ -91,7 +92,8 @@ class JsonLinesLogger:
         with self._lock:
             self._write()
             if self._file is not None:
-                self._file.close()
+                with contextlib.suppress(OSError):  # a network drive that is gone
+                    self._file.close()
                 self._file = None
 
 

@@ -24,6 +24,7 @@ from autoseg.plan_stage import plan_in_memory
 from autoseg.planning import Wishes
 from autoseg.training.loop import FoldTrainer
 from autoseg.training.optimization import WeightAverage
+from autoseg.training.places import forced_samples
 from autoseg.values import Fingerprint, Fold, TrainJob
 from autoseg.workspace import FoldFolder, Workspace
 from tests.planners.synthetic import fingerprint
@@ -100,11 +101,15 @@ def test_prediction_and_preprocessing_are_timed_too_and_told_in_words(
     assert not list(small.glob("autoseg*"))
 
 
-@pytest.mark.parametrize("place", ["anywhere", "centre"])
-def test_the_batches_that_are_timed_are_those_of_a_training(planned: Workspace, tmp_path: Path, place: str) -> None:
+@pytest.mark.parametrize(
+    ("place", "share"), [("anywhere", 0.33), ("centre", 0.33), ("anywhere", 1.0), ("anywhere", 0.0)]
+)
+def test_the_batches_that_are_timed_are_those_of_a_training(
+    planned: Workspace, tmp_path: Path, place: str, share: float
+) -> None:
     plan = planned.model().plan()
     first = plan.configuration("2d")
-    training = msgspec.structs.replace(first.training, foreground_place=place)
+    training = msgspec.structs.replace(first.training, foreground_place=place, foreground_share=share)
     plan = msgspec.structs.replace(plan, configurations=(msgspec.structs.replace(first, training=training),))
     setting = benchmarking._Setting(planned, plan, plan.configuration("2d"), tmp_path, "cpu", 1, SilentLogger())
     keys, store = benchmarking._stored(setting)
@@ -122,6 +127,7 @@ def test_the_batches_that_are_timed_are_those_of_a_training(planned: Workspace, 
     trained = FoldTrainer(job, plan, store, folder, SilentLogger(), "cpu").loader(train=True)
     timed = benchmarking._loader(setting, keys, store)
     assert [timed.draw(iteration) for iteration in range(4)] == [trained.draw(iteration) for iteration in range(4)]
+    assert trained._forced == forced_samples(plan.configuration("2d").batch_size, share)
 
 
 def test_a_timed_iteration_has_the_average_of_the_weights(

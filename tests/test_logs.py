@@ -93,6 +93,25 @@ def test_a_log_that_cannot_be_written_does_not_end_the_work(tmp_path: Path) -> N
     assert (tmp_path / "logs").read_text() == "a file where the folder should be"
 
 
+def test_a_full_disk_ends_nothing_and_every_line_stands_once_when_there_is_room_again(tmp_path: Path) -> None:
+    """The limit cuts a line; closing the log while there is no room must not hide what else the work has to tell."""
+    resource = pytest.importorskip("resource")
+    logger, closed = JsonLinesLogger(tmp_path / "a.jsonl"), JsonLinesLogger(tmp_path / "b.jsonl")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        for number in range(40):
+            logger.event("said", number=number)
+            closed.event("said", number=number)
+        closed.close()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert logger.path.stat().st_size == closed.path.stat().st_size == 1000
+    logger.event("said", number=40)
+    logger.close()
+    assert [line["number"] for line in lines(logger.path)] == list(range(41))
+
+
 def test_lines_of_several_jobs_are_told_apart(tmp_path: Path) -> None:
     logger = JsonLinesLogger(tmp_path / "a.jsonl")
     for fold in ("0", "1"):

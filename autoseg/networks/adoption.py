@@ -154,7 +154,7 @@ def _with_channels(
     places = _by_name(own, source) if own and source else [None] * count
     if all(place is None for place in places) and count == before:
         reason = "channels taken in order: " + ("they have no names in common" if own else "their names are not known")
-        return old, "adopted", "same name and shape" if count == 1 else reason
+        return old, "adopted", "same name and shape" if count == 1 and not own else reason
     if list(places) == list(range(before)):
         return old, "adopted", "same name, shape and channels"
     told, scale = f"{count - places.count(None)} of {before} channels by name", 1.0

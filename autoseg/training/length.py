@@ -68,11 +68,16 @@ def learning_rate(schedule: Schedule, spec: TrainingSpec, length: Length, iterat
 
 
 def _main_rate(schedule: Schedule, spec: TrainingSpec, length: Length, iteration: int) -> float:
-    if length.held_from is not None:
-        iteration = min(iteration, length.held_from)
-    if length.iterations is not None:
-        return schedule(spec, iteration, length.iterations)
-    return spec.learning_rate * min(1.0, (iteration + 1) / max(1, spec.warmup_iterations))
+    def rate(iteration: int) -> float:
+        if length.iterations is not None:
+            return schedule(spec, iteration, length.iterations)
+        return spec.learning_rate * min(1.0, (iteration + 1) / max(1, spec.warmup_iterations))
+
+    held = length.held_from
+    if held is None or iteration <= held:
+        return rate(iteration)
+    warm = min(iteration, spec.warmup_iterations, *([length.iterations - 1] if length.iterations is not None else []))
+    return max(map(rate, range(held, warm + 1)), default=rate(held))  # a warm-up that the cooldown cut short goes on
 
 
 def kept_from(length: Length) -> int | None:

@@ -254,9 +254,15 @@ class FoldTrainer:
         return done > 0 and (done % self.spec.iterations_per_epoch == 0 or done == self.state.length.end)
 
     def _estimate_epoch(self) -> None:
-        """Adds to the curve of estimates; where no label has a Dice, there is nothing to add."""
+        """Adds to the curve of estimates; where no label has a Dice, there is nothing to add.
+
+        Raises:
+            AutosegError: the weights are not numbers.
+        """
         if not (self.ranks.first and self.job.cases.val and self.spec.validation_iterations):
             return
+        if not self.state.is_healthy():
+            raise self._not_a_number()
         try:
             known = [dice for dice in self.estimate() if dice is not None]
         except InputError as error:  # the estimate is a guide only; where the end hangs on it, there is none without

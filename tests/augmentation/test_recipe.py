@@ -34,6 +34,24 @@ def test_the_default_steps_are_in_nnunets_order() -> None:
     ]
 
 
+@pytest.mark.parametrize("spec", [IN_3D, IN_PLANE, IN_2D], ids=["3d", "in plane", "2d"])
+def test_every_step_acts_with_nnunets_probability(spec: AugmentationSpec) -> None:
+    """A step that is drawn for none of the channels does not act."""
+    recipe, draws = default_recipe(spec), 4000
+    shape = (1, 6, 6) if spec is IN_2D else (1, 4, 6, 6)
+    plain, acted = 0, dict.fromkeys(range(len(recipe.steps())), 0)
+    for draw in range(draws):
+        random = stream(3, 0, draw, 0)
+        plain += recipe.spatial.draw(random, shape[1:]) is None
+        for place, step in enumerate(recipe.steps()):
+            acted[place] += step.draw(random, shape) is not None
+    mirrored = 1 - 0.5 ** len(spec.mirror_axes)
+    expected = [0.8 * 0.8, 0.1, 0.2 * 0.5, 0.15, 0.15, 0.25 * 0.5, 0.1, 0.3, mirrored]
+    for count, probability in zip([plain, *acted.values()], expected, strict=True):
+        deviation = (draws * probability * (1 - probability)) ** 0.5
+        assert abs(count - draws * probability) < 4 * deviation, (count / draws, probability)
+
+
 @pytest.mark.parametrize(("spec", "axes"), [(IN_3D, None), (IN_2D, None), (IN_PLANE, (1, 2))])
 def test_flat_patches_lose_no_resolution_across_slices(spec: AugmentationSpec, axes: Sequence[int] | None) -> None:
     (low,) = (step for step in default_recipe(spec).steps() if isinstance(step, LowResolution))

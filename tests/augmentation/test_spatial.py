@@ -100,6 +100,17 @@ def assert_largest_indicator(
     assert (own >= ordered[-1] - 1e-3).all()  # in a tie, one of the tied
 
 
+@pytest.mark.parametrize(("nearest", "other"), [(1, 2), (2, 1)])
+def test_in_a_tie_the_label_of_the_nearest_voxel_wins(nearest: int, other: int) -> None:
+    """At a third of a voxel from one on both axes it weighs 4/9, and its two neighbours 2/9 each; a hair more is a tie, too."""
+    labels = np.zeros((6, 6), np.int16)
+    labels[2, 2], labels[2, 3], labels[3, 2] = nearest, other, other
+    _, sampled = sample(np.zeros((1, 6, 6), np.float32), labels, np.eye(2), np.full(2, 2 + 1 / 3 + 2e-6), (3, 3))
+    assert sampled[1, 1] == nearest
+    _, sampled = sample(np.zeros((1, 6, 6), np.float32), labels, np.eye(2), np.full(2, 2 + 1 / 3 + 1e-3), (3, 3))
+    assert sampled[1, 1] == other
+
+
 @cases
 @shifts
 def test_channels_of_labels_are_sampled_as_their_label_map(

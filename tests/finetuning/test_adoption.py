@@ -114,6 +114,10 @@ def test_without_names_channels_are_taken_in_order_or_from_the_mean() -> None:
     made, source, adoption = taken(("A", "B"), ("C", "D"))
     assert torch.equal(made[FIRST], source[FIRST])
     assert "no names in common" in fate(adoption, FIRST)[1]
+    _, _, adoption = taken(("CT",), ("MRI",))
+    assert "no names in common" in fate(adoption, FIRST)[1]
+    _, _, adoption = taken(("CT",), ("CT",))
+    assert fate(adoption, FIRST)[1] == "same name, shape and channels"
 
 
 def test_heads_take_the_rows_of_equal_names_and_begin_anew_elsewhere() -> None:

@@ -486,6 +486,31 @@ def test_a_gradient_that_is_no_number_is_found_before_anything_is_saved_and_its_
     assert healthy.state.is_healthy()
 
 
+@pytest.mark.parametrize("length", [fixed_length(50), Length(until_plateau=True)], ids=["fixed", "until plateau"])
+def test_a_gradient_that_is_no_number_at_the_end_of_an_epoch_is_named_before_anything_is_estimated(
+    tmp_path: Path, store: CaseStore, length: Length
+) -> None:
+    plan = make_plan(patch=(8, 8), training=TRAINING)
+    folder, logger = fold_folder(tmp_path, "fold"), Listening()
+    write_document(folder.length, length)
+    trainer = FoldTrainer(make_job(plan, 50), plan, store, folder, logger, "cpu")
+    update, last = trainer.step.update, trainer.spec.iterations_per_epoch - 1
+
+    def spoiling(rate: float) -> None:
+        update(rate)
+        if trainer.state.iteration == last:
+            with torch.no_grad():
+                next(trainer.step.network.parameters()).fill_(torch.nan)
+
+    trainer.step.update = spoiling  # type: ignore[method-assign]
+    cases = ", ".join(sorted(set(trainer.loader(train=True).batch(last)["keys"])))
+    said = rf"weights are no longer numbers.*at iteration {last}; the batch held {cases}"
+    with pytest.raises(AutosegError, match=said):
+        trainer.run(lambda: False)
+    assert folder.bad_batch.exists()
+    assert not [line for line in logger.all("message") if "no estimate" in str(line)]
+
+
 def test_a_full_disk_does_not_end_a_training(tmp_path: Path, store: CaseStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """The writer is told that the disk is full, all through the training, but for the model at its end."""
     whole = train(PLAN, store, fold_folder(tmp_path, "whole"), iterations=9)

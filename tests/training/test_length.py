@@ -122,6 +122,35 @@ def test_extended_the_rate_goes_on_without_a_leap_and_falls_again(length: Length
     assert length.end < 60 or leap(made) <= 1e-12
 
 
+@pytest.mark.parametrize("by", [1, 40, 500, 5000])
+@pytest.mark.parametrize(
+    "length",
+    [asked_to_end(OPEN, 5, "asked"), with_plateau(OPEN, 30), asked_to_end(fixed_length(1000), 5, "asked")],
+    ids=["hours", "plateau", "known"],
+)
+def test_a_warm_up_that_a_cooldown_cut_short_is_finished_when_the_training_is_extended(length: Length, by: int) -> None:
+    longer = extended(length, by)
+    kept, made = kept_from(length), rates(longer)
+    warm = [SPEC.learning_rate * min(1.0, (iteration + 1) / 50) for iteration in range(longer.cooldown_from)]
+    assert kept < 50
+    assert made[: longer.cooldown_from] == pytest.approx(warm)
+    assert made[: kept + 1] == rates(length)[: kept + 1]
+    assert same_past(length, longer, kept)
+    assert max(made) == pytest.approx(SPEC.learning_rate) or longer.cooldown_from < 50
+    assert made[-1] < made[longer.cooldown_from]
+    twice = extended(longer, by)
+    assert rates(twice)[: longer.cooldown_from + 1] == made[: longer.cooldown_from + 1]
+
+
+def test_a_training_shorter_than_the_warm_up_of_the_plan_is_extended_at_the_rate_where_it_began_to_end() -> None:
+    """Its own warm-up was a tenth of it, and over."""
+    for iterations in (7, 20, 49, 51, 60):
+        length = fixed_length(iterations)
+        longer = extended(length, 100)
+        held = set(rates(longer)[kept_from(length) : longer.cooldown_from])
+        assert held == {learning_rate(warmup_polynomial, SPEC, length, kept_from(length))}
+
+
 def test_a_training_can_be_extended_again_and_again() -> None:
     length = fixed_length(1000)
     once = extended(length, 500)
