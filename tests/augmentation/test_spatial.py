@@ -102,7 +102,7 @@ def assert_largest_indicator(
 
 @pytest.mark.parametrize(("nearest", "other"), [(1, 2), (2, 1)])
 def test_in_a_tie_the_label_of_the_nearest_voxel_wins(nearest: int, other: int) -> None:
-    """At a third of a voxel from one on both axes it weighs 4/9, and its two neighbours 2/9 each; a hair more is a tie, too."""
+    """At a third of a voxel from one on both axes it weighs 4/9, and its two neighbours 2/9 each; a hair more ties, too."""
     labels = np.zeros((6, 6), np.int16)
     labels[2, 2], labels[2, 3], labels[3, 2] = nearest, other, other
     _, sampled = sample(np.zeros((1, 6, 6), np.float32), labels, np.eye(2), np.full(2, 2 + 1 / 3 + 2e-6), (3, 3))
