@@ -18,8 +18,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from autoseg import pipeline, plugins
-from autoseg.augmentation.streams import TRAINING
+from autoseg import pipeline
 from autoseg.errors import InputError
 from autoseg.executors import usable_cpus
 from autoseg.files import read_document
@@ -37,9 +36,9 @@ from autoseg.preprocessing.case_task import CaseToPreprocess, Grid, PreprocessCa
 from autoseg.preprocessing.forward import case_key, parameters_key
 from autoseg.processes.wire import rebuilt
 from autoseg.stores import case_store_of
-from autoseg.training.batches import PatchLoader
 from autoseg.training.crew import seconds_to_make
 from autoseg.training.optimization import WeightAverage
+from autoseg.training.planned_loader import planned_loader
 from autoseg.training.step import TrainingStep
 from autoseg.values import Configuration, ExecutionPath, Fingerprint, Fold, Plan, TrainJob
 from autoseg.values.json_form import Value
@@ -218,7 +217,7 @@ def _trainstep(setting: _Setting) -> dict[str, Any]:
     )
     folder = FoldFolder(setting.folder / "training")
     folder.path.mkdir()
-    loader = _loader(setting, keys, store) if keys else None
+    loader = planned_loader(setting.plan, configuration, store, keys) if keys else None
     making = functools.partial(seconds_to_make, loader.batch) if loader else None
     step = TrainingStep(job, setting.plan, folder, setting.logger, setting.device, making)
     step.network.train()
@@ -265,23 +264,6 @@ def _staged(setting: _Setting) -> str:
     """What takes the place of an earlier stage's prediction, if there is one."""
     before = setting.configuration.previous_stage
     return f", their references for what {before} predicts" if before else ""
-
-
-def _loader(setting: _Setting, keys: dict[str, str], store: CaseStore) -> PatchLoader:
-    configuration, plan = setting.configuration, setting.plan
-    recipe = plugins.load("recipe", configuration.augmentation.recipe)(configuration.augmentation)
-    return PatchLoader(
-        store,
-        keys,
-        configuration.patch_size,
-        configuration.batch_size,
-        foreground_share=configuration.training.foreground_share,
-        foreground_place=configuration.training.foreground_place,
-        recipe=recipe,
-        seed=plan.seed,
-        purpose=TRAINING,
-        masked_channels=[index for index, spec in enumerate(plan.normalization) if spec.use_mask],
-    )
 
 
 def _synthetic(setting: _Setting) -> dict[str, Any]:

@@ -37,6 +37,7 @@ from autoseg.workspace import ModelFolder, Workspace
 
 if TYPE_CHECKING:
     from autoseg.io.case_store import CaseStore
+    from autoseg.replay_stage import Replayed
     from autoseg.train_stage import Trained
     from autoseg.training.job import Wish
     from autoseg.training.ranks import Ranks
@@ -52,6 +53,7 @@ __all__ = [
     "plan_dataset",
     "predict",
     "preprocess",
+    "replay",
     "select_best",
     "train",
 ]
@@ -302,6 +304,42 @@ def _mending_store(
 
     store = case_store_of(workspace, plan, configuration, rebuild)
     return store
+
+
+def replay(
+    workspace: Workspace,
+    configuration: str,
+    fold: str,
+    out: Path,
+    *,
+    iteration: int | None = None,
+    plan_name: str | None = None,
+    logger: Logger = SILENT,
+) -> Replayed:
+    """Makes the batch of an iteration again, as the network gets it, and writes it with a picture.
+
+    Args:
+        workspace: with a training that has begun.
+        configuration: its name.
+        fold: a number, or "full".
+        out: a folder that is empty, or not there.
+        iteration: counted from 0, done or not; None for the batch whose loss was not a number.
+        plan_name: the active plan by default.
+        logger: for events.
+
+    Raises:
+        InputError: no training has begun here, or ``out`` is not empty.
+        DamagedCaseError: a case cannot be read, nor be made anew.
+    """
+    from autoseg.replay_stage import record_of, replay_batch
+
+    model = workspace.existing().model(plan_name)
+    model.plan().configuration(configuration)  # or the names are told that there are
+    job, plan, record = record_of(model.fold(configuration, fold), iteration)
+    wanted = iteration if record is None else record
+    assert wanted is not None
+    store = _mending_store(workspace, model, plan, configuration, logger)
+    return replay_batch(model, store, job, plan, wanted, out, logger)
 
 
 def _iterations(epochs: int | None, iterations: int | None, per_epoch: int) -> int | None:

@@ -25,6 +25,7 @@ from autoseg.planning import Wishes
 from autoseg.training.loop import FoldTrainer
 from autoseg.training.optimization import WeightAverage
 from autoseg.training.places import forced_samples
+from autoseg.training.planned_loader import planned_loader
 from autoseg.values import Fingerprint, Fold, TrainJob
 from autoseg.workspace import FoldFolder, Workspace
 from tests.planners.synthetic import fingerprint
@@ -125,7 +126,7 @@ def test_the_batches_that_are_timed_are_those_of_a_training(
     folder = FoldFolder(tmp_path / "fold")
     folder.path.mkdir()
     trained = FoldTrainer(job, plan, store, folder, SilentLogger(), "cpu").loader(train=True)
-    timed = benchmarking._loader(setting, keys, store)
+    timed = planned_loader(setting.plan, setting.configuration, store, keys)
     assert [timed.draw(iteration) for iteration in range(4)] == [trained.draw(iteration) for iteration in range(4)]
     assert trained._forced == forced_samples(plan.configuration("2d").batch_size, share)
 

@@ -20,6 +20,7 @@ from autoseg.cli.data import plan, preprocess
 from autoseg.cli.demo import demo
 from autoseg.cli.export import export
 from autoseg.cli.models import evaluate, predict, train
+from autoseg.cli.replay import replay
 from autoseg.cli.run import run
 from autoseg.cli.select import select
 from autoseg.cli.status import status
@@ -55,6 +56,7 @@ for command in (
     plan,
     preprocess,
     train,
+    replay,
     compare,
     select,
     predict,

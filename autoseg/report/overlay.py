@@ -13,7 +13,7 @@ from autoseg.files import replacing
 from autoseg.values import Volume
 from autoseg.volume.axes import reorder_volume
 
-__all__ = ["Shown", "draw_overlays"]
+__all__ = ["EDGE_PIXELS", "GAP", "Shown", "draw_overlays", "outlined"]
 
 #: Distinct for people with colour-vision deficiency (Okabe and Ito), in the order of labels.
 COLOURS = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (213, 94, 0), (204, 121, 167), (0, 114, 178))
@@ -60,12 +60,12 @@ def _row(case: Shown) -> np.ndarray:
     base = np.repeat((ndimage.zoom(grey, zoom, order=1).clip(0, 1) * 255).astype(np.uint8)[..., None], 3, axis=2)
     panels = [base]
     for volume in (reference, prediction):
-        panels.append(_outlined(base, ndimage.zoom(volume.array[0, index], zoom, order=0)))
+        panels.append(outlined(base, ndimage.zoom(volume.array[0, index], zoom, order=0)))
     gap = np.zeros((base.shape[0], GAP, 3), np.uint8)
     return np.concatenate([panels[0], gap, panels[1], gap, panels[2]], axis=1)
 
 
-def _outlined(base: np.ndarray, labels: np.ndarray) -> np.ndarray:
+def outlined(base: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """The image with each label tinted and outlined."""
     picture = base.astype(np.float32)
     for label in np.unique(labels[labels > 0]):

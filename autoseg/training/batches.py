@@ -123,6 +123,11 @@ class PatchLoader(SlimDataLoaderBase):
         self.iteration = 0
 
     @property
+    def step_names(self) -> tuple[str, ...]:
+        """What the parameters of a sample's record are for, in their order."""
+        return tuple(type(getattr(step, "transform", step)).__name__ for step in self._steps)
+
+    @property
     def skipped(self) -> tuple[str, ...]:
         """The cases that could not be read, and are not drawn any more."""
         return tuple(sorted(self._skipped))

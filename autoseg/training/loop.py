@@ -15,8 +15,6 @@ import numpy as np
 import torch
 
 from autoseg import plugins
-from autoseg.augmentation.contract import Recipe
-from autoseg.augmentation.streams import TRAINING, VALIDATION
 from autoseg.errors import (
     AutosegError,
     DiskFullError,
@@ -37,9 +35,9 @@ from autoseg.training.crew import seconds_to_make
 from autoseg.training.determinism import deterministic_algorithms, make_deterministic, seed_iteration
 from autoseg.training.estimate import dice_of_counts, patch_counts
 from autoseg.training.length import kept_from, learning_rate
-from autoseg.training.looked_for import LookedFor
 from autoseg.training.model_file import write_model
 from autoseg.training.optimization import WeightAverage
+from autoseg.training.planned_loader import planned_loader
 from autoseg.training.ranks import ALONE, Ranks
 from autoseg.training.records import BatchRecord
 from autoseg.training.skips import SharedSkips
@@ -178,24 +176,16 @@ class FoldTrainer:
 
     def loader(self, *, train: bool, skipped: Mapping[str, int] | None = None) -> PatchLoader:
         """Patches of the training cases, augmented, or of the held-out cases as they are; see ``PatchLoader.skipped``."""
-        recipe: Recipe = Recipe()
-        if train:
-            recipe = plugins.load("recipe", self.configuration.augmentation.recipe)(self.configuration.augmentation)
         cases = self.job.cases.train if train else self.job.cases.val
-        return PatchLoader(
+        return planned_loader(
+            self.plan,
+            self.configuration,
             self.store,
             {case: self.job.case_keys[case] for case in cases},
-            self.configuration.patch_size,
-            self.configuration.batch_size,
-            foreground_share=self.spec.foreground_share,
-            foreground_place=self.spec.foreground_place,
-            recipe=recipe,
-            seed=self.job.seed,
-            purpose=TRAINING if train else VALIDATION,
+            annotated=self.job.annotated,
+            train=train,
             skipped=skipped,
             positions=self.ranks.share(self.configuration.batch_size) if train else None,
-            masked_channels=[index for index, spec in enumerate(self.plan.normalization) if spec.use_mask],
-            looked_for=LookedFor(self.plan.labels, self.job.annotated),
             logger=self.logger,
         )
 

@@ -44,7 +44,7 @@ def not_a_number(
     cases = sorted({sample.case for sample in record.samples})
     try:
         write_document(folder.bad_batch, record)
-        drawn = f"{folder.bad_batch} tells how the batch was drawn"
+        drawn = f"{folder.bad_batch} tells how the batch was drawn, and autoseg replay draws a picture of it"
     except OSError as error:
         drawn = f"How the batch was drawn is not kept: {not_written(folder.bad_batch, error)}"
     except Exception as error:  # numbers of somebody's own transform that are not JSON's
