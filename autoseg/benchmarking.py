@@ -217,7 +217,7 @@ def _trainstep(setting: _Setting) -> dict[str, Any]:
     )
     folder = FoldFolder(setting.folder / "training")
     folder.path.mkdir()
-    loader = planned_loader(setting.plan, configuration, store, keys) if keys else None
+    loader = planned_loader(setting.plan, configuration, store, keys, setting.plan.seed) if keys else None
     making = functools.partial(seconds_to_make, loader.batch) if loader else None
     step = TrainingStep(job, setting.plan, folder, setting.logger, setting.device, making)
     step.network.train()

@@ -99,7 +99,7 @@ def replay_batch(
     folder, configuration = model.fold(job.configuration, job.fold), plan.configuration(job.configuration)
     keys = {case: job.case_keys[case] for case in job.cases.train}
     loader = planned_loader(
-        *(plan, configuration, staged_store(model, plan, job, store), keys),
+        *(plan, configuration, staged_store(model, plan, job, store), keys, job.seed),
         annotated=job.annotated,
         skipped=_left_out(folder, job),
         logger=logger,

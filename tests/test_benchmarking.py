@@ -126,8 +126,10 @@ def test_the_batches_that_are_timed_are_those_of_a_training(
     folder = FoldFolder(tmp_path / "fold")
     folder.path.mkdir()
     trained = FoldTrainer(job, plan, store, folder, SilentLogger(), "cpu").loader(train=True)
-    timed = planned_loader(setting.plan, setting.configuration, store, keys)
+    timed = planned_loader(setting.plan, setting.configuration, store, keys, plan.seed)
     assert [timed.draw(iteration) for iteration in range(4)] == [trained.draw(iteration) for iteration in range(4)]
+    other = FoldTrainer(msgspec.structs.replace(job, seed=plan.seed + 1), plan, store, folder, SilentLogger(), "cpu")
+    assert other.loader(train=True).draw(0) != trained.draw(0)
     assert trained._forced == forced_samples(plan.configuration("2d").batch_size, share)
 
 

@@ -182,6 +182,7 @@ class FoldTrainer:
             self.configuration,
             self.store,
             {case: self.job.case_keys[case] for case in cases},
+            self.job.seed,
             annotated=self.job.annotated,
             train=train,
             skipped=skipped,

@@ -21,6 +21,7 @@ def planned_loader(
     configuration: Configuration,
     store: CaseStore,
     keys: Mapping[str, str],
+    seed: int,
     *,
     annotated: Mapping[str, tuple[str, ...]] | None = None,
     train: bool = True,
@@ -31,10 +32,11 @@ def planned_loader(
     """Patches of training cases, augmented, or of held-out cases as they are.
 
     Args:
-        plan: its seed and labels.
+        plan: its labels and normalization.
         configuration: of the plan: its patch, batch and recipe.
         store: of the preprocessed cases.
         keys: case id to content key, of the cases to draw from.
+        seed: of the training.
         annotated: case id to the labels that were looked for, of the cases in which not all were.
         train: augment.
         skipped: see ``PatchLoader``, and so ``positions``.
@@ -52,7 +54,7 @@ def planned_loader(
         foreground_share=configuration.training.foreground_share,
         foreground_place=configuration.training.foreground_place,
         recipe=recipe,
-        seed=plan.seed,
+        seed=seed,
         purpose=TRAINING if train else VALIDATION,
         skipped=skipped,
         positions=positions,

@@ -5,7 +5,7 @@ python -m tests.benchmarks.ablation WORKSPACE CONFIGURATION RESULTS [--iteration
 WORKSPACE is one in which ``autoseg plan`` and ``autoseg preprocess`` have run. Every run trains fold 0 with a batch of that
 size and scores whole held-out images on the grid of the configuration, without mirroring, ``--points`` times on its way.
 A finished run is kept in RESULTS and not repeated, so the script can be stopped and goes on. At the end: a table with the
-mean over the seeds, and the range.
+mean over the seeds, and the range, and another over the time that the default takes.
 """
 
 from __future__ import annotations
@@ -72,6 +72,7 @@ VARIANTS: dict[str, Variant] = {
     "SGD 0.01, average": Variant({**SGD, "learning_rate": 0.01, "ema_decay": 0.999}),
     "weight decay 0.05": Variant({"weight_decay": 0.05}),
     "batch Dice the other way": Variant({"batch_dice": None}),
+    "no foreground share": Variant({"foreground_share": 0.0}),
     "half of the foreground share": Variant({"foreground_share": 0.167}),
     "twice the foreground share": Variant({"foreground_share": 0.67}),
     "no augmentation": Variant(recipe="none"),
@@ -208,6 +209,22 @@ def table(results: Mapping[str, Sequence[Sequence[Mapping[str, float]]]]) -> str
     return "\n".join(lines)
 
 
+def table_over_time(results: Mapping[str, Sequence[Sequence[Mapping[str, float]]]]) -> str:
+    """Mean Dice over the seeds after shares of the processor time that the default takes; lines between the points."""
+    usual = results.get("default") or next(iter(results.values()))
+    whole = statistics.median(run[-1]["processor_seconds"] for run in usual)
+    shares = (0.25, 0.5, 0.75, 1.0)
+    head = ["variant", *(f"{share * whole:.0f} s" for share in shares)]
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    for name, runs in results.items():
+        reached = [
+            [np.interp(share * whole, [p["processor_seconds"] for p in run], [p["dice"] for p in run]) for run in runs]
+            for share in shares
+        ]
+        lines.append("| " + " | ".join([name, *(f"{statistics.mean(values):.3f}" for values in reached)]) + " |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     """Runs what is missing, seed by seed, then prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -235,6 +252,8 @@ def main() -> None:
             results.setdefault(name, []).append(json.loads(file.read_bytes()))
     print(f"\n{' '.join(sys.argv[1:])}; batch {arguments.batch}, {len(study.fold.val)} held-out cases\n")
     print(table(results))
+    print()
+    print(table_over_time(results))
 
 
 if __name__ == "__main__":
