@@ -59,8 +59,8 @@ def draw_corner(
         patch: three edges.
         matrix: through which it is sampled; None: a plain crop.
         random: generator.
-        forced: it must hold foreground, if the case has any: a voxel is drawn, all classes with equal chance. A turned patch
-            near a border of the image may miss it: the patch is placed by the box that it samples within, not by its corners.
+        forced: it must hold foreground, if the case has any: a voxel is drawn, all classes with equal chance. A turned
+            patch near a border may miss it: the patch is placed by the box that it samples within, not by its corners.
         anywhere: that voxel may lie anywhere in the patch, all places with equal chance; else in its centre, as far as the
             borders allow, whatever the matrix.
     """
