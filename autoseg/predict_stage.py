@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from autoseg.executors import Executor
 from autoseg.logs import Logger, SilentLogger
 from autoseg.plan_check import check_no_foreign_code
-from autoseg.values import DISAGREEMENT, PREDICTION_RECORD, Case, ComponentStep
+from autoseg.values import DISAGREEMENT, PREDICTION_RECORD, PROBABILITIES, Case, ComponentStep, Part
 from autoseg.workspace import ModelFolder, Workspace
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["Predicted", "predict"]
 
 SILENT = SilentLogger()
+WHOLE = Part()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +58,8 @@ def predict(
     device: str = "auto",
     mirroring: bool = True,
     disagreement_maps: bool = False,
+    probabilities: bool = False,
+    part: Part = WHOLE,
     trust_code: bool = False,
     label_format: str | None = None,
     executor: Executor | None = None,
@@ -76,6 +79,8 @@ def predict(
         device: cpu, cuda, mps or auto.
         mirroring: average over flips.
         disagreement_maps: write a map of the networks' disagreement for each image, too, if there are several networks.
+        probabilities: write those that decided, too; ``autoseg.open_probabilities`` reads them.
+        part: predict only this of several parts of the images, dealt out in turn by name.
         trust_code: let a model folder that is named, and so may come from elsewhere, run code that is no installed plug.
         label_format: of the label maps: an ending such as ``nii.gz``, or ``dicom-seg``; None for that of the images.
         executor: reads the images.
@@ -97,7 +102,7 @@ def predict(
             device=device,
             mirroring=mirroring,
             label_format=label_format,
-            disagreement_maps=disagreement_maps,
+            extras={"disagreement_maps": disagreement_maps, "probabilities": probabilities, "part": part},
             executor=executor,
             logger=logger,
         )
@@ -113,12 +118,12 @@ def _predicted(
     device: str,
     mirroring: bool,
     label_format: str | None,
-    disagreement_maps: bool,
+    extras: Mapping[str, Any],
     executor: Executor | None,
     logger: Logger,
 ) -> Predicted:
     from autoseg.chosen import choose
-    from autoseg.inference.cases import predict_files
+    from autoseg.inference.folder import Extras, predict_files
     from autoseg.io.formats import split_ending
     from autoseg.io.label_files import label_files
     from autoseg.io.layouts import read_inputs
@@ -129,14 +134,17 @@ def _predicted(
     plan = chosen.usable_plan(logger)
     weights = chosen.weights()
     output = label_files(label_format, plan.labels, plan=plan.name, weights=weights)
-    cases: tuple[Case, ...] = read_inputs(source, plan.channels)
+    part: Part = extras["part"]
+    cases: tuple[Case, ...] = _of_part(read_inputs(source, plan.channels), part)
     folder = source if source.is_dir() else source.parent
     check_outside(target, folder, whole=source.is_dir())
-    names = {PREDICTION_RECORD, DISAGREEMENT, *(output.name(case) for case in cases)}
+    records = (part.file_name(stem) for stem in ("run", PREDICTION_RECORD.removesuffix(".json")))
+    names = {PREDICTION_RECORD, DISAGREEMENT, PROBABILITIES, *records, *(output.name(case) for case in cases)}
     ids = {case.id for case in cases}
     check_no_links_out(target, lambda name: name in names or split_ending(name)[0] in ids)
     for choice in chosen.choices:
         logger.event("model", plan=plan.name, configuration=choice.configuration, folds=choice.folds, dice=choice.dice)
+    models_told = tuple(f"{choice.configuration}, fold {', '.join(choice.folds)}" for choice in chosen.choices)
     first, *others = chosen.load(resolve_device(device), mirroring=mirroring)
     files = predict_files(
         *(first, plan, weights, cases, folder, target, logger, executor),
@@ -144,8 +152,13 @@ def _predicted(
         steps=chosen.steps,
         output=output,
         experience=chosen.experience(),
-        disagreement_maps=disagreement_maps,
+        extras=Extras(plan_name=plan.name, models=models_told, **extras),
     )
     return Predicted(
         files=files, choices=chosen.choices, model=chosen.model, steps=chosen.steps, selected=chosen.selected
     )
+
+
+def _of_part(cases: Sequence[Case], part: Part) -> tuple[Case, ...]:
+    """Those of a part: dealt out in turn, so that all parts have about the same number."""
+    return tuple(sorted(cases, key=lambda case: case.id)[part.number :: part.of]) if part.of > 1 else tuple(cases)

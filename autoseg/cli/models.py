@@ -148,6 +148,11 @@ def _check_one_length(wishes: Mapping[str, object]) -> None:
 @click.option(
     "--uncertainty", is_flag=True, help="Write maps of where the networks disagree, too, in OUT/disagreement."
 )
+@click.option(
+    "--save-probabilities", is_flag=True, help="Write the probabilities, too, compressed, in OUT/probabilities."
+)
+@click.option("--num-parts", type=click.IntRange(min=1), default=1, help="Share the images out among so many runs.")
+@click.option("--part-id", type=click.IntRange(min=0), default=0, help="Which of the parts to predict here, from 0.")
 @click.option("--trust-code", is_flag=True, help="With -m: let the model run code that is not an installed plug.")
 @click.option(
     "--format",
@@ -168,6 +173,9 @@ def predict(
     folds: tuple[str, ...],
     no_mirroring: bool,
     uncertainty: bool,
+    save_probabilities: bool,
+    num_parts: int,
+    part_id: int,
     trust_code: bool,
     label_format: str | None,
     device: str,
@@ -182,7 +190,10 @@ def predict(
     Example: autoseg predict -i imagesTs -o predictions
     """
     from autoseg.cli.session import case_executor, session
+    from autoseg.values import Part
 
+    if part_id >= num_parts:
+        raise click.UsageError(f"--part-id is a number from 0 to {num_parts - 1}, for --num-parts {num_parts}")
     with (
         session(workspace_path, "predict", quiet=as_json) as (workspace, logger),
         case_executor(workers, logger, most=2, preload=["autoseg.inference.inputs"]) as executor,
@@ -199,6 +210,8 @@ def predict(
             device=device,
             mirroring=not no_mirroring,
             disagreement_maps=uncertainty,
+            probabilities=save_probabilities,
+            part=Part(number=part_id, of=num_parts),
             trust_code=trust_code or model_path is None,
             label_format=label_format,
             executor=executor,
@@ -208,7 +221,8 @@ def predict(
         return options.print_json({case: str(file) for case, file in predicted.files.items()})
     segmentations = (label_format or "").lower() == "dicom-seg"
     what = "DICOM segmentations" if segmentations else "label maps"
-    click.echo(f"{len(predicted.files)} {what} in {target}, by {_made_by(predicted)}")
+    of = f" (part {part_id} of {num_parts})" if num_parts > 1 else ""
+    click.echo(f"{len(predicted.files)} {what} in {target}{of}, by {_made_by(predicted)}")
     if not segmentations:  # which are for viewers and archives: scores are made of label maps
         click.echo(f"Next: autoseg evaluate -p {shlex.quote(str(target))} -r LABELS")
 

@@ -35,7 +35,7 @@ class TerminalLogger:
         self._quiet = quiet
         self._bar: Any = None
         self._stage, self._begin, self._last_line = "", 0.0, time.monotonic()
-        self._state = ""
+        self._state, self._first, self._share = "", 0.0, 0.0
         self._lock = threading.RLock()
         self._closed = threading.Event()
         self._interactive = sys.stderr.isatty()
@@ -88,9 +88,10 @@ class TerminalLogger:
     def _progress(self, stage: str, done: float, total: int, detail: str) -> None:
         if stage != self._stage:
             self._end_bar()
-            self._stage, self._begin = stage, time.monotonic()
+            self._stage, self._begin, self._first = stage, time.monotonic(), done
             self._last_line = self._begin if not self._interactive else self._last_line
         self._state = f"{stage}: {int(done)} of {total}" + (f", {detail}" if detail else "")
+        self._share = (done - self._first) / max(total - self._first, 1)
         if self._interactive:
             self._advance_bar(stage, done, total, detail)
         elif done == total:
@@ -134,7 +135,13 @@ class TerminalLogger:
         while not self._closed.wait(1.0):
             with self._lock:
                 if self._state and time.monotonic() - self._last_line > HEARTBEAT_SECONDS:
-                    self._line(f"{self._state} after {seconds(time.monotonic() - self._begin)}")
+                    self._line(f"{self._state} after {seconds(time.monotonic() - self._begin)}{self._left()}")
+
+    def _left(self) -> str:
+        """How long the rest will take, if it goes on as it went since the stage was first told of."""
+        if self._share <= 0 or "left" in self._state:
+            return ""
+        return f", about {seconds((time.monotonic() - self._begin) * (1 / self._share - 1))} left"
 
 
 def _detail(fields: dict[str, Any]) -> str:

@@ -20,7 +20,7 @@ from autoseg.io.formats import foreign_formats, parts_of, split_ending
 from autoseg.io.headers import Header
 from autoseg.io.layouts import pairs_by_name, read_annotated_of, read_labels_of
 from autoseg.logs import Logger
-from autoseg.values import PREDICTION_RECORD, CaseScore, Labels, Measuring, PredictionRecord, Summary, digest
+from autoseg.values import CaseScore, Labels, Measuring, PredictionRecord, Summary, digest, prediction_records
 from autoseg.values.json_form import Value
 from autoseg.workspace import Workspace
 
@@ -289,8 +289,8 @@ def find_labels(predictions: Path, references: Path, workspace: Workspace | None
     Raises:
         InputError: none of them is there.
     """
-    if (predictions / PREDICTION_RECORD).is_file():
-        return read_document(PredictionRecord, predictions / PREDICTION_RECORD).labels
+    if records := prediction_records(predictions):  # all of a folder are of the same labels
+        return read_document(PredictionRecord, records[0]).labels
     if (references.parent / "dataset.json").is_file():
         return read_labels_of(references.parent / "dataset.json")
     if workspace is not None and workspace.dataset_path.is_file():

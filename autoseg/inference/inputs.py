@@ -78,6 +78,7 @@ class Prepared(Value, frozen=True, kw_only=True):
         hashes: of the content of its files.
         earlier: in a cascade, the image as the networks of the stages before see it, the first stage first.
         quantiles: of the intensities of each channel, as read.
+        seconds: that it took to make.
     """
 
     file: str
@@ -85,6 +86,7 @@ class Prepared(Value, frozen=True, kw_only=True):
     hashes: tuple[str, ...]
     earlier: tuple[Prepared, ...] = ()
     quantiles: tuple[tuple[float, ...], ...] = ()
+    seconds: float = 0.0
 
     @property
     def scratch(self) -> Path:
@@ -175,6 +177,7 @@ class PrepareInput(Value, frozen=True, kw_only=True):
         Raises:
             InputError: the image cannot be used.
         """
+        began = time.perf_counter()
         hashes, _ = item.look()
         volume = read_image(item.case, self.root, self.plan.channels)
         quantiles = image_quantiles(volume.array)
@@ -185,7 +188,8 @@ class PrepareInput(Value, frozen=True, kw_only=True):
                 np.save(beside, image)
             del image  # before the next one is made
             made.append(Prepared(file=str(file), record=record, hashes=tuple(hashes)))
-        return msgspec.structs.replace(made[-1], earlier=tuple(made[:-1]), quantiles=quantiles)
+        seconds = time.perf_counter() - began
+        return msgspec.structs.replace(made[-1], earlier=tuple(made[:-1]), quantiles=quantiles, seconds=seconds)
 
     def bytes(self, item: CaseFiles, headers: tuple[Header | None, ...]) -> int:
         """Memory that the work on an image takes at most."""
@@ -202,6 +206,11 @@ class PreparedMembers(Value, frozen=True, kw_only=True):
     def hashes(self) -> tuple[str, ...]:
         """Of the content of the image's files."""
         return self.members[0].hashes
+
+    @property
+    def seconds(self) -> float:
+        """That they took to make."""
+        return sum(each.seconds for each in self.members)
 
 
 class PrepareMembers(Value, frozen=True, kw_only=True):

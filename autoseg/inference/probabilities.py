@@ -11,6 +11,7 @@ else as ``.npy``; both are read in pieces.
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -20,11 +21,12 @@ from typing import Any, Protocol
 import numpy as np
 
 from autoseg import plugins
-from autoseg.errors import DamagedCaseError, InputError
+from autoseg.errors import DamagedCaseError, InputError, UnknownNameError
 from autoseg.files import read_document, write_document, written_folder
 from autoseg.io.checked import StoredArray, checksum_of, is_sealed, mapped_npy, sealed
 from autoseg.io.chunks import ChunkedArray, Readable, can_compress, write_chunks
-from autoseg.values import Configuration, Labels, PreprocessRecord
+from autoseg.preprocessing.inverse import restore_labels
+from autoseg.values import Configuration, Labels, PreprocessRecord, Volume
 from autoseg.values.json_form import Value
 from autoseg.volume.spline import in_threads, slice_groups
 
@@ -33,13 +35,17 @@ __all__ = [
     "HeldProbabilities",
     "KeptProbabilities",
     "Probabilities",
+    "keep_mean",
     "keep_probabilities",
     "levels_of",
+    "open_probabilities",
     "parts_of_box",
 ]
 
 #: The level that stands for certainty.
 LEVELS = 65_535
+#: Name of the first output where labels compete.
+BACKGROUND = "background"
 #: Voxels that are compressed together: those of some whole slices, or of some rows of one.
 VOXELS_IN_CHUNK = 2**16
 
@@ -50,6 +56,7 @@ class _Document(Value, frozen=True, kw_only=True, tag_field="schema", tag="autos
     record: PreprocessRecord
     weights: str
     levels: StoredArray
+    names: tuple[str, ...] = ()
     checksum: str = ""
 
 
@@ -102,6 +109,7 @@ class KeptProbabilities:
     Attributes:
         record: what was done to the case's image.
         weights: SHA-256 of the weights that predicted.
+        names: of the outputs; empty where they were kept before these were told.
         id: digest of everything; equal ids, equal probabilities.
 
     Raises:
@@ -128,6 +136,7 @@ class KeptProbabilities:
         except (OSError, ValueError) as error:
             raise self._damaged(error) from error
         self.record, self.weights, self.id = document.record, document.weights, document.checksum
+        self.names = document.names
 
     @property
     def outputs(self) -> int:
@@ -141,12 +150,47 @@ class KeptProbabilities:
         except DamagedCaseError as error:
             raise self._damaged(error) from error
 
+    def volume(self, name: str) -> Volume:
+        """The probability of a label or region ``(1, *spatial)``, float32 from 0 to 1, on the grid of the case's files.
+
+        Raises:
+            UnknownNameError: there is no such output.
+        """
+        if name not in self.names:
+            raise UnknownNameError(f"no output is called {name!r}", expected=" or ".join(self.names))
+        output = self.names.index(name)
+        everywhere = tuple(slice(0, edge) for edge in self.record.crop_shape)
+        levels = self.levels(output, (everywhere[0], everywhere[1], everywhere[2]))
+        if not output and name == BACKGROUND:  # beyond the box there is nothing else
+            return _shares(restore_labels(LEVELS - levels, self.record), inverted=True)
+        return _shares(restore_labels(levels, self.record))
+
     def _damaged(self, error: Exception) -> InputError:
         return InputError(
-            f"the kept probabilities of a held-out case are missing or damaged: {error}",
+            f"the kept probabilities of a case are missing or damaged: {error}",
             file=self._folder,
-            remedy="Remove that folder and repeat the training's command, which makes them anew: autoseg train …",
+            remedy="Remove that folder and repeat the command that made it (autoseg train …, or autoseg predict …).",
         )
+
+
+def _shares(levels: Volume, *, inverted: bool = False) -> Volume:
+    array = levels.array.astype(np.float32) / LEVELS
+    return dataclasses.replace(levels, array=1 - array if inverted else array)
+
+
+def open_probabilities(folder: str | Path) -> KeptProbabilities:
+    """Opens the probabilities of a case, as ``autoseg predict --save-probabilities`` wrote them; read as they are asked for.
+
+    ``names`` are those of the outputs, ``volume(name)`` gives one as a float32 volume on the grid of the image, and
+    ``levels(number, box)`` a part of one, in integers to 65,535, on the box around what is not zero in the image.
+
+    Args:
+        folder: of the case, ``OUT/probabilities/CASE``.
+
+    Raises:
+        InputError: there are none, or they are damaged.
+    """
+    return KeptProbabilities(Path(folder))
 
 
 def keep_probabilities(
@@ -167,15 +211,41 @@ def keep_probabilities(
         labels: what the outputs mean; regions are independent of each other, labels sum up to 1.
         weights: SHA-256 of the weights that predicted.
     """
-    shape = (len(logits), *record.crop_shape)
-    channels = levels_of(logits, record, configuration, labels)
+    _keep(folder, levels_of(logits, record, configuration, labels), record, labels, weights)
+
+
+def keep_mean(folder: Path, members: Sequence[Probabilities], labels: Labels, weights: str) -> None:
+    """Writes the mean of several probabilities of a case as ``keep_probabilities`` does, read slice by slice.
+
+    Args:
+        folder: to make.
+        members: on the same box.
+        labels: what the outputs mean.
+        weights: digest of the weights that predicted.
+    """
+    record = members[0].record
+
+    def mean(output: int) -> np.ndarray:
+        result = np.empty(record.crop_shape, np.uint16)
+        for box in parts_of_box(record.crop_shape, 2**20):
+            total = sum(each.levels(output, box).astype(np.uint32) for each in members)
+            result[box] = (2 * total + len(members) - 1) // (2 * len(members))  # half-way goes down
+        return result
+
+    _keep(folder, map(mean, range(labels.output_count)), record, labels, weights)
+
+
+def _keep(folder: Path, channels: Iterator[np.ndarray], record: PreprocessRecord, labels: Labels, weights: str) -> None:
+    shape = (labels.output_count, *record.crop_shape)
+    names = tuple(label.name for label in labels.foreground)
+    names = names if labels.has_regions else (BACKGROUND, *names)
     shutil.rmtree(folder, ignore_errors=True)
     with written_folder(folder) as beside:
         if can_compress():
             stored = write_chunks(beside / "levels.chunks", _InTurn(channels, shape), _chunk(shape))
         else:
             stored = _write_npy(beside / "levels.npy", channels, shape)
-        document = _Document(record=record, weights=weights, levels=stored)
+        document = _Document(record=record, weights=weights, levels=stored, names=names)
         document = sealed(document)
         write_document(beside / "record.json", document)
 

@@ -15,7 +15,17 @@ from autoseg.values.parts import PartRecord, Parts
 from autoseg.values.patients import Patients
 from autoseg.values.plan import Configuration, Plan, TrainingSpec
 from autoseg.values.postprocessing import CaseEffects, ComponentStep, Postprocessing, TriedStep
-from autoseg.values.prediction import DISAGREEMENT, PREDICTION_RECORD, CasePrediction, PredictionRecord
+from autoseg.values.prediction import (
+    DISAGREEMENT,
+    PREDICTION_RECORD,
+    PROBABILITIES,
+    CasePrediction,
+    CaseRun,
+    Part,
+    PredictionRecord,
+    PredictionRun,
+    prediction_records,
+)
 from autoseg.values.preprocessing import PreprocessRecord
 from autoseg.values.processing import AugmentationSpec, NormalizationSpec, ResamplingSpec
 from autoseg.values.scores import CaseScore, LabelScore, MeanScore, Measuring, Summary
@@ -49,6 +59,7 @@ __all__ = [
     "ALL_LABELS",
     "DISAGREEMENT",
     "PREDICTION_RECORD",
+    "PROBABILITIES",
     "AdoptedLayer",
     "Adoption",
     "AugmentationSpec",
@@ -61,6 +72,7 @@ __all__ = [
     "CaseEffects",
     "CaseFingerprint",
     "CasePrediction",
+    "CaseRun",
     "CaseScore",
     "CheckReport",
     "Comparison",
@@ -100,12 +112,14 @@ __all__ = [
     "NormalizationSpec",
     "Orientation",
     "PairedTest",
+    "Part",
     "PartRecord",
     "Parts",
     "Patients",
     "Plan",
     "Postprocessing",
     "PredictionRecord",
+    "PredictionRun",
     "PreprocessRecord",
     "ResamplingSpec",
     "Selection",
@@ -131,5 +145,6 @@ __all__ = [
     "fold_folder",
     "fold_names",
     "fold_of_folder",
+    "prediction_records",
     "select_fold",
 ]

@@ -63,6 +63,12 @@ class ExecutionPath(Value, frozen=True, kw_only=True, tag_field="schema", tag="a
         require(self.threads > 0, "threads must be positive")
         require(self.parts > 0, "parts must be positive")
 
+    @property
+    def described(self) -> str:
+        """In words: device, precision and what else makes it fast."""
+        layout = ["channels-last"] if self.channels_last else []
+        return " ".join([self.device, self.precision, *layout, *(["compiled"] if self.compiled else [])])
+
 
 class TrainJob(Value, frozen=True, kw_only=True, omit_defaults=True, tag_field="schema", tag="autoseg.train-job/1"):
     """One training, fully specified: the same job gives the same weights on the same machine.

@@ -17,7 +17,8 @@ from torch import nn
 
 from autoseg.errors import CasesFailedError, InterruptedRunError
 from autoseg.files import read_document
-from autoseg.inference.cases import predict_files, validate_cases
+from autoseg.inference.cases import validate_cases
+from autoseg.inference.folder import predict_files
 from autoseg.inference.predict import Predictor
 from autoseg.io.case_store import CaseStore, StoredCase
 from autoseg.io.cases import grid_conflict

@@ -10,8 +10,9 @@ import pytest
 from autoseg.errors import InterruptedRunError
 from autoseg.files import content_hash, read_document
 from autoseg.held_out_files import ValidationFiles
-from autoseg.inference.cases import predict_files, validate_cases
+from autoseg.inference.cases import validate_cases
 from autoseg.inference.ensembles import ensemble_label_maps
+from autoseg.inference.folder import predict_files
 from autoseg.inference.predict import Predictor
 from autoseg.inference.probabilities import KeptProbabilities
 from autoseg.logs import SilentLogger

@@ -11,7 +11,7 @@ import pytest
 
 from autoseg.errors import CasesFailedError
 from autoseg.executors import Executor, SerialExecutor, ThreadExecutor
-from autoseg.inference.cases import predict_files
+from autoseg.inference.folder import predict_files
 from autoseg.inference.inputs import PrepareInput, hand_over_folder
 from autoseg.io.case_work import CaseFiles
 from autoseg.io.cases import read_image
@@ -64,6 +64,7 @@ def test_every_executor_predicts_the_same_names_the_bad_case_and_leaves_nothing(
         "autoseg-prediction.json",
         "case_0.nii.gz",
         "case_2.nii.gz",
+        "run.json",
     ]
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from autoseg.errors import CasesFailedError, InputError, MissingPartError, UnknownNameError
-from autoseg.inference.cases import predict_files
+from autoseg.inference.folder import predict_files
 from autoseg.io.formats import format_of
 from autoseg.io.label_files import label_files, label_formats
 from autoseg.logs import SilentLogger

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from autoseg.files import read_document
-from autoseg.inference.cases import predict_files
+from autoseg.inference.folder import predict_files
 from autoseg.inference.likeness import unlike_training
 from autoseg.inference.predict import Predictor
 from autoseg.io.formats import format_of

@@ -37,6 +37,7 @@ FORM = {
             "confidence": None,
             "disagreement_map": "",
             "file": "",
+            "probabilities": False,
         }
     },
 }
