@@ -10,6 +10,7 @@ import msgspec
 from autoseg.files import content_hash, read_document
 from autoseg.held_out_files import SelectionFiles, training_images_file
 from autoseg.inference.confidence import Experience
+from autoseg.inference.fast import made_fast
 from autoseg.inference.model import Choice, choose_model, parts_trained_with
 from autoseg.inference.predict import Predictor
 from autoseg.inference.stages import load_staged_predictor, stages_of
@@ -64,11 +65,20 @@ class Chosen:
         used = [(stage.configuration, fold) for stage in self.stages() for fold in stage.folds]
         return digest([content_hash(self.model.fold(configuration, fold).model) for configuration, fold in used])
 
-    def experience(self) -> Experience:
-        """What the training and the cross-validation left to judge answers to new images by."""
+    def experience(self, *, usual: bool = True) -> Experience:
+        """What the training and the cross-validation left to judge answers to new images by.
+
+        Args:
+            usual: the images are predicted as held-out cases were; else no Dice is predicted of them.
+        """
         images = training_images_file(self.model)
         calibration, why_not = self._calibration()
         known = read_document(TrainingImages, images) if images.is_file() else None
+        if calibration is not None and not usual:
+            calibration, why_not = (
+                None,
+                "no Dice is predicted: held-out cases were predicted with flips, in the usual way",
+            )
         if calibration is not None:
             return Experience(calibration, images=known)
         return Experience(None, why_not, known) if why_not else Experience(images=known)
@@ -99,9 +109,10 @@ class Chosen:
             logger.event("message", text=text)
         return plan
 
-    def load(self, device: str, *, mirroring: bool) -> list[Predictor]:
+    def load(self, device: str, *, mirroring: bool, fast: bool = False) -> list[Predictor]:
         """A predictor for each of the configurations, with those of the stages before it."""
-        return [load_staged_predictor(self.model, each, device=device, mirroring=mirroring) for each in self.choices]
+        made = [load_staged_predictor(self.model, each, device=device, mirroring=mirroring) for each in self.choices]
+        return [made_fast(each) for each in made] if fast else made
 
 
 def choose(models: Sequence[ModelFolder], configuration: str | None, folds: Sequence[str]) -> Chosen:

@@ -13,7 +13,7 @@ import msgspec
 from autoseg import __version__
 from autoseg.errors import InputError, UnreadableFileError
 from autoseg.files import read_document, write_atomically, write_document
-from autoseg.held_out_files import SelectionFiles, training_images_file
+from autoseg.held_out_files import SelectionFiles, fast_loss_file, training_images_file
 from autoseg.logs import Logger, SilentLogger
 from autoseg.values import (
     CaseScore,
@@ -151,8 +151,12 @@ def _write_experience(
     chosen: Chosen, exported: ModelFolder, name: str, renamed: Mapping[str, Mapping[str, str]]
 ) -> None:
     """What answers to new images are judged by, as far as it is there."""
+    from autoseg.inference.fast import fast_loss
     from autoseg.sharing.unnamed import calibration_of_export
 
+    loss = fast_loss(chosen.model, chosen.choices)
+    if loss.configurations:
+        write_document(fast_loss_file(exported), loss)
     experience = chosen.experience()
     if experience.images is not None:
         write_document(training_images_file(exported), experience.images)

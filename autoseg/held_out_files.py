@@ -3,6 +3,7 @@
 models/PLAN/
     CONFIGURATION/fold_K/validation/
         record.json                 what made all this, and how long it took
+        fast.json                   some cases predicted in the fast way as well
         probabilities/CASE/         of one case, for ensembles
     ensembles/CASE.json             scores of ensembles, and what postprocessing does, by content
     probes/CONFIGURATION/CASE.json  Dice of held-out cases that were changed before they were predicted, by content
@@ -20,7 +21,14 @@ from pathlib import Path
 
 from autoseg.workspace import FoldFolder, ModelFolder
 
-__all__ = ["ComparisonFiles", "SelectionFiles", "ValidationFiles", "probe_file", "training_images_file"]
+__all__ = [
+    "ComparisonFiles",
+    "SelectionFiles",
+    "ValidationFiles",
+    "fast_loss_file",
+    "probe_file",
+    "training_images_file",
+]
 
 
 class ValidationFiles:
@@ -39,6 +47,11 @@ class ValidationFiles:
         return self.folder / "record.json"
 
     @property
+    def fast(self) -> Path:
+        """Some of the cases, predicted in the fast way as well."""
+        return self.folder / "fast.json"
+
+    @property
     def all_probabilities(self) -> Path:
         """Folder of the folders of cases."""
         return self.folder / "probabilities"
@@ -51,6 +64,11 @@ class ValidationFiles:
 def training_images_file(model: ModelFolder) -> Path:
     """What the images were like that the plan was made for; not there beside plans from before that was kept."""
     return model.path / "training-images.json"
+
+
+def fast_loss_file(model: ModelFolder) -> Path:
+    """What the fast way costs, in an exported model; elsewhere the folds tell."""
+    return model.path / "fast.json"
 
 
 class SelectionFiles:

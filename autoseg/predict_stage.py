@@ -57,6 +57,7 @@ def predict(
     folds: Sequence[str] = (),
     device: str = "auto",
     mirroring: bool = True,
+    fast: bool = False,
     disagreement_maps: bool = False,
     probabilities: bool = False,
     part: Part = WHOLE,
@@ -78,6 +79,7 @@ def predict(
         folds: to average; empty for all that are trained.
         device: cpu, cuda, mps or auto.
         mirroring: average over flips.
+        fast: no flips, fewer tiles, none where the image is empty; what that costs is told where it was measured.
         disagreement_maps: write a map of the networks' disagreement for each image, too, if there are several networks.
         probabilities: write those that decided, too; ``autoseg.open_probabilities`` reads them.
         part: predict only this of several parts of the images, dealt out in turn by name.
@@ -100,7 +102,8 @@ def predict(
         return _predicted(
             *(models, configuration, folds, source, target),
             device=device,
-            mirroring=mirroring,
+            mirroring=mirroring and not fast,
+            fast=fast,
             label_format=label_format,
             extras={"disagreement_maps": disagreement_maps, "probabilities": probabilities, "part": part},
             executor=executor,
@@ -117,12 +120,14 @@ def _predicted(
     *,
     device: str,
     mirroring: bool,
+    fast: bool,
     label_format: str | None,
     extras: Mapping[str, Any],
     executor: Executor | None,
     logger: Logger,
 ) -> Predicted:
     from autoseg.chosen import choose
+    from autoseg.inference.fast import fast_loss, told
     from autoseg.inference.folder import Extras, predict_files
     from autoseg.io.formats import split_ending
     from autoseg.io.label_files import label_files
@@ -145,13 +150,16 @@ def _predicted(
     for choice in chosen.choices:
         logger.event("model", plan=plan.name, configuration=choice.configuration, folds=choice.folds, dice=choice.dice)
     models_told = tuple(f"{choice.configuration}, fold {', '.join(choice.folds)}" for choice in chosen.choices)
-    first, *others = chosen.load(resolve_device(device), mirroring=mirroring)
+    if fast:
+        logger.event("message", text=told(fast_loss(chosen.model, chosen.choices), chosen.choices))
+    first, *others = chosen.load(resolve_device(device), mirroring=mirroring, fast=fast)
+    flips = any(plan.configuration(each.configuration).augmentation.mirror_axes for each in chosen.choices)
     files = predict_files(
         *(first, plan, weights, cases, folder, target, logger, executor),
         others=others,
         steps=chosen.steps,
         output=output,
-        experience=chosen.experience(),
+        experience=chosen.experience(usual=not fast and (mirroring or not flips)),
         extras=Extras(plan_name=plan.name, models=models_told, **extras),
     )
     return Predicted(

@@ -16,6 +16,7 @@ from autoseg.files import read_document, sweep, write_document
 from autoseg.finetuning.begin import begin_fold
 from autoseg.finetuning.source import Source
 from autoseg.inference.cases import validate_cases
+from autoseg.inference.fast import measure_fast
 from autoseg.inference.model import Choice, load_predictor
 from autoseg.inference.window import scoring_batches
 from autoseg.io.case_store import CaseStore
@@ -258,6 +259,7 @@ def train_one(
                 held_out = {case: keys[case] for case in job.cases.val}
                 how = (plan, store, held_out, job.annotated, folder, logger, stop)
                 summary = validate_cases(predictor, *how, probabilities=probabilities)
+                measure_fast(predictor, *how)
                 tell_validated(summary, truth, logger)
     except Timeout as error:
         raise HeldError(folder.path) from error

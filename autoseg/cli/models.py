@@ -146,6 +146,11 @@ def _check_one_length(wishes: Mapping[str, object]) -> None:
 @click.option("-f", "--fold", "folds", multiple=True, help="Only this fold; may be repeated. All trained by default.")
 @click.option("--no-mirroring", is_flag=True, help="Do not average over flips: 4 to 8 times faster, a little worse.")
 @click.option(
+    "--fast",
+    is_flag=True,
+    help="No flips, fewer tiles, none where the image is empty; tells what that costs, as measured on held-out cases.",
+)
+@click.option(
     "--uncertainty", is_flag=True, help="Write maps of where the networks disagree, too, in OUT/disagreement."
 )
 @click.option(
@@ -172,6 +177,7 @@ def predict(
     configuration: str | None,
     folds: tuple[str, ...],
     no_mirroring: bool,
+    fast: bool,
     uncertainty: bool,
     save_probabilities: bool,
     num_parts: int,
@@ -209,6 +215,7 @@ def predict(
             folds=folds,
             device=device,
             mirroring=not no_mirroring,
+            fast=fast,
             disagreement_maps=uncertainty,
             probabilities=save_probabilities,
             part=Part(number=part_id, of=num_parts),

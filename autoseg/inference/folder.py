@@ -144,6 +144,7 @@ class _Work:
         self.source, self.target, self.logger, self.output = source, target, logger, output
         self.experience, self.extras, self.total = experience, extras, total
         self.mirroring = any(each.mirror_axes for each in members)
+        self.fast = any(each.skips_air for each in members)
         self.done, self.failures = set[str](), dict[str, BaseException]()
 
     def run(self, cases: Sequence[Case], executor: Executor) -> dict[str, Path]:
@@ -239,7 +240,7 @@ class _Work:
 
     def _made_of(self, case: Case, hashes: Sequence[str], places: Places) -> CasePrediction:
         """What the record tells of a label map that these members make of an image with these hashes."""
-        depends = [*hashes, *filter(None, [self.output.identity])]
+        depends = [*hashes, *filter(None, [self.output.identity]), *(["fast"] if self.fast else [])]
         done_after = [digest(list(self.steps))] if self.steps else []
         names = "+".join(each.configuration.name for each in self.members)
         key = [__version__, self.plan.id, self.model_key, str(self.mirroring), *done_after, *depends]
@@ -248,6 +249,7 @@ class _Work:
             plan=self.plan.id,
             model=f"{names}, weights {self.model_key[:16]}",
             mirroring=self.mirroring,
+            fast=self.fast,
             key=digest(key),
             postprocessing=self.steps,
             file=places.label_map.name,
@@ -266,6 +268,7 @@ class _Work:
             device=paths[0].device,
             execution=tuple(path.described for path in paths),
             mirroring=self.mirroring,
+            fast=self.fast,
             part=self.extras.part,
             began=now(),
         )

@@ -147,8 +147,9 @@ def load_predictor(model: ModelFolder, choice: Choice, *, device: str, mirroring
         network = build_network(configuration.network, seed=0)
         load_weights(network, tensors, source=path)
         networks.append(network)
-    execution = _execution(model, choice, device)
-    return Predictor(networks, configuration, execution, mirroring=mirroring)
+    predictor = Predictor(networks, configuration, _execution(model, choice, device), mirroring=mirroring)
+    predictor.regions = plan.labels.has_regions
+    return predictor
 
 
 def predictor_of_weights(

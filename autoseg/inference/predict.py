@@ -14,13 +14,15 @@ from torch import nn
 from autoseg.errors import AutosegError
 from autoseg.inference.disagreement import Disagreement, TileDisagreement
 from autoseg.inference.sums import empty_sums
-from autoseg.inference.window import importance_map, padded_tile, padding_to, tiles
+from autoseg.inference.window import STEP, importance_map, padded_tile, padding_to, tiles
 from autoseg.io.chunks import Readable
 from autoseg.networks.execution import autocast, memory_format, place, release_memory
 from autoseg.values import Configuration, ExecutionPath
 
 __all__ = ["Predictor", "mirrored_mean"]
 
+#: Logit of what is sure without being computed.
+SURELY = 10.0
 #: Sees the logits of every fold for a batch of tiles.
 Look = Callable[[Sequence[torch.Tensor]], "TileDisagreement | None"]
 
@@ -36,10 +38,16 @@ class Predictor:
 
     Attributes:
         earlier: the predictors of a cascade's stages before, the first stage first, where they predict here, too.
+        step: largest distance of tiles, as a share of their edge.
+        regions: the outputs are regions, not labels that compete.
+        skips_air: do not compute tiles in which every channel has one value: they are background.
         room_for_sums: bytes of memory that the logits of an image may take; None for half of what is free then.
     """
 
     earlier: tuple[Predictor, ...] = ()
+    step: float = STEP
+    skips_air: bool = False
+    regions: bool = False
     room_for_sums: int | None = None
 
     def __init__(
@@ -83,10 +91,11 @@ class Predictor:
         patch = self.configuration.full_patch_size
         padding = padding_to(image.shape[1:], patch)
         shape = tuple(size + sum(added) for size, added in zip(image.shape[1:], padding, strict=True))
-        places = list(tiles(shape, patch))
-        weights = importance_map(patch)
+        places, weights = list(tiles(shape, patch, self.step)), importance_map(patch)
         total = empty_sums((self.configuration.network.output_channels, *shape), scratch, self.room_for_sums)
         counts = np.zeros(shape, np.float32)
+        if self.skips_air:
+            places = self._without_air(image, places, padding, total, counts)
         if disagreement is not None:
             disagreement.begin(shape)
         done = 0
@@ -116,6 +125,29 @@ class Predictor:
         if disagreement is not None:
             disagreement.end(counts, inner)
         return total[(slice(None), *inner)]
+
+    def _without_air(
+        self,
+        image: Readable,
+        places: Sequence[tuple[int, int, int]],
+        padding: Sequence[tuple[int, int]],
+        total: np.ndarray,
+        counts: np.ndarray,
+    ) -> list[tuple[int, int, int]]:
+        """The tiles in which the image has more than one value; the others are summed up as background."""
+        patch = self.configuration.full_patch_size
+        weights, kept = importance_map(patch), []
+        for first in places:
+            tile = padded_tile(image, first, patch, padding).reshape(image.shape[0], -1)
+            if (tile != tile[:, :1]).any():
+                kept.append(first)
+                continue
+            box = tuple(slice(start, start + edge) for start, edge in zip(first, patch, strict=True))
+            total[(slice(None), *box)] -= SURELY * weights
+            if not self.regions:
+                total[(slice(0, 1), *box)] += 2 * SURELY * weights
+            counts[box] += weights
+        return kept
 
     def _tiles_on_cpu(self, patch: Sequence[int]) -> int:
         """One 3D tile keeps a CPU busy; 2D tiles are gathered to about as many voxels."""

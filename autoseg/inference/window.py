@@ -13,7 +13,7 @@ from scipy import ndimage
 from autoseg.io.chunks import Readable
 from autoseg.values import Configuration
 
-__all__ = ["importance_map", "padded_tile", "padding_to", "scoring_batches", "tile_positions", "tiles"]
+__all__ = ["STEP", "importance_map", "padded_tile", "padding_to", "scoring_batches", "tile_positions", "tiles"]
 
 #: Tiles overlap by half; weights fall off as a Gaussian of an eighth of the edge.
 STEP, SIGMA, PEAK = 0.5, 1 / 8, 10.0

@@ -6,6 +6,7 @@ plan.json
 metrics.json                scores of held-out cases, pooled
 selection.json postprocessing.json      where something was selected
 calibration.json                how certain the networks were of held-out cases, and how right; where that is known
+fast.json                       what the fast way to predict costs; where that was measured
 training-images.json            what the training images were like; where that is known
 CONFIGURATION/fold_K/       or full/: of every member, and of the stages before it
     model.safetensors
@@ -37,6 +38,7 @@ _FILES = {
     "selection.json": 2**28,
     "postprocessing.json": 2**24,
     "calibration.json": 2**26,
+    "fast.json": 2**20,
     "training-images.json": 2**22,
 }
 

@@ -6,6 +6,7 @@ from autoseg.values.confidence import Calibration, CalibrationSet, Confidence, L
 from autoseg.values.curve import Curve, CurvePoint
 from autoseg.values.dataset import Case, Dataset, Label, Labels
 from autoseg.values.exported import Exported, ExportedFile, Metrics
+from autoseg.values.fast import FastCase, FastLoss, FastLossOf, FastScores
 from autoseg.values.finding import CheckReport, Finding, Severity, findings_text
 from autoseg.values.fingerprint import CaseFingerprint, Fingerprint, IntensityProperties, Orientation
 from autoseg.values.geometry import AxisMap, Geometry, Volume
@@ -90,6 +91,10 @@ __all__ = [
     "Experiment",
     "Exported",
     "ExportedFile",
+    "FastCase",
+    "FastLoss",
+    "FastLossOf",
+    "FastScores",
     "Finding",
     "Fingerprint",
     "Fold",

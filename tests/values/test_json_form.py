@@ -52,6 +52,10 @@ from autoseg.values import (
     Experiment,
     Exported,
     ExportedFile,
+    FastCase,
+    FastLoss,
+    FastLossOf,
+    FastScores,
     Finding,
     Fingerprint,
     Fold,
@@ -121,6 +125,7 @@ MEASURED = CaseFingerprint(
     label_centres={"1": (3.5, 0.0, 1.25), "3": (6.0, 1.5, 2.0)},
     image_quantiles=((-1.0, 0.0, 0.5, 2.0, 7.25),),
 )
+FAST_LOSS = FastLossOf(cases=3, difference=-0.01, lower=-0.02, upper=0.0, times_faster=None)
 CERTAIN = LabelConfidence(agreement=0.9, soft_dice=0.875, predicted_dice=0.8, lower=0.7, upper=0.85)
 CALIBRATION = Calibration(soft_dice=(0.5, 0.75), dice=(0.25, 1.0), patients=(0, 0))
 MODEL_CALIBRATION = ModelCalibration(weights={"2d": {"0": "1", "1": "2"}}, labels={"é": CALIBRATION}, mean=CALIBRATION)
@@ -301,6 +306,12 @@ EXAMPLES: dict[type, Any] = {
         ),
         Part(number=2, of=8),
         CaseRun(outcome="there already"),
+        FastCase(dice=0.9, fast_dice=None, fast_seconds=0.5),
+        FastScores(
+            weights="1", step=0.75, cases={"é": FastCase(dice=0.9, fast_dice=0.8, seconds=2.0, fast_seconds=0.5)}
+        ),
+        FAST_LOSS,
+        FastLoss(step=0.75, configurations={"2d": FAST_LOSS}),
         PredictionRun(
             versions={"autoseg": "0.1.0"},
             plan="0" * 16,
