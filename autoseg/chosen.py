@@ -109,9 +109,12 @@ class Chosen:
             logger.event("message", text=text)
         return plan
 
-    def load(self, device: str, *, mirroring: bool, fast: bool = False) -> list[Predictor]:
+    def load(self, device: str, *, mirroring: bool, fast: bool = False, only_region: bool = False) -> list[Predictor]:
         """A predictor for each of the configurations, with those of the stages before it."""
-        made = [load_staged_predictor(self.model, each, device=device, mirroring=mirroring) for each in self.choices]
+        made = [
+            load_staged_predictor(self.model, each, device=device, mirroring=mirroring, only_region=only_region)
+            for each in self.choices
+        ]
         return [made_fast(each) for each in made] if fast else made
 
 

@@ -16,6 +16,7 @@ from autoseg.workspace import ModelFolder, Workspace
 
 if TYPE_CHECKING:
     from autoseg.inference.model import Choice
+    from autoseg.inference.predict import Predictor
 
 __all__ = ["Predicted", "predict"]
 
@@ -58,6 +59,7 @@ def predict(
     device: str = "auto",
     mirroring: bool = True,
     fast: bool = False,
+    only_region: bool = False,
     disagreement_maps: bool = False,
     probabilities: bool = False,
     part: Part = WHOLE,
@@ -80,6 +82,7 @@ def predict(
         device: cpu, cuda, mps or auto.
         mirroring: average over flips.
         fast: no flips, fewer tiles, none where the image is empty; what that costs is told where it was measured.
+        only_region: predict only where a coarser model that is trained, too, finds something; everywhere if there is none.
         disagreement_maps: write a map of the networks' disagreement for each image, too, if there are several networks.
         probabilities: write those that decided, too; ``autoseg.open_probabilities`` reads them.
         part: predict only this of several parts of the images, dealt out in turn by name.
@@ -93,7 +96,11 @@ def predict(
         InputError: nothing to predict, no model, or a selection that is not of the trainings that are there now.
         CasesFailedError: some cases failed; the others are written.
     """
+    from autoseg.errors import InputError
     from autoseg.sharing.reading import opened_model
+
+    if only_region and disagreement_maps:
+        raise InputError("a map of disagreement is of the whole image", remedy="Leave out --roi or --uncertainty.")
 
     with opened_model(model.path) if model else contextlib.nullcontext() as opened:
         if opened is not None and not trust_code:
@@ -104,6 +111,7 @@ def predict(
             device=device,
             mirroring=mirroring and not fast,
             fast=fast,
+            only_region=only_region,
             label_format=label_format,
             extras={"disagreement_maps": disagreement_maps, "probabilities": probabilities, "part": part},
             executor=executor,
@@ -121,6 +129,7 @@ def _predicted(
     device: str,
     mirroring: bool,
     fast: bool,
+    only_region: bool,
     label_format: str | None,
     extras: Mapping[str, Any],
     executor: Executor | None,
@@ -152,14 +161,16 @@ def _predicted(
     models_told = tuple(f"{choice.configuration}, fold {', '.join(choice.folds)}" for choice in chosen.choices)
     if fast:
         logger.event("message", text=told(fast_loss(chosen.model, chosen.choices), chosen.choices))
-    first, *others = chosen.load(resolve_device(device), mirroring=mirroring, fast=fast)
+    first, *others = chosen.load(resolve_device(device), mirroring=mirroring, fast=fast, only_region=only_region)
+    if only_region:
+        _tell_region((first, *others), logger)
     flips = any(plan.configuration(each.configuration).augmentation.mirror_axes for each in chosen.choices)
     files = predict_files(
         *(first, plan, weights, cases, folder, target, logger, executor),
         others=others,
         steps=chosen.steps,
         output=output,
-        experience=chosen.experience(usual=not fast and (mirroring or not flips)),
+        experience=chosen.experience(usual=not fast and not first.only_region and (mirroring or not flips)),
         extras=Extras(plan_name=plan.name, models=models_told, **extras),
     )
     return Predicted(
@@ -170,3 +181,13 @@ def _predicted(
 def _of_part(cases: Sequence[Case], part: Part) -> tuple[Case, ...]:
     """Those of a part: dealt out in turn, so that all parts have about the same number."""
     return tuple(sorted(cases, key=lambda case: case.id)[part.number :: part.of]) if part.of > 1 else tuple(cases)
+
+
+def _tell_region(members: Sequence[Predictor], logger: Logger) -> None:
+    for each in members:
+        name = each.configuration.name
+        if each.only_region:
+            text = f"--roi: {name} predicts only where {each.earlier[-1].configuration.name} finds something"
+        else:
+            text = f"--roi: {name} predicts everywhere, as no coarser configuration is trained: autoseg train 3d_lowres all"
+        logger.event("message", text=text)

@@ -151,6 +151,12 @@ def _check_one_length(wishes: Mapping[str, object]) -> None:
     help="No flips, fewer tiles, none where the image is empty; tells what that costs, as measured on held-out cases.",
 )
 @click.option(
+    "--roi",
+    "only_region",
+    is_flag=True,
+    help="Predict only where a coarser model (3d_lowres), if trained, finds something.",
+)
+@click.option(
     "--uncertainty", is_flag=True, help="Write maps of where the networks disagree, too, in OUT/disagreement."
 )
 @click.option(
@@ -178,6 +184,7 @@ def predict(
     folds: tuple[str, ...],
     no_mirroring: bool,
     fast: bool,
+    only_region: bool,
     uncertainty: bool,
     save_probabilities: bool,
     num_parts: int,
@@ -216,6 +223,7 @@ def predict(
             device=device,
             mirroring=not no_mirroring,
             fast=fast,
+            only_region=only_region,
             disagreement_maps=uncertainty,
             probabilities=save_probabilities,
             part=Part(number=part_id, of=num_parts),

@@ -144,7 +144,8 @@ class _Work:
         self.source, self.target, self.logger, self.output = source, target, logger, output
         self.experience, self.extras, self.total = experience, extras, total
         self.mirroring = any(each.mirror_axes for each in members)
-        self.fast = any(each.skips_air for each in members)
+        ways = {"fast": any(each.skips_air for each in members), "roi": any(each.only_region for each in members)}
+        self.ways = tuple(name for name, taken in ways.items() if taken)
         self.done, self.failures = set[str](), dict[str, BaseException]()
 
     def run(self, cases: Sequence[Case], executor: Executor) -> dict[str, Path]:
@@ -220,7 +221,9 @@ class _Work:
             own = folder / str(number)
             own.mkdir()
             name, root = each.configuration.name, str(self.source)
-            tasks.append(PrepareInput(plan=self.plan, configuration=name, root=root, folder=str(own)))
+            locates = each.only_region and each.configuration.previous_stage is None
+            locator = each.earlier[0].configuration.name if locates else ""
+            tasks.append(PrepareInput(plan=self.plan, configuration=name, root=root, folder=str(own), locator=locator))
         task = PrepareMembers(tasks=tuple(tasks))
         for outcome in run_admitted(executor, task, items, task.bytes):
             yield outcome.item.case, outcome.result, outcome.error
@@ -240,7 +243,7 @@ class _Work:
 
     def _made_of(self, case: Case, hashes: Sequence[str], places: Places) -> CasePrediction:
         """What the record tells of a label map that these members make of an image with these hashes."""
-        depends = [*hashes, *filter(None, [self.output.identity]), *(["fast"] if self.fast else [])]
+        depends = [*hashes, *filter(None, [self.output.identity]), *self.ways]
         done_after = [digest(list(self.steps))] if self.steps else []
         names = "+".join(each.configuration.name for each in self.members)
         key = [__version__, self.plan.id, self.model_key, str(self.mirroring), *done_after, *depends]
@@ -249,7 +252,7 @@ class _Work:
             plan=self.plan.id,
             model=f"{names}, weights {self.model_key[:16]}",
             mirroring=self.mirroring,
-            fast=self.fast,
+            ways=self.ways,
             key=digest(key),
             postprocessing=self.steps,
             file=places.label_map.name,
@@ -268,7 +271,7 @@ class _Work:
             device=paths[0].device,
             execution=tuple(path.described for path in paths),
             mirroring=self.mirroring,
-            fast=self.fast,
+            ways=self.ways,
             part=self.extras.part,
             began=now(),
         )

@@ -139,15 +139,18 @@ def held_input(volume: Volume, plan: Plan, configuration: str, case_id: str) -> 
     Raises:
         InputError: the image cannot be used.
     """
-    made = [HeldInput(array=image, record=record) for image, record in _on_grids(volume, plan, configuration, case_id)]
+    made = [
+        HeldInput(array=image, record=record)
+        for image, record in _on_grids(volume, plan, plan.stages(configuration), case_id)
+    ]
     return dataclasses.replace(made[-1], earlier=tuple(made[:-1]))
 
 
 def _on_grids(
-    volume: Volume, plan: Plan, configuration: str, case_id: str
+    volume: Volume, plan: Plan, stages: Sequence[str], case_id: str
 ) -> Iterator[tuple[np.ndarray, PreprocessRecord]]:
     """The image on the grid of every stage, and what was done to it, one after the other."""
-    for name in plan.stages(configuration):
+    for name in stages:
         yield preprocess_image(volume, plan, plan.configuration(name), case_id=case_id)
 
 
@@ -159,12 +162,19 @@ class PrepareInput(Value, frozen=True, kw_only=True):
         configuration: the name of the grid, of the last stage.
         root: folder of the images.
         folder: where the arrays go.
+        locator: name of the grid of a model that locates first; empty for none.
     """
 
     plan: Plan
     configuration: str
     root: str
     folder: str
+    locator: str = ""
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """The configurations on whose grids the image is needed, in order."""
+        return (*([self.locator] if self.locator else []), *self.plan.stages(self.configuration))
 
     @property
     def stage(self) -> str:
@@ -182,7 +192,7 @@ class PrepareInput(Value, frozen=True, kw_only=True):
         volume = read_image(item.case, self.root, self.plan.channels)
         quantiles = image_quantiles(volume.array)
         made: list[Prepared] = []
-        for number, (image, record) in enumerate(_on_grids(volume, self.plan, self.configuration, item.id)):
+        for number, (image, record) in enumerate(_on_grids(volume, self.plan, self.stages, item.id)):
             file = Path(self.folder, f"{item.id}.npy" if not number else f"{item.id}.{number}.npy")
             with replacing(file) as beside:
                 np.save(beside, image)
@@ -193,7 +203,7 @@ class PrepareInput(Value, frozen=True, kw_only=True):
 
     def bytes(self, item: CaseFiles, headers: tuple[Header | None, ...]) -> int:
         """Memory that the work on an image takes at most."""
-        stages = map(self.plan.configuration, self.plan.stages(self.configuration))
+        stages = map(self.plan.configuration, self.stages)
         return max(preparing_bytes(headers, self.plan, stage) for stage in stages)
 
 

@@ -13,13 +13,13 @@ from torch import nn
 
 from autoseg.errors import AutosegError
 from autoseg.inference.disagreement import Disagreement, TileDisagreement
-from autoseg.inference.sums import empty_sums
+from autoseg.inference.sums import Box, Sums
 from autoseg.inference.window import STEP, importance_map, padded_tile, padding_to, tiles
 from autoseg.io.chunks import Readable
 from autoseg.networks.execution import autocast, memory_format, place, release_memory
 from autoseg.values import Configuration, ExecutionPath
 
-__all__ = ["Predictor", "mirrored_mean"]
+__all__ = ["SURELY", "Predictor", "mirrored_mean"]
 
 #: Logit of what is sure without being computed.
 SURELY = 10.0
@@ -37,18 +37,23 @@ class Predictor:
         mirroring: average over all flips of the allowed axes; 8 times the work in 3D, 4 times in 2D.
 
     Attributes:
-        earlier: the predictors of a cascade's stages before, the first stage first, where they predict here, too.
+        earlier: the predictors of a cascade's stages before, the first stage first, where they predict here, too; or of a
+            coarser model that locates.
+        only_region: predict only where the last of these found something.
         step: largest distance of tiles, as a share of their edge.
         regions: the outputs are regions, not labels that compete.
         skips_air: do not compute tiles in which every channel has one value: they are background.
         room_for_sums: bytes of memory that the logits of an image may take; None for half of what is free then.
+        sums_on_device: whether they are summed up on the device; None to decide it for each image by what is free there.
     """
 
     earlier: tuple[Predictor, ...] = ()
     step: float = STEP
     skips_air: bool = False
+    only_region: bool = False
     regions: bool = False
     room_for_sums: int | None = None
+    sums_on_device: bool | None = None
 
     def __init__(
         self,
@@ -92,86 +97,93 @@ class Predictor:
         padding = padding_to(image.shape[1:], patch)
         shape = tuple(size + sum(added) for size, added in zip(image.shape[1:], padding, strict=True))
         places, weights = list(tiles(shape, patch, self.step)), importance_map(patch)
-        total = empty_sums((self.configuration.network.output_channels, *shape), scratch, self.room_for_sums)
-        counts = np.zeros(shape, np.float32)
+        sums = Sums(
+            self.configuration.network.output_channels,
+            shape,
+            weights,
+            device=self.execution.device,
+            scratch=scratch,
+            room=self.room_for_sums,
+            on_device=self.sums_on_device,
+        )
         if self.skips_air:
-            places = self._without_air(image, places, padding, total, counts)
+            places = self._without_air(image, places, padding, sums)
         if disagreement is not None:
             disagreement.begin(shape)
         done = 0
         while done < len(places):
             group = places[done : done + self.at_once]
-            boxes = [
-                tuple(slice(start, start + edge) for start, edge in zip(place, patch, strict=True)) for place in group
-            ]
+            boxes = [_box(first, patch) for first in group]
             look = partial(disagreement.look, weights=weights) if disagreement is not None else None
-            predicted, found = self._within_memory(
-                np.stack([padded_tile(image, at, patch, padding) for at in group]), look
-            )
+            batch = np.stack([padded_tile(image, at, patch, padding) for at in group])
+            predicted, found = self._within_memory(batch, sums, look)
             for tile, (box, logits) in enumerate(zip(boxes, predicted, strict=False)):
-                total[(slice(None), *box)] += logits * weights
-                counts[box] += weights
+                sums.add(box, logits)
                 if disagreement is not None and found is not None:
                     disagreement.add(tile, box, found, weights)
             done += len(predicted)
             advance(done, len(places))
-        for output in total:  # one after another: all of them may be more than memory holds
-            output /= counts
-            if not np.isfinite(output).all():
-                raise AutosegError(
-                    "the network's output is not finite: damaged weights, or an image far from the training data"
-                )
+        mean = sums.mean()
         inner = tuple(slice(before, size - after) for (before, after), size in zip(padding, shape, strict=True))
         if disagreement is not None:
-            disagreement.end(counts, inner)
-        return total[(slice(None), *inner)]
+            disagreement.end(sums.counts, inner)
+        return mean[(slice(None), *inner)]
 
     def _without_air(
         self,
         image: Readable,
         places: Sequence[tuple[int, int, int]],
         padding: Sequence[tuple[int, int]],
-        total: np.ndarray,
-        counts: np.ndarray,
+        sums: Sums,
     ) -> list[tuple[int, int, int]]:
         """The tiles in which the image has more than one value; the others are summed up as background."""
-        patch = self.configuration.full_patch_size
-        weights, kept = importance_map(patch), []
+        patch, kept = self.configuration.full_patch_size, []
+        background = np.full((self.configuration.network.output_channels, 1, 1, 1), -SURELY, np.float32)
+        if not self.regions:
+            background[0] = SURELY
         for first in places:
             tile = padded_tile(image, first, patch, padding).reshape(image.shape[0], -1)
             if (tile != tile[:, :1]).any():
                 kept.append(first)
-                continue
-            box = tuple(slice(start, start + edge) for start, edge in zip(first, patch, strict=True))
-            total[(slice(None), *box)] -= SURELY * weights
-            if not self.regions:
-                total[(slice(0, 1), *box)] += 2 * SURELY * weights
-            counts[box] += weights
+            else:
+                sums.add(_box(first, patch), background)
         return kept
 
     def _tiles_on_cpu(self, patch: Sequence[int]) -> int:
         """One 3D tile keeps a CPU busy; 2D tiles are gathered to about as many voxels."""
         return max(1, min(self.configuration.batch_size, 2**17 // int(np.prod(patch))))
 
-    def _within_memory(self, batch: np.ndarray, look: Look | None = None) -> tuple[np.ndarray, TileDisagreement | None]:
-        """As ``_predict``, for the first tiles of a batch: all, or as many as the GPU's memory is found to have room for."""
+    def _within_memory(
+        self, batch: np.ndarray, sums: Sums, look: Look | None = None
+    ) -> tuple[torch.Tensor | np.ndarray, TileDisagreement | None]:
+        """As ``_predict``, for the first tiles of a batch: all, or as many as the GPU's memory is found to have room for.
+
+        Where it is short, the sums leave it first; then fewer tiles go through the network at once.
+        """
         while True:
             try:
-                return self._predict(batch[: self.at_once], look)
+                return self._predict(batch[: self.at_once], look, on_device=sums.on_device)
             except torch.OutOfMemoryError as error:
-                if min(self.at_once, len(batch)) == 1:
+                if not sums.on_device and min(self.at_once, len(batch)) == 1:
                     raise AutosegError(
                         f"the GPU's memory is too short for even one tile ({str(error).splitlines()[0]}). "
                         "Close other programs that use the GPU, or predict with --device cpu"
                     ) from error
             # not within the clause: the exception holds the failed attempt's tensors
             release_memory(self.execution.device)
-            self.at_once = min(self.at_once, len(batch)) // 2
+            if sums.on_device:
+                sums.to_host()
+                self.sums_on_device = False  # nor those of the next image
+            else:
+                self.at_once = min(self.at_once, len(batch)) // 2
 
-    def _predict(self, batch: np.ndarray, look: Look | None = None) -> tuple[np.ndarray, TileDisagreement | None]:
+    def _predict(
+        self, batch: np.ndarray, look: Look | None = None, *, on_device: bool = False
+    ) -> tuple[torch.Tensor | np.ndarray, TileDisagreement | None]:
         """Mean over folds and flips for a batch of tiles ``(batch, channels, *patch)`` with three spatial axes.
 
-        ``look`` sees the folds before their mean is made; what it finds is handed back beside that.
+        ``look`` sees the folds before their mean is made; what it finds is handed back beside that. The mean stays a tensor
+        on the device if it is to be summed up there.
         """
         flat, sides = self.configuration.dimensions == 2, self.configuration.augmentation
         layout = memory_format(self.execution, self.configuration.dimensions)
@@ -188,8 +200,13 @@ class Predictor:
                 for network in self.networks
             ]
         found = look(outputs) if look is not None else None
-        mean = torch.stack(outputs).mean(0).cpu().numpy()
-        return mean[:, :, None] if flat else mean, found
+        mean = torch.stack(outputs).mean(0)
+        mean = mean[:, :, None] if flat else mean
+        return mean if on_device else mean.cpu().numpy(), found
+
+
+def _box(first: Sequence[int], patch: Sequence[int]) -> Box:
+    return tuple(slice(start, start + edge) for start, edge in zip(first, patch, strict=True))
 
 
 def mirrored_mean(

@@ -6,13 +6,15 @@ from collections.abc import Callable
 
 import numpy as np
 
-from autoseg.earlier_stages import require_same_earlier, stages_with_folds
+from autoseg.earlier_stages import folds_to_use, require_same_earlier, stages_with_folds
 from autoseg.errors import InputError
 from autoseg.inference.disagreement import Disagreement
 from autoseg.inference.export import label_map
 from autoseg.inference.inputs import OnGrid
 from autoseg.inference.model import Choice, load_predictor
 from autoseg.inference.predict import Predictor
+from autoseg.inference.region import Region, locator_of, logits_within, region_of
+from autoseg.io.chunks import Readable
 from autoseg.io.earlier_store import WithChannels
 from autoseg.preprocessing.earlier import earlier_on_grid
 from autoseg.values import Plan
@@ -46,8 +48,13 @@ def stages_of(model: ModelFolder, plan: Plan, choice: Choice) -> tuple[Choice, .
     return (*(Choice(configuration=name, folds=folds, dice=None) for name, folds in before), choice)
 
 
-def load_staged_predictor(model: ModelFolder, choice: Choice, *, device: str, mirroring: bool = True) -> Predictor:
+def load_staged_predictor(
+    model: ModelFolder, choice: Choice, *, device: str, mirroring: bool = True, only_region: bool = False
+) -> Predictor:
     """The predictor of a choice, as of ``load_predictor``, with those of the stages before it.
+
+    With ``only_region`` it predicts where the stage before found something, or without one, where a coarser model does that
+    is trained here, if there is one: without flips, with all its folds.
 
     Raises:
         InputError: an earlier stage is not trained, or has other weights than those that the next one was trained with;
@@ -57,6 +64,10 @@ def load_staged_predictor(model: ModelFolder, choice: Choice, *, device: str, mi
     require_same_earlier(model, tuple((stage.configuration, stage.folds) for stage in stages))
     *earlier, predictor = (load_predictor(model, stage, device=device, mirroring=mirroring) for stage in stages)
     predictor.earlier = tuple(earlier)
+    if only_region and not earlier and (name := locator_of(model, model.plan(), choice.configuration)) is not None:
+        locator = Choice(configuration=name, folds=folds_to_use(model.trained(name), ()), dice=None)
+        predictor.earlier = (load_predictor(model, locator, device=device, mirroring=False),)
+    predictor.only_region = only_region and bool(predictor.earlier)
     return predictor
 
 
@@ -82,12 +93,18 @@ def logits_of(
         AutosegError: an output is not finite.
     """
     labels: np.ndarray | None = None
+    region: Region | None = None
     count = len(predictor.earlier) + 1
     for index, (stage, grid) in enumerate(zip(predictor.earlier, prepared.earlier, strict=True)):
         logits = _logits_of_stage(stage, plan, grid, labels, _part(advance, index, count))
         labels = label_map(logits, grid.record, stage.configuration, plan.labels).array
+        if predictor.only_region and index == count - 2:
+            patch = predictor.configuration.full_patch_size
+            region = region_of(logits, prepared.record.shape, patch, regions=plan.labels.has_regions)
         del logits  # before the next stage's are made
-    return _logits_of_stage(predictor, plan, prepared, labels, _part(advance, count - 1, count), disagreement)
+    if predictor.configuration.previous_stage is None:
+        labels = None  # they only located
+    return _logits_of_stage(predictor, plan, prepared, labels, _part(advance, count - 1, count), disagreement, region)
 
 
 def _logits_of_stage(
@@ -97,14 +114,19 @@ def _logits_of_stage(
     labels: np.ndarray | None,
     advance: Callable[[int, int], None],
     disagreement: Disagreement | None = None,
+    region: Region | None = None,
 ) -> np.ndarray:
     """Logits of one stage; ``labels`` is what the one before predicted, on the grid of the image's file."""
     with grid.image() as image:
-        if labels is None:
-            return predictor.logits(image, advance, disagreement, grid.scratch)
-        channels = earlier_on_grid(labels, grid.record, plan, predictor.configuration.name)
-        staged = WithChannels(image, channels, len(plan.labels.foreground))
-        return predictor.logits(staged, advance, disagreement, grid.scratch)
+        seen: Readable = image
+        if labels is not None:
+            channels = earlier_on_grid(labels, grid.record, plan, predictor.configuration.name)
+            seen = WithChannels(image, channels, len(plan.labels.foreground))
+        if region is not None:
+            found = logits_within(predictor, seen, region, advance, disagreement, grid.scratch)
+            if found is not None:
+                return found
+        return predictor.logits(seen, advance, disagreement, grid.scratch)
 
 
 def _part(advance: Callable[[int, int], None], index: int, count: int) -> Callable[[int, int], None]:

@@ -68,7 +68,7 @@ class CasePrediction(Value, frozen=True, kw_only=True):
         plan: its id.
         model: configurations whose probabilities were averaged, and digest of the weights of their folds.
         mirroring: whether flips were averaged.
-        fast: whether it was made in the fast way.
+        ways: in which it was not predicted as held-out cases are: ``fast``, ``roi``.
         key: digest of the image files and of everything above.
         content: SHA-256 of the label file as written; empty until it is written.
         warnings: what about this image is unlike the training images, and that the label map is likely to be poor.
@@ -83,7 +83,7 @@ class CasePrediction(Value, frozen=True, kw_only=True):
     plan: str
     model: str
     mirroring: bool
-    fast: bool = False
+    ways: tuple[str, ...] = ()
     key: str
     content: str = ""
     warnings: tuple[str, ...] = ()
@@ -137,7 +137,7 @@ class PredictionRun(Value, frozen=True, kw_only=True, tag_field="schema", tag="a
         device: that computed.
         execution: how each configuration ran there.
         mirroring: whether flips were averaged.
-        fast: whether label maps were made in the fast way.
+        ways: as in the record.
         part: of the cases.
         began: when, in UTC.
         seconds: that the run took; None while it runs, or where it was killed.
@@ -152,7 +152,7 @@ class PredictionRun(Value, frozen=True, kw_only=True, tag_field="schema", tag="a
     device: str
     execution: tuple[str, ...]
     mirroring: bool
-    fast: bool = False
+    ways: tuple[str, ...] = ()
     part: Part = Part()
     began: str
     seconds: float | None = None

@@ -128,7 +128,7 @@ def test_what_was_not_seen_again_after_memory_was_short_is_counted_once(monkeypa
     short.at_once = 2
     whole, refused = short._predict, []
 
-    def predict(batch, look):
+    def predict(batch, look, **how):
         result = whole(batch, look)
         if len(batch) > 1 and not refused:
             refused.append(len(batch))

@@ -136,15 +136,14 @@ def test_a_training_measures_and_a_prediction_tells_and_is_another_one(
     assert f"{loss.difference:+.4f}" in capsys.readouterr().err
     (made,) = read_document(PredictionRecord, out / "autoseg-prediction.json").cases.values()
     run = read_document(PredictionRun, out / "run.json")
-    assert made.fast
-    assert run.fast
+    assert made.ways == run.ways == ("fast",)
     assert not made.mirroring
     assert made.confidence is not None
     assert made.confidence.mean.predicted_dice is None
     assert invoke(command) == 0
     (usual,) = read_document(PredictionRecord, out / "autoseg-prediction.json").cases.values()
     assert usual.key != made.key
-    assert not usual.fast
+    assert not usual.ways
 
 
 def test_an_export_tells_what_fast_costs_without_names_of_cases(workspace: Workspace, tmp_path: Path) -> None:

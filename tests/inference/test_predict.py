@@ -331,3 +331,39 @@ def test_a_batch_that_was_trained_in_parts_is_predicted_in_groups_of_their_size(
     for parts, at_once in ((1, 5), (2, 3), (5, 1), (9, 1)):
         path = ExecutionPath(device="mps", parts=parts)
         assert Predictor([], make_configuration(batch=5), path).at_once == at_once
+
+
+def test_sums_on_the_device_are_those_in_memory() -> None:
+    """On a CPU, whose memory is both."""
+    found = []
+    for on_device in (False, True):
+        predictor = Predictor([Pointwise()], make_configuration(batch=5), PATH)
+        predictor.sums_on_device = on_device
+        found.append(predictor.logits(image()))
+    np.testing.assert_allclose(found[1], found[0], atol=1e-5)
+
+
+@pytest.mark.parametrize("works", [0, 2, 5])
+def test_short_of_memory_the_sums_leave_the_device_first_and_no_tile_is_computed_twice(works: int) -> None:
+    class ShortOnce(Pointwise):
+        """Has room until so many groups are done, and again when something was released."""
+
+        calls, refused = 0, 0
+
+        def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+            if self.calls == works and not self.refused:
+                self.refused = 1
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            self.calls += 1
+            return super().forward(x)
+
+    short = ShortOnce()
+    predictor = Predictor([short], make_configuration(batch=3), PATH, mirroring=False)
+    predictor.at_once, predictor.sums_on_device = 3, True
+    told: list[tuple[int, int]] = []
+    logits = predictor.logits(image(), advance=lambda done, total: told.append((done, total)))
+    whole = Predictor([Pointwise()], make_configuration(batch=3), PATH, mirroring=False)
+    np.testing.assert_allclose(logits, whole.logits(image()), atol=1e-5)
+    assert predictor.at_once == 3, "fewer tiles are the last resort"
+    assert predictor.sums_on_device is False
+    assert short.calls == -(-told[-1][1] // 3)

@@ -38,7 +38,7 @@ FORM = {
             "disagreement_map": "",
             "file": "",
             "probabilities": False,
-            "fast": False,
+            "ways": [],
         }
     },
 }
