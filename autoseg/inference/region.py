@@ -33,7 +33,7 @@ def locator_of(model: ModelFolder, plan: Plan, name: str) -> str | None:
     fine = _voxel(plan.configuration(name))
     coarse: dict[str, float] = {}
     for each in plan.configurations:
-        size: float | None = _voxel(each)
+        size = _voxel(each)
         if size is None or fine is None or size < COARSER * fine:
             continue
         if each.dimensions == 3 and each.previous_stage is None and model.trained(each.name):
@@ -44,7 +44,7 @@ def locator_of(model: ModelFolder, plan: Plan, name: str) -> str | None:
 def _voxel(configuration: Configuration) -> float | None:
     """Cubic millimetres; of slices those in their plane, taken as thick as they are wide."""
     known = [step for step in configuration.spacing if step is not None]
-    return math.prod(known) ** (3 / len(known)) if known else None
+    return float(math.prod(known) ** (3 / len(known))) if known else None
 
 
 def region_of(logits: np.ndarray, shape: Sequence[int], patch: Sequence[int], *, regions: bool) -> Region | None:
@@ -63,7 +63,8 @@ def region_of(logits: np.ndarray, shape: Sequence[int], patch: Sequence[int], *,
     if not found.any():
         return None
     sides = []
-    for axis, (size, fine, edge) in enumerate(zip(found.shape, shape, patch, strict=True)):
+    coarse: tuple[int, ...] = found.shape
+    for axis, (size, fine, edge) in enumerate(zip(coarse, shape, patch, strict=True)):
         others = tuple(other for other in range(3) if other != axis)
         places = np.flatnonzero(found.any(axis=others))
         margin = MARGIN_OF_PATCH * edge

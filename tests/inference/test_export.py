@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 
 import msgspec
 import numpy as np
@@ -95,6 +96,38 @@ def test_regions_are_written_in_order_where_their_probability_exceeds_one_half(r
     for value, probability in zip((1, 2, 3), probabilities, strict=True):
         expected[probability > 0.5] = value
     np.testing.assert_array_equal(labels_from_logits(logits, record, configuration, REGIONS), expected)
+
+
+def linearly(array: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+    """A slow reference: float64, half-pixel centres, the outermost values beyond them."""
+    for axis, size in enumerate(shape):
+        places = np.clip((np.arange(size) + 0.5) * array.shape[axis] / size - 0.5, 0, array.shape[axis] - 1)
+        low = np.floor(places).astype(int)
+        high = np.minimum(low + 1, array.shape[axis] - 1)
+        share = (places - low).reshape([-1 if other == axis else 1 for other in range(array.ndim)])
+        array = np.take(array, low, axis) * (1 - share) + np.take(array, high, axis) * share
+    return array
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(("labels", "outputs"), [(PLAIN, 4), (REGIONS, 3)], ids=["labels", "regions"])
+def test_label_maps_are_those_of_a_slow_reference_in_float64(labels: Labels, outputs: int, seed: int) -> None:
+    """But where rounding to float32 decides between two outputs, which are then as good as equal."""
+    record = make_record(crop_shape=(9, 14, 12), spacing=(0.9, 0.47, 0.67))
+    logits = make_logits(outputs, record.shape, seed)
+    found = labels_from_logits(logits, record, make_configuration(outputs), labels)
+    exact = np.stack([linearly(each.astype(np.float64), record.crop_shape) for each in logits])
+    if labels.has_regions:
+        expected = np.zeros(record.crop_shape, int)
+        for value, each in zip(labels.region_values, exact, strict=True):
+            expected[each > 0] = value
+        sure = (np.abs(exact) > 1e-5).all(0)
+    else:
+        expected = np.array(labels.integers)[exact.argmax(0)]
+        ordered = np.sort(exact, axis=0)
+        sure = ordered[-1] - ordered[-2] > 1e-5
+    assert sure.mean() > 0.999
+    np.testing.assert_array_equal(found[sure], expected[sure])
 
 
 def test_later_regions_overwrite_earlier_ones_with_the_written_value() -> None:

@@ -13,6 +13,7 @@ from torch import nn
 
 from autoseg.errors import AutosegError
 from autoseg.inference.predict import Predictor, mirrored_mean
+from autoseg.inference.window import tiles
 from autoseg.networks.build import build_network
 from autoseg.values import (
     Configuration,
@@ -79,6 +80,40 @@ def test_a_pointwise_network_over_the_window_equals_one_big_pass(path, shape, mi
         expected = network.layers(torch.from_numpy(image(shape))[None])[0].numpy()
     assert predicted.dtype == np.float32
     np.testing.assert_allclose(predicted, expected, atol=1e-5)
+
+
+class Neighbours(nn.Module):
+    """Three convolutions without norms: a voxel sees three voxels around it."""
+
+    deep_supervision = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            self.layers = nn.Sequential(
+                *(nn.Conv3d(2, 6, 3, padding=1), nn.ReLU(), nn.Conv3d(6, 6, 3, padding=1), nn.ReLU()),
+                nn.Conv3d(6, 3, 3, padding=1),
+            )
+
+    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+        return [self.layers(x)]
+
+
+def test_a_norm_free_network_over_the_window_equals_one_big_pass_wherever_a_tile_sees_all_around() -> None:
+    """Each tile's middle is that of the big pass; the window's weights mean over them what is equal in all."""
+    network, whole = Neighbours(), image((40, 30, 26))
+    with torch.no_grad():
+        big = network.layers(torch.from_numpy(whole)[None])[0].numpy()
+    for first in tiles((40, 30, 26), (16, 16, 16)):
+        box = tuple(slice(start, start + 16) for start in first)
+        middle = tuple(slice(start + 3, start + 13) for start in first)
+        tile = Predictor([network], make_configuration((16, 16, 16), mirror_axes=()), PATH).logits(
+            whole[(slice(None), *box)]
+        )
+        np.testing.assert_allclose(tile[:, 3:13, 3:13, 3:13], big[(slice(None), *middle)], atol=1e-5)
+    inner = Predictor([network], make_configuration((40, 30, 26), mirror_axes=()), PATH).logits(whole)
+    np.testing.assert_allclose(inner, big, atol=1e-5)
 
 
 @pytest.mark.parametrize("shape", [(19, 13, 10), (40, 8, 3), (8, 8, 8)])
