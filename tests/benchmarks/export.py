@@ -2,9 +2,10 @@
 
 python -m tests.benchmarks.export FOLDER [--peer PYTHON]
 
-FOLDER gets the logits, several GiB, and is emptied. Each measurement is a process of its own, in which the logits are a mapped file; what counts is its
-largest anonymous memory (RssAnon) beyond that before the work. PYTHON is one of an environment with nnunetv2, whose own resampling
-and decision then get the same logits where the arrays that they make fit into --room.
+FOLDER gets the logits, several GiB, and is emptied. Each measurement is a process of its own, in which the logits are a
+mapped file; what counts is its largest anonymous memory (RssAnon) beyond that before the work. PYTHON is one of an
+environment with nnunetv2, whose own resampling and decision get the same logits where the arrays that they make fit into
+--room.
 """
 
 from __future__ import annotations
@@ -130,17 +131,8 @@ def main() -> None:
             file = arguments.folder / "logits.npy"
             write_logits(file, classes, image)
             here = str(Path(__file__).parents[2])
-            commands = {
-                "own": [
-                    sys.executable,
-                    "-m",
-                    "tests.benchmarks.export",
-                    str(arguments.folder),
-                    "--one",
-                    str(file),
-                    image,
-                ]
-            }
+            module = [sys.executable, "-m", "tests.benchmarks.export"]
+            commands = {"own": [*module, str(arguments.folder), "--one", str(file), image]}
             # the resampled array in the type of the result, and its float64 and float32 copies of one channel
             fits = 4 * classes * math.prod(shape) + 24 * math.prod(shape) < arguments.room * 2**30
             if arguments.peer and fits:
