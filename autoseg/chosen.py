@@ -65,16 +65,19 @@ class Chosen:
         used = [(stage.configuration, fold) for stage in self.stages() for fold in stage.folds]
         return digest([content_hash(self.model.fold(configuration, fold).model) for configuration, fold in used])
 
-    def experience(self, *, usual: bool = True) -> Experience:
+    def experience(self, *, mirroring: bool = True, usual: bool = True) -> Experience:
         """What the training and the cross-validation left to judge answers to new images by.
 
         Args:
-            usual: the images are predicted as held-out cases were; else no Dice is predicted of them.
+            mirroring: images are predicted with flips, as held-out cases were, where there are any.
+            usual: they are predicted in the usual way otherwise, too; of others no Dice is predicted.
         """
         images = training_images_file(self.model)
         calibration, why_not = self._calibration()
         known = read_document(TrainingImages, images) if images.is_file() else None
-        if calibration is not None and not usual:
+        plan = self.model.plan()
+        flips = any(plan.configuration(each.configuration).augmentation.mirror_axes for each in self.choices)
+        if calibration is not None and not (usual and (mirroring or not flips)):
             calibration, why_not = (
                 None,
                 "no Dice is predicted: held-out cases were predicted with flips, in the usual way",

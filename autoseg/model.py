@@ -89,7 +89,7 @@ class Model:
         self.plan = chosen.usable_plan(SilentLogger())
         self.configurations = tuple(choice.configuration for choice in chosen.choices)
         self.channels = self.plan.channels
-        self._experience = chosen.experience()
+        self._experience = chosen.experience(mirroring=mirroring)
         self._members, self._steps = chosen.load(device, mirroring=mirroring), chosen.steps
         self._threads = self._members[0].execution.threads if device == "cpu" else 0
 

@@ -164,13 +164,12 @@ def _predicted(
     first, *others = chosen.load(resolve_device(device), mirroring=mirroring, fast=fast, only_region=only_region)
     if only_region:
         _tell_region((first, *others), logger)
-    flips = any(plan.configuration(each.configuration).augmentation.mirror_axes for each in chosen.choices)
     files = predict_files(
         *(first, plan, weights, cases, folder, target, logger, executor),
         others=others,
         steps=chosen.steps,
         output=output,
-        experience=chosen.experience(usual=not fast and not first.only_region and (mirroring or not flips)),
+        experience=chosen.experience(mirroring=mirroring, usual=not fast and not first.only_region),
         extras=Extras(plan_name=plan.name, models=models_told, **extras),
     )
     return Predicted(
