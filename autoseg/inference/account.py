@@ -50,7 +50,8 @@ class Account:
         """A case needs nothing; what an earlier run told of it stays."""
         before = self._earlier.get(case_id)
         kept = before is not None and before.outcome == "predicted"
-        self._put(case_id, before if before is not None and kept else CaseRun(outcome="there already"))
+        with self._lock:
+            self._cases[case_id] = before if before is not None and kept else CaseRun(outcome="there already")
 
     def predicted(self, case_id: str, seconds: Mapping[str, float], warnings: tuple[str, ...]) -> None:
         """A case was predicted; the steps took so many seconds."""
@@ -62,7 +63,11 @@ class Account:
         self._put(case_id, CaseRun(outcome="failed", ended=now(), error=error))
 
     def end(self) -> None:
-        """The run has ended."""
+        """The run has ended; where there was nothing to do, nothing is written."""
+        if all(
+            case.outcome == "there already" or case is self._earlier.get(name) for name, case in self._cases.items()
+        ):
+            return
         self._run = msgspec.structs.replace(self._run, seconds=round(time.monotonic() - self._began, 3))
         self._write()
 

@@ -1,6 +1,6 @@
 """From logits to a label map on the image's own grid: memory beyond the logits, and time.
 
-python -m tests.benchmarks.export FOLDER [--peer PYTHON]
+python -m tests.benchmarks.export FOLDER [--peer PYTHON] [--whole]
 
 FOLDER gets the logits, several GiB, and is emptied. Each measurement is a process of its own, in which the logits are a
 mapped file; what counts is its largest anonymous memory (RssAnon) beyond that before the work. PYTHON is one of an
@@ -19,8 +19,12 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from autoseg.values import Labels, PreprocessRecord
 
 #: Shape and spacing of the image, and spacing of the network's grid.
 IMAGES = {
@@ -88,15 +92,12 @@ def write_logits(file: Path, classes: int, image: str) -> None:
     array.flush()
 
 
-def own(file: Path, image: str) -> dict[str, float]:
-    """The label map by autoseg."""
-    from autoseg.inference.export import label_map
+def labels_and_record(image: str, classes: int) -> tuple[Labels, PreprocessRecord]:
+    """What an export has to know."""
     from autoseg.values import AxisMap, Geometry, Label, Labels, PreprocessRecord
-    from tests.small_plans import small_configuration
 
     shape, spacing, target = IMAGES[image]
-    logits = np.load(file, mmap_mode="r")
-    labels = Labels(foreground=tuple(Label(name=str(value), values=(value,)) for value in range(1, len(logits))))
+    labels = Labels(foreground=tuple(Label(name=str(value), values=(value,)) for value in range(1, classes)))
     record = PreprocessRecord(
         case_id="case",
         key="",
@@ -108,8 +109,45 @@ def own(file: Path, image: str) -> dict[str, float]:
         shape=grid_of(image),
         target_spacing=target,
     )
+    return labels, record
+
+
+def own(file: Path, image: str) -> dict[str, float]:
+    """The label map by autoseg."""
+    from autoseg.inference.export import label_map
+    from tests.small_plans import small_configuration
+
+    logits = np.load(file, mmap_mode="r")
+    labels, record = labels_and_record(image, len(logits))
     configuration = small_configuration(outputs=len(logits))
     return measured(lambda: label_map(logits, record, configuration, labels))
+
+
+def whole(folder: Path) -> dict[str, float]:
+    """The very large image by a small network of 118 classes, from its array to the label map; sums in a file."""
+    import torch
+
+    from autoseg.inference.export import label_map
+    from autoseg.inference.predict import Predictor
+    from autoseg.networks.build import build_network
+    from autoseg.values import ExecutionPath
+    from tests.small_plans import small_configuration
+
+    image = "very large (800x512x512)"
+    grid = grid_of(image)
+    configuration = small_configuration(patch=(96, 96, 96), outputs=118, mirror_axes=())
+    network = build_network(configuration.network, seed=0)
+    predictor = Predictor([network], configuration, ExecutionPath(device="cpu", channels_last=True, threads=1))
+    predictor.room_for_sums = 2**30
+    array = np.lib.format.open_memmap(folder / "image.npy", "w+", np.float32, (1, *grid))
+    array[0] = np.random.default_rng(0).standard_normal(grid, np.float32)
+    labels, record = labels_and_record(image, 118)
+    torch.set_num_threads(1)
+
+    def work() -> None:
+        label_map(predictor.logits(array, scratch=folder), record, configuration, labels)
+
+    return measured(work)
 
 
 def main() -> None:
@@ -118,12 +156,19 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--peer")
     parser.add_argument("--room", type=float, default=14, help="GiB that the other's arrays may take")
+    parser.add_argument(
+        "--whole", action="store_true", help="a whole prediction of 118 classes instead, with its sums in a file"
+    )
     parser.add_argument("--one", nargs=2, metavar=("FILE", "IMAGE"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one:
         print(json.dumps(own(Path(arguments.one[0]), arguments.one[1])))
         return
     arguments.folder.mkdir(parents=True, exist_ok=True)
+    if arguments.whole:
+        result = whole(arguments.folder)
+        print(f"118 classes, 800x512x512, whole: {gibibytes(result['bytes'])}, {result['seconds']:.0f} s")
+        return
     print("| image | classes | logits | autoseg: memory beyond them | seconds | nnU-Net: memory | seconds |")
     print("|---|---|---|---|---|---|---|", flush=True)
     for image, (shape, spacing, target) in IMAGES.items():

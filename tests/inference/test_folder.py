@@ -105,8 +105,21 @@ def test_the_account_tells_of_every_case_and_keeps_what_was_told_before(tmp_path
     }
     (target / "run.json").unlink()
     predict(scans, target)
-    outcomes = {told.outcome for told in read_document(PredictionRun, target / "run.json").cases.values()}
-    assert outcomes == {"there already"}
+    assert not (target / "run.json").exists(), "nothing was done"
+    (target / "case_3.nii.gz").unlink()
+    predict(scans, target)
+    outcomes = {case: told.outcome for case, told in read_document(PredictionRun, target / "run.json").cases.items()}
+    assert {case for case, outcome in outcomes.items() if outcome == "predicted"} == {"case_3"}
+    assert set(outcomes.values()) == {"predicted", "there already"}
+
+
+def test_where_all_is_done_nothing_is_written(tmp_path: Path, scans) -> None:
+    """A folder that nobody may write to any more can still be asked."""
+    target = tmp_path / "out"
+    predict(scans, target, probabilities=True)
+    before = {path: path.stat().st_mtime_ns for path in [target, *target.rglob("*")]}
+    predict(scans, target, probabilities=True)
+    assert {path: path.stat().st_mtime_ns for path in [target, *target.rglob("*")]} == before
 
 
 def test_a_run_file_of_somebody_else_is_not_replaced(tmp_path: Path, scans) -> None:

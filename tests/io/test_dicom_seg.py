@@ -106,6 +106,19 @@ def test_an_empty_label_map_is_a_whole_object(tmp_path: Path) -> None:
     assert len(dataset.ReferencedSeriesSequence[0].ReferencedInstanceSequence) == 6
 
 
+def test_more_labels_than_a_byte_counts_are_segments_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    many = Labels(foreground=tuple(Label(name=f"organ {value}", values=(value,)) for value in range(1, 301)))
+    labels = np.arange(np.prod(SHAPE)).reshape(SHAPE).astype(np.uint16)
+    labels[labels > 300] = 0
+    file = make(tmp_path, grid("oblique", SHAPE), labels, dataclasses.replace(HOW, segments=segments_of(many)))
+    monkeypatch.setattr("tests.io.dicom_segments.INTEGERS", {number: number for number in range(1, 301)})
+    dataset = pydicom.dcmread(file)
+    assert [segment.SegmentLabel for segment in dataset.SegmentSequence] == [label.name for label in many.foreground]
+    placed = Volume(array=labels[None], geometry=format_of(tmp_path / "scan").read(tmp_path / "scan").geometry)
+    format_of(tmp_path / "a.nii.gz").write(tmp_path / "a.nii.gz", placed)
+    assert voxels_of_segmentation(file) == voxels_of_nifti(tmp_path / "a.nii.gz")
+
+
 def test_nested_regions_are_whole_segments(tmp_path: Path) -> None:
     """As they are scored: the larger one is not what the smaller ones leave of it in the label map."""
     labels = Labels(
