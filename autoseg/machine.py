@@ -164,11 +164,15 @@ def _group(folder: Path, limit: str, used: str, prefix: str) -> Memory:
 
 
 def process_memory(process: int | str = "self") -> tuple[int, int] | None:
-    """Bytes of memory that a process holds, and the most that it ever held; None where the system does not tell."""
+    """Bytes of memory that a process holds, and the most that it ever held; None where the system does not tell.
+
+    Files that it has mapped count in the second number only: the system takes their pages back when it needs them.
+    """
     try:
         lines = Path("/proc", str(process), "status").read_text().splitlines()
         told = {line.split(":")[0]: int(line.split()[1]) * 1024 for line in lines if line.endswith(" kB")}
-        return told["VmRSS"], told["VmHWM"]
+        mapped = told.get("RssFile", 0)
+        return told["VmRSS"] - mapped, told["VmHWM"]
     except (OSError, KeyError, ValueError, IndexError):  # gone, or no such system
         return None
 

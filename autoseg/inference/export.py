@@ -9,6 +9,7 @@ import numpy as np
 
 from autoseg import plugins
 from autoseg.preprocessing.inverse import restore_labels
+from autoseg.scratch import empty
 from autoseg.values import Configuration, Labels, PreprocessRecord, Volume
 from autoseg.volume.spline import Slab, in_threads
 
@@ -41,7 +42,7 @@ def labels_from_logits(
     if not hasattr(resampler, "slabs"):  # a user's own
         whole = (resampler.logits(channel[None], *grids)[0] for channel in logits)
         return decided_labels(whole, record.crop_shape, labels)
-    result = np.empty(record.crop_shape, label_dtype(labels))
+    result = empty(record.crop_shape, label_dtype(labels))
 
     def decide(slab: Slab) -> None:
         result[slab.place] = decided_labels(map(slab.of, logits), slab.shape, labels)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import math
 import platform
 import time
 from collections.abc import Callable, Generator, Sequence
@@ -29,6 +30,7 @@ from autoseg.io.formats import format_of
 from autoseg.io.label_files import AsFiles, LabelFiles
 from autoseg.logs import Logger, reported
 from autoseg.machine import machine_memory
+from autoseg.scratch import arrays_in
 from autoseg.values import (
     DISAGREEMENT,
     PROBABILITIES,
@@ -45,6 +47,8 @@ from autoseg.volume.components import keep_largest_components
 __all__ = ["Extras", "predict_files"]
 
 WHOLE = Part()
+#: Bytes of each voxel that deciding, restoring and writing a label map take.
+COPIES = 8
 #: An answer waits to be written beside the networks if it takes no more than this share of the free memory.
 SHARE_TO_WAIT = 1 / 4
 
@@ -316,14 +320,14 @@ class _Finish:
     def __call__(self) -> None:
         """Writes; the record tells of it when all is written."""
         began, work = time.perf_counter(), self.work
-        with self.answer as answer:
+        with self.answer as answer, arrays_in(_folder_of_large(self.prepared)):
             label_map = answer.label_map()
             if work.steps:
                 label_map.array[0] = keep_largest_components(label_map.array[0], [step.values for step in work.steps])
             if "probabilities" in self.places.wanted:
                 answer.keep(self.places.probabilities, self.made.key)
-        work.output.write(self.places.label_map, label_map, self.case, work.source, self.prepared.hashes)
-        del label_map
+            work.output.write(self.places.label_map, label_map, self.case, work.source, self.prepared.hashes)
+            del label_map
         judged = self._judged()
         for warning in judged.warnings:
             work.logger.event("message", text=f"case {self.case.id}: {warning}", case=self.case.id)
@@ -342,6 +346,13 @@ class _Finish:
         unlike = unlike_training(prepared.record.source, work.plan, work.experience.images, prepared.quantiles)
         warnings = (*unlike, *poor_confidence(confidence, work.experience))
         return msgspec.structs.replace(self.made, warnings=warnings, confidence=confidence, disagreement_map=written)
+
+
+def _folder_of_large(prepared: PreparedMembers) -> Path | None:
+    """Where label maps of an image lie of which memory has no room for several; None: in memory."""
+    memory, shape = machine_memory(), prepared.members[0].record.source.shape
+    large = memory is not None and COPIES * math.prod(shape) > memory.room
+    return prepared.members[0].scratch if large else None
 
 
 def _has_room_for(answer: Answer) -> bool:

@@ -20,13 +20,18 @@ from typing import Protocol
 import msgspec
 import numpy as np
 
+from autoseg.errors import InputError
 from autoseg.files import replacing
 from autoseg.io.case_work import CaseFiles
 from autoseg.io.cases import read_image
+from autoseg.io.formats import read_header
 from autoseg.io.headers import Header
+from autoseg.io.nifti_voxels import can_be_mapped
+from autoseg.machine import machine_memory
 from autoseg.preprocessing.forward import preprocess_image
-from autoseg.preprocessing.memory import preparing_bytes
-from autoseg.values import Plan, PreprocessRecord, Volume
+from autoseg.preprocessing.memory import mapped_bytes, preparing_bytes
+from autoseg.scratch import arrays_in
+from autoseg.values import Configuration, Plan, PreprocessRecord, Volume
 from autoseg.values.json_form import Value
 from autoseg.volume.quantiles import image_quantiles
 
@@ -187,6 +192,10 @@ class PrepareInput(Value, frozen=True, kw_only=True):
         Raises:
             InputError: the image cannot be used.
         """
+        with arrays_in(Path(self.folder) if self._is_too_large(item, _headers(item)) else None):
+            return self._made(item)
+
+    def _made(self, item: CaseFiles) -> Prepared:
         began = time.perf_counter()
         hashes, _ = item.look()
         volume = read_image(item.case, self.root, self.plan.channels)
@@ -202,9 +211,28 @@ class PrepareInput(Value, frozen=True, kw_only=True):
         return msgspec.structs.replace(made[-1], earlier=tuple(made[:-1]), quantiles=quantiles, seconds=seconds)
 
     def bytes(self, item: CaseFiles, headers: tuple[Header | None, ...]) -> int:
-        """Memory that the work on an image takes at most."""
-        stages = map(self.plan.configuration, self.stages)
-        return max(preparing_bytes(headers, self.plan, stage) for stage in stages)
+        """Memory that the work on an image takes at most; files take the place of what this machine has no room for."""
+        too_large = self._is_too_large(item, headers)
+        return max((mapped_bytes if too_large else preparing_bytes)(headers, self.plan, each) for each in self._grids())
+
+    def _grids(self) -> list[Configuration]:
+        return [self.plan.configuration(name) for name in self.stages]
+
+    def _is_too_large(self, item: CaseFiles, headers: tuple[Header | None, ...]) -> bool:
+        """Whether the image is larger than the machine has memory, and of a kind that can be worked on in files."""
+        memory = machine_memory()
+        if memory is None or max(preparing_bytes(headers, self.plan, each) for each in self._grids()) <= memory.whole:
+            return False
+        return all(can_be_mapped(Path(path)) for path in item.paths)
+
+
+def _headers(item: CaseFiles) -> tuple[Header | None, ...]:
+    """Of an image's files; without those that cannot be read, of which reading them will tell."""
+    found: list[Header | None] = []
+    for path in item.paths:
+        with contextlib.suppress(InputError):
+            found.append(read_header(Path(path)))
+    return tuple(found)
 
 
 class PreparedMembers(Value, frozen=True, kw_only=True):

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +12,7 @@ import torch
 from autoseg.errors import AutosegError, InputError
 from autoseg.machine import gibibytes, machine_memory
 from autoseg.networks.execution import free_memory, release_memory
+from autoseg.scratch import nameless
 
 __all__ = ["Box", "Sums", "empty_sums"]
 
@@ -127,8 +126,7 @@ class Sums:
 def empty_sums(shape: tuple[int, ...], scratch: Path | None, room: int | None = None) -> np.ndarray:
     """An array of zeros, float32, of this shape.
 
-    A file has its whole size on the disk before it is used, so a full disk is known before the work. It has no name: nothing
-    is left of it, whatever ends the program.
+    A file has its whole size on the disk before it is used, so a full disk is known before the work; see ``scratch``.
 
     Args:
         shape: of the array.
@@ -155,21 +153,9 @@ def empty_sums(shape: tuple[int, ...], scratch: Path | None, room: int | None = 
             remedy="Predict its file with the command, autoseg predict, which keeps them on the disk.",
         )
     try:
-        with tempfile.TemporaryFile(dir=scratch) as file:
-            _reserve(file.fileno(), size)
-            return np.memmap(file, np.float32, "r+", shape=shape)
+        return nameless(scratch, shape)
     except OSError as error:
         raise AutosegError(
             f"the network's outputs for this image take {gibibytes(size)}, which memory has no room for, nor the disk of "
             f"{scratch}: {error.strerror or error}. Make room on one of them, or name an output folder elsewhere with -o"
         ) from error
-
-
-def _reserve(file: int, size: int) -> None:
-    """Takes the room on the disk now: writing to a mapped file when the disk is full would end the program."""
-    if hasattr(os, "posix_fallocate"):
-        os.posix_fallocate(file, 0, size)
-        return
-    zeros, written = bytes(2**20), 0
-    while written < size:
-        written += os.write(file, zeros[: size - written])

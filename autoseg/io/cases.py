@@ -21,6 +21,7 @@ from autoseg.io.checks import (
 from autoseg.io.colours import as_image, as_labels, on_grid_of
 from autoseg.io.formats import format_of
 from autoseg.io.grids import grid_conflict
+from autoseg.scratch import contiguous
 from autoseg.values import Case, Dataset, Finding, Volume
 
 __all__ = ["check_case", "grid_conflict", "image_of", "read_image", "read_labels", "undeclared_values"]
@@ -130,7 +131,7 @@ def _joined(
     if len(array) != len(channels):
         return None, [*findings, channel_count_finding(len(array), array.dtype, channels, case, names)]
     with np.errstate(over="ignore"):  # what becomes infinite is found
-        image = Volume(array=np.ascontiguousarray(array, np.float32), geometry=first)
+        image = Volume(array=contiguous(array, np.float32), geometry=first)
     findings.extend(image_findings(image, channels, case, names))
     return image, findings
 

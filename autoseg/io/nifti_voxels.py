@@ -9,19 +9,23 @@ from __future__ import annotations
 import math
 import zlib
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
 from autoseg.io.headers import Header
 from autoseg.io.nifti import RawHeader
+from autoseg.scratch import contiguous, empty, in_files
 from autoseg.values import Geometry
 
-__all__ = ["plain_header", "plain_voxels"]
+__all__ = ["can_be_mapped", "plain_header", "plain_voxels"]
 
 HEADER_BYTES = 348
 #: NIfTI's codes of number types, as NumPy names them.
 TYPES = {2: "u1", 4: "i2", 8: "i4", 16: "f4", 64: "f8", 256: "i1", 512: "u2", 768: "u4"}
 GZIP = 16 + zlib.MAX_WBITS
+#: Bytes that are unpacked together.
+PIECE = 2**24
 #: Codes of the unit of length: unknown, which is taken for millimetres, and millimetres.
 MILLIMETRES = (0, 2)
 
@@ -68,6 +72,8 @@ def plain_voxels(path: Path) -> np.ndarray | None:
     Returns:
         An array that may be read only, or None if the file is not plain, or not whole.
     """
+    if in_files():
+        return _mapped_voxels(path)
     packed = path.read_bytes()
     unpacker = zlib.decompressobj(GZIP) if packed[:2] == b"\x1f\x8b" else None
     try:
@@ -91,6 +97,64 @@ def plain_voxels(path: Path) -> np.ndarray | None:
         return None
     voxels = np.frombuffer(data, dtype, offset=offset).reshape(shape)
     return voxels if dtype.isnative else voxels.astype(dtype.newbyteorder("="))
+
+
+def can_be_mapped(path: Path) -> bool:
+    """Whether ``plain_voxels`` gives the voxels of a file without holding them in memory, as far as its header tells."""
+    try:
+        return path.name.lower().endswith((".nii", ".nii.gz")) and _form(_opening(path)) is not None
+    except (OSError, zlib.error):
+        return False
+
+
+def _opening(path: Path) -> bytes:
+    with path.open("rb") as file:
+        packed = file.read(4 * HEADER_BYTES)
+    return (
+        zlib.decompressobj(GZIP).decompress(packed, HEADER_BYTES)
+        if packed[:2] == b"\x1f\x8b"
+        else packed[:HEADER_BYTES]
+    )
+
+
+def _mapped_voxels(path: Path) -> np.ndarray | None:
+    """The same voxels, in the file itself, or unpacked into a file without a name."""
+    try:
+        form = _form(_opening(path))
+        if form is None:
+            return None
+        shape, dtype, begin = form
+        size = math.prod(shape) * dtype.itemsize
+        with path.open("rb") as file:
+            if file.read(2) != b"\x1f\x8b":
+                if path.stat().st_size != begin + size:
+                    return None
+                voxels: np.ndarray = np.memmap(path, dtype, "r", offset=begin, shape=shape)
+            else:
+                file.seek(0)
+                unpacked = _unpacked(file, begin, size)
+                if unpacked is None:
+                    return None
+                voxels = unpacked.view(dtype).reshape(shape)
+    except zlib.error:
+        return None
+    return voxels if dtype.isnative else contiguous(voxels, dtype.newbyteorder("="))
+
+
+def _unpacked(file: BinaryIO, begin: int, size: int) -> np.ndarray | None:
+    """The bytes from ``begin`` on of a packed file, piece by piece; None if they are not just as many, or damaged."""
+    target, place, unpacker = empty((size,), np.uint8), -begin, zlib.decompressobj(GZIP)
+    packed = file.read(PIECE)
+    while packed:
+        piece = unpacker.decompress(packed, PIECE)
+        packed = unpacker.unconsumed_tail or (b"" if unpacker.eof else file.read(PIECE))
+        part = np.frombuffer(piece, np.uint8)[max(0, -place) :]
+        first, place = max(0, place), place + len(piece)
+        if place > size:
+            return None
+        target[first : first + len(part)] = part
+    whole = unpacker.eof and not unpacker.unused_data and not file.read(1)
+    return target if whole and place == size else None
 
 
 def _form(raw: bytes) -> tuple[tuple[int, ...], np.dtype, int] | None:

@@ -13,6 +13,7 @@ import msgspec
 import numpy as np
 
 from autoseg import plugins
+from autoseg.scratch import empty
 from autoseg.values import AxisMap, Configuration, Geometry, Labels, Plan, PreprocessRecord, Volume, digest
 from autoseg.values.json_form import Value
 from autoseg.volume.axes import reorder, reorder_volume
@@ -237,7 +238,7 @@ def _image_on_grid(
         if len(cropped) == 1:
             return np.ascontiguousarray(made), record
         if image is None:
-            image = np.empty((len(cropped), *record.shape), np.float32)
+            image = empty((len(cropped), *record.shape))
         image[index] = made[0]
         del made
     assert image is not None, "an image has a channel"

@@ -14,11 +14,12 @@ import numpy as np
 from autoseg.io.case_work import READER_COPIES, SLACK
 from autoseg.io.headers import Header
 from autoseg.preprocessing.forward import peak_bytes, working_axes
+from autoseg.scratch import SMALL
 from autoseg.values import Configuration, Plan
 from autoseg.volume.resample import separate_axis, target_shape
 from autoseg.volume.spline import between_bytes
 
-__all__ = ["checking_bytes", "measuring_bytes", "preparing_bytes", "preprocessing_bytes"]
+__all__ = ["checking_bytes", "mapped_bytes", "measuring_bytes", "preparing_bytes", "preprocessing_bytes"]
 
 Headers = Sequence[Header | None]
 FLOAT, INTEGER = 4, 4
@@ -76,6 +77,17 @@ def preparing_bytes(images: Headers, plan: Plan, configuration: Configuration) -
     resampled = 0 if shape == target and channels == 1 else FLOAT * (channels + (shape != target)) * math.prod(target)
     making = (FLOAT + 1) * voxels + resampled + between + FLOAT * slices
     return max(reading_bytes(images), FLOAT * voxels * channels + max(masking, making)) + SLACK
+
+
+def mapped_bytes(images: Headers, plan: Plan, configuration: Configuration) -> int:
+    """As ``preparing_bytes``, with the large arrays in files (``scratch``): masks and pieces stay in memory."""
+    known = [header for header in images if header is not None]
+    if not known:
+        return SLACK
+    shape, target, _ = _shapes(known[0], plan, configuration)
+    masking = 7 * _voxels(images)[0] if any(spec.use_mask for spec in plan.normalization) else 0
+    between = 0 if shape == target else between_bytes(shape, target)
+    return max(masking, between) + 2 * SMALL + SLACK
 
 
 def preprocessing_bytes(images: Headers, label: Header | None, plan: Plan, configuration: Configuration) -> int:

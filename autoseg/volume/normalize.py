@@ -13,6 +13,7 @@ from typing import Protocol, TypeVar
 import numpy as np
 
 from autoseg.errors import InputError
+from autoseg.scratch import contiguous
 from autoseg.values import IntensityProperties
 from autoseg.volume.moments import mean_and_variance
 
@@ -97,7 +98,7 @@ def rgb_to_0_1(image: np.ndarray, mask: np.ndarray | None, properties: Intensity
 
 def _float32(image: np.ndarray) -> np.ndarray:
     """A new array, contiguous, that may be changed."""
-    return np.array(image, np.float32, order="C")
+    return contiguous(image, np.float32, copy=True)
 
 
 def _standardize(image: np.ndarray, mean: float, deviation: float, where: np.ndarray | None = None) -> None:

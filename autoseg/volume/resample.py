@@ -10,6 +10,7 @@ from typing import Protocol
 
 import numpy as np
 
+from autoseg.scratch import empty
 from autoseg.values import ResamplingSpec
 from autoseg.volume.shapes import interpolate_shapes
 from autoseg.volume.spline import Sizes, Slab, axis_operator, resample_slices, resample_spline, slabs_of
@@ -76,7 +77,7 @@ class SeparableResampler:
         if tuple(image.shape[1:]) == shape:
             return image.astype(np.float32, copy=False)
         apart, orders = self._orders(self.spec.image_order, spacing, target)
-        result = np.empty((len(image), *shape), np.float32)
+        result = empty((len(image), *shape))
         for channel, array in enumerate(image):
             if apart is None:
                 limits = (float(array.min()), float(array.max()))
