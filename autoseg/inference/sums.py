@@ -12,7 +12,7 @@ import torch
 from autoseg.errors import AutosegError, InputError
 from autoseg.machine import gibibytes, machine_memory
 from autoseg.networks.execution import free_memory, release_memory
-from autoseg.scratch import nameless
+from autoseg.scratch import arrays_in, nameless, zeros
 
 __all__ = ["Box", "Sums", "empty_sums"]
 
@@ -64,7 +64,13 @@ class Sums:
             on_device = free is not None and 4 * (outputs + 1) * math.prod(shape) <= SHARE_OF_GPU * free
         self._held = self._on_device() if on_device else None
         if self._held is None:
-            self._total, self.counts = empty_sums(self._shape, scratch, room), np.zeros(shape, np.float32)
+            self._total = empty_sums(self._shape, scratch, room)
+            self.counts = self._beside_total()
+
+    def _beside_total(self) -> np.ndarray:
+        """An array of the volume's shape, in a file where the sums are."""
+        with arrays_in(self._scratch if isinstance(self._total, np.memmap) else None):
+            return zeros(self._shape[1:])
 
     def _on_device(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None:
         with contextlib.suppress(torch.OutOfMemoryError):  # what is free may lie in pieces
@@ -119,8 +125,12 @@ class Sums:
         return self._total
 
     def _divided(self, output: np.ndarray) -> bool:
-        output /= self.counts
-        return bool(np.isfinite(output).all())
+        """Divides by the weights, slice by slice; whether all is finite."""
+        finite = True
+        for values, counts in zip(output, self.counts, strict=True):
+            values /= counts
+            finite &= bool(np.isfinite(values).all())
+        return finite
 
 
 def empty_sums(shape: tuple[int, ...], scratch: Path | None, room: int | None = None) -> np.ndarray:
