@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import threading
 import time
@@ -78,7 +79,8 @@ class Account:
             self._write()
 
     def _write(self) -> None:
-        with self._lock:
+        """Now; where it cannot be written, the label maps are worth more than the account of them."""
+        with self._lock, contextlib.suppress(OSError):
             self._written = time.monotonic()
             write_document(self._path, msgspec.structs.replace(self._run, cases=dict(sorted(self._cases.items()))))
 

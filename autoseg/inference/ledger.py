@@ -27,6 +27,10 @@ from autoseg.values import (
 __all__ = ["Ledger", "Places"]
 
 
+#: In the place of a hash until there is one: a kill in between leaves a file that is known to be ours.
+PENDING = "pending"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Places:
     """Where what is made of a case lies.
@@ -155,7 +159,9 @@ class Ledger:
         if before is not None and before.probabilities:
             shutil.rmtree(places.probabilities, ignore_errors=True)
         file.unlink(missing_ok=True)
-        self._put(case_id, msgspec.structs.replace(made, probabilities="probabilities" in places.wanted))
+        pending = PENDING if "disagreement" in places.wanted else ""
+        kept = "probabilities" in places.wanted
+        self._put(case_id, msgspec.structs.replace(made, disagreement_map=pending, probabilities=kept))
 
     def end(self, case_id: str, made: CasePrediction) -> None:
         """Records what was made, with the content of the label map."""

@@ -15,6 +15,7 @@ from autoseg.errors import CasesFailedError, InputError
 from autoseg.evaluation.evaluate import find_labels
 from autoseg.files import read_document
 from autoseg.inference.folder import Extras, predict_files
+from autoseg.inference.ledger import Ledger
 from autoseg.inference.probabilities import LEVELS
 from autoseg.io.label_files import AsFiles
 from autoseg.logs import SilentLogger
@@ -224,6 +225,35 @@ def test_a_label_map_is_written_while_the_next_is_predicted_and_a_failed_write_c
     for name in ("case_0", "case_1", "case_2", "case_4"):
         image = read(scans[0] / f"{name}.nii.gz").array
         np.testing.assert_array_equal(read(tmp_path / "out" / f"{name}.nii.gz").array, image > THRESHOLD)
+
+
+@pytest.mark.parametrize("at", [1, 2])
+def test_killed_before_a_case_is_recorded_the_same_command_goes_on(tmp_path: Path, scans, monkeypatch, at: int) -> None:
+    """Whatever lies there then is known to be ours: label map, probabilities, map of disagreement."""
+    plan, calls, end = two_plan(), [], Ledger.end
+
+    class Killed(BaseException):
+        pass
+
+    def ending(self: Ledger, case_id: str, made: object) -> None:
+        calls.append(case_id)
+        if len(calls) == at:
+            raise Killed
+        end(self, case_id, made)
+
+    def run(target: Path) -> dict[str, Path]:
+        members, (folder, cases) = predictors(plan), scans
+        extras = Extras(disagreement_maps=True, probabilities=True)
+        where = (cases[:3], folder, target, SilentLogger())
+        return predict_files(members[0], plan, "k", *where, others=members[1:], extras=extras)
+
+    monkeypatch.setattr(Ledger, "end", ending)
+    with pytest.raises(Killed):
+        run(tmp_path / "out")
+    monkeypatch.setattr(Ledger, "end", end)
+    assert (tmp_path / "out" / "disagreement" / f"{calls[-1]}.nii.gz").is_file()
+    for case, file in run(tmp_path / "out").items():
+        np.testing.assert_array_equal(read(file).array, read(run(tmp_path / "whole")[case]).array)
 
 
 def test_stopped_by_hand_what_was_predicted_is_written(tmp_path: Path, scans) -> None:
