@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from autoseg.executors import Executor
 from autoseg.logs import Logger, SilentLogger
 from autoseg.plan_check import check_no_foreign_code
-from autoseg.values import DISAGREEMENT, PREDICTION_RECORD, PROBABILITIES, Case, ComponentStep, Part
+from autoseg.values import DISAGREEMENT, PREDICTION_RECORD, PROBABILITIES, Case, ComponentStep, Part, Plan
 from autoseg.workspace import ModelFolder, Workspace
 
 if TYPE_CHECKING:
@@ -163,7 +163,7 @@ def _predicted(
         logger.event("message", text=told(fast_loss(chosen.model, chosen.choices), chosen.choices))
     first, *others = chosen.load(resolve_device(device), mirroring=mirroring, fast=fast, only_region=only_region)
     if only_region:
-        _tell_region((first, *others), logger)
+        _tell_region((first, *others), plan, logger)
     files = predict_files(
         *(first, plan, weights, cases, folder, target, logger, executor),
         others=others,
@@ -182,11 +182,15 @@ def _of_part(cases: Sequence[Case], part: Part) -> tuple[Case, ...]:
     return tuple(sorted(cases, key=lambda case: case.id)[part.number :: part.of]) if part.of > 1 else tuple(cases)
 
 
-def _tell_region(members: Sequence[Predictor], logger: Logger) -> None:
+def _tell_region(members: Sequence[Predictor], plan: Plan, logger: Logger) -> None:
+    from autoseg.inference.region import coarser
+
     for each in members:
         name = each.configuration.name
         if each.only_region:
             text = f"--roi: {name} predicts only where {each.earlier[-1].configuration.name} finds something"
+        elif there := coarser(plan, name):
+            text = f"--roi: {name} predicts everywhere: train a coarser configuration first, autoseg train {min(there)} all"
         else:
-            text = f"--roi: {name} predicts everywhere, as no coarser configuration is trained: autoseg train 3d_lowres all"
+            text = f"--roi: {name} predicts everywhere, as the plan has no coarser configuration of volumes"
         logger.event("message", text=text)

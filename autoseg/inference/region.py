@@ -19,7 +19,7 @@ from autoseg.io.chunks import Readable
 from autoseg.values import Configuration, Plan
 from autoseg.workspace import ModelFolder
 
-__all__ = ["Region", "locator_of", "logits_within", "region_of"]
+__all__ = ["Region", "coarser", "locator_of", "logits_within", "region_of"]
 
 Region = tuple[slice, slice, slice]
 #: Voxels of the coarse grid, and share of the fine patch, that are added on every side.
@@ -28,17 +28,22 @@ MARGIN_VOXELS, MARGIN_OF_PATCH = 2, 0.25
 COARSER = 2.0
 
 
-def locator_of(model: ModelFolder, plan: Plan, name: str) -> str | None:
-    """The configuration that locates for another one: the coarsest trained one of volumes that needs no other, or None."""
-    fine = _voxel(plan.configuration(name))
-    coarse: dict[str, float] = {}
+def coarser(plan: Plan, name: str) -> dict[str, float]:
+    """The configurations of volumes that could locate for another one, with the volume of their voxels."""
+    fine, found = _voxel(plan.configuration(name)), dict[str, float]()
     for each in plan.configurations:
         size = _voxel(each)
         if size is None or fine is None or size < COARSER * fine:
             continue
-        if each.dimensions == 3 and each.previous_stage is None and model.trained(each.name):
-            coarse[each.name] = size
-    return max(coarse, key=lambda each: coarse[each], default=None)
+        if each.dimensions == 3 and each.previous_stage is None:
+            found[each.name] = size
+    return found
+
+
+def locator_of(model: ModelFolder, plan: Plan, name: str) -> str | None:
+    """The configuration that locates for another one: the coarsest trained one of volumes that needs no other, or None."""
+    trained = {each: size for each, size in coarser(plan, name).items() if model.trained(each)}
+    return max(trained, key=lambda each: trained[each], default=None)
 
 
 def _voxel(configuration: Configuration) -> float | None:

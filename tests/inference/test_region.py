@@ -11,7 +11,7 @@ import torch
 from autoseg.files import read_document
 from autoseg.inference.folder import predict_files
 from autoseg.inference.predict import Predictor
-from autoseg.inference.region import locator_of, logits_within, region_of
+from autoseg.inference.region import coarser, locator_of, logits_within, region_of
 from autoseg.logs import SilentLogger
 from autoseg.values import ExecutionPath, Geometry, NormalizationSpec, Plan, PredictionRecord, Volume
 from autoseg.workspace import ModelFolder
@@ -132,3 +132,6 @@ def test_the_coarsest_trained_model_of_volumes_locates(tmp_path: Path) -> None:
     folder.model.touch()
     assert locator_of(model, plan, "fine") == "coarse"
     assert locator_of(model, plan, "coarse") is None
+    assert list(coarser(plan, "fine")) == ["coarse"]
+    assert not coarser(plan, "coarse")
+    assert not coarser(plan, "flat"), "its pixels are coarser still"
